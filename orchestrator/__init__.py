@@ -1,0 +1,78 @@
+"""Nightfleet's control plane: what a producer imports.
+
+Nothing here connects, reads settings or imports a broker's client before it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.client import Orchestrator as Orchestrator
+    from orchestrator.client import RunHandle as RunHandle
+    from orchestrator.contracts.event import RunEvent as RunEvent
+    from orchestrator.contracts.policy import Limits as Limits
+    from orchestrator.contracts.policy import RetryPolicy as RetryPolicy
+    from orchestrator.contracts.policy import Timeouts as Timeouts
+    from orchestrator.contracts.run import AgentRunResult as AgentRunResult
+    from orchestrator.contracts.run import AgentRunState as AgentRunState
+    from orchestrator.contracts.run import RunResult as RunResult
+    from orchestrator.contracts.run import RunState as RunState
+    from orchestrator.contracts.run import RunSummary as RunSummary
+    from orchestrator.contracts.usage import Usage as Usage
+    from orchestrator.contracts.workflow import Fallback as Fallback
+    from orchestrator.contracts.workflow import TaskDefinition as TaskDefinition
+    from orchestrator.contracts.workflow import WorkflowDefinition as WorkflowDefinition
+    from orchestrator.errors import IdempotencyConflict as IdempotencyConflict
+    from orchestrator.errors import NightfleetError as NightfleetError
+    from orchestrator.errors import RunCancelled as RunCancelled
+    from orchestrator.errors import RunFailed as RunFailed
+    from orchestrator.errors import RunNotFound as RunNotFound
+    from orchestrator.errors import ServiceUnavailable as ServiceUnavailable
+    from orchestrator.errors import UnknownAgent as UnknownAgent
+    from orchestrator.errors import UsageError as UsageError
+    from orchestrator.errors import WorkflowInvalid as WorkflowInvalid
+    from orchestrator.planning.builders import adaptive as adaptive
+    from orchestrator.planning.builders import parallel as parallel
+    from orchestrator.planning.builders import sequential as sequential
+    from orchestrator.settings import Settings as Settings
+
+__version__ = "0.1.0"
+
+#: Where each exported name lives; imported when it is first asked for, so that `import orchestrator` costs little.
+_EXPORTS = {
+    "orchestrator.client": ("Orchestrator", "RunHandle"),
+    "orchestrator.contracts.event": ("RunEvent",),
+    "orchestrator.contracts.policy": ("Limits", "RetryPolicy", "Timeouts"),
+    "orchestrator.contracts.run": ("AgentRunResult", "AgentRunState", "RunResult", "RunState", "RunSummary"),
+    "orchestrator.contracts.usage": ("Usage",),
+    "orchestrator.contracts.workflow": ("Fallback", "TaskDefinition", "WorkflowDefinition"),
+    "orchestrator.errors": (
+        "IdempotencyConflict",
+        "NightfleetError",
+        "RunCancelled",
+        "RunFailed",
+        "RunNotFound",
+        "ServiceUnavailable",
+        "UnknownAgent",
+        "UsageError",
+        "WorkflowInvalid",
+    ),
+    "orchestrator.planning.builders": ("adaptive", "parallel", "sequential"),
+    "orchestrator.settings": ("Settings",),
+}
+_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605 # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

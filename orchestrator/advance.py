@@ -1,0 +1,141 @@
+"""The orchestrator's step: decide what is ready and not decided yet, then publish. Short and idempotent.
+
+There is no other way to enqueue work: submit, the end of a stage, a wake-up and the sweep all come here. Decisions are
+made in the database under the run's lock and published after the commit; what a crash leaves unpublished shows there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from orchestrator.broker.message import TaskMessage
+from orchestrator.broker.publisher import Publisher
+from orchestrator.contracts.dispatch import Dispatch
+from orchestrator.contracts.run import AgentRunState, ErrorInfo, RunState
+from orchestrator.errors import NightfleetError, ServiceUnavailable
+from orchestrator.failpoints import failpoint
+from orchestrator.planning.canvas import compose, messages_of, signature_of
+from orchestrator.planning.decide import decide
+from orchestrator.planning.frontier import Plan
+from orchestrator.planning.inputs import Upstream
+from orchestrator.store.agent_runs import count_down
+from orchestrator.store.database import Session
+from orchestrator.store.store import Store
+
+
+class Advancer:
+    """Moves runs on: `advance` decides and publishes, `publish` sends what a transaction has released."""
+
+    def __init__(self, store: Store, publisher: Publisher) -> None:
+        self._store = store
+        self._publisher = publisher
+
+    def advance(self, run_id: str) -> None:
+        """Take every decision of a run that is due (conditions, what they skip) and publish what that releases."""
+        plan, released = self._store.database.transact(lambda session: self._decide(session, run_id))
+        if plan is not None:
+            self.publish(plan, run_id, released)
+
+    def publish(self, plan: Plan, run_id: str, released: Sequence[Dispatch], parent_id: str | None = None) -> None:
+        """Publish agent runs of one run as canvas.
+
+        A broker that is away costs time, not work: they stay in the database as unpublished, for the sweep.
+        """
+        if released:
+            failpoint("after_commit_before_publish")
+            canvases = compose(plan, run_id, released)
+            self.send([message for canvas in canvases for message in messages_of(canvas, parent_id)])
+
+    def republish(self, dispatches: Iterable[Dispatch]) -> bool:
+        """Publish single agent runs of any runs again: retries, takeovers, lost messages. False: the broker is away."""
+        return self.send([message for dispatch in dispatches for message in messages_of(signature_of(dispatch))])
+
+    def send(self, messages: Sequence[TaskMessage]) -> bool:
+        """Hand messages to the publisher, which reports what it could not send. False: the broker is away."""
+        try:
+            self._publisher.publish(messages)
+        except ServiceUnavailable:
+            # `on_lost` has marked them; the sweep sends them when the broker is back.
+            return False
+        return True
+
+    # Decisions --------------------------------------------------------------------------------------------------------
+
+    def _decide(self, session: Session, run_id: str) -> tuple[Plan | None, list[Dispatch]]:
+        row = session.row("run_for_advance", run_id=run_id)
+        if row is None:
+            return None, []
+        plan, run_input = self._store.runs.plan_in(session, row[0]), json.loads(row[1])
+        released: list[Dispatch] = []
+        todo = [position for _, position in session.rows("gated_ready", run_id=run_id)]
+        while todo:
+            position = todo.pop(0)
+            upstream = _upstream(session, run_id)
+            verdict = _verdict(plan, position, run_input, upstream)
+            if isinstance(verdict, NightfleetError):
+                _fail_run(session, plan, run_id, position, verdict)
+                return None, []
+            if verdict:
+                released.extend(_queue(session, plan, run_id, position))
+            else:
+                todo.extend(_skip(session, plan, run_id, position, released))
+        return plan, released
+
+
+def _verdict(plan: Plan, position: int, run_input: Any, upstream: dict[str, Upstream]) -> bool | NightfleetError:
+    """Decide whether a task whose predecessors are final runs; an error is a condition that cannot be decided."""
+    task = plan.tasks[position]
+    before = {key: upstream[key] for key in task.after}
+    if before and all(part.state is AgentRunState.SKIPPED for part in before.values()):
+        return False
+    if task.when is None:
+        return True
+    try:
+        return decide(task.when, run_input, {key: part.output for key, part in before.items()})
+    except NightfleetError as error:
+        return error
+
+
+def _queue(session: Session, plan: Plan, run_id: str, position: int) -> list[Dispatch]:
+    row = session.row("release_row", id=plan.id_at(run_id, position), decided=True)
+    return [] if row is None else [Dispatch(row[0], row[2], plan.tasks[position].agent, row[3])]
+
+
+def _skip(session: Session, plan: Plan, run_id: str, position: int, released: list[Dispatch]) -> list[int]:
+    """Skip a task; gives the positions that have become ready to be decided by that."""
+    if session.run("skip_row", id=plan.id_at(run_id, position)) != 1:
+        return []
+    undecided: list[int] = []
+    plain: list[str] = []
+    for after in plan.successors[position]:
+        identity = plan.id_at(run_id, after)
+        counted = session.row("count_down", id=identity) if after in plan.countdowns else (0,)
+        if counted is not None and counted[0] == 0:
+            # Also one without a condition is decided here: it is skipped if everything before it was.
+            undecided.append(after)
+    if not plan.successors[position]:
+        plain.append(run_id)
+    released.extend(count_down(session, plan, run_id, plain).released)
+    return undecided
+
+
+def _fail_run(session: Session, plan: Plan, run_id: str, position: int, error: NightfleetError) -> None:
+    task = plan.tasks[position].id
+    info = ErrorInfo(code=error.code, message=error.message, retryable=False, task=task).model_dump_json()
+    session.run("fail_undecided", id=plan.id_at(run_id, position), error=info)
+    session.run("cancel_open", run_id=run_id)
+    session.run("set_run_state", run_id=run_id, state=RunState.FAILED.value, error=info)
+
+
+def _upstream(session: Session, run_id: str) -> dict[str, Upstream]:
+    return {
+        task: Upstream(AgentRunState(state), None if output is None else json.loads(output), error_info(error))
+        for task, state, output, error in session.rows("run_upstream", run_id=run_id)
+    }
+
+
+def error_info(text: str | None) -> ErrorInfo | None:
+    """Decode a stored error."""
+    return None if text is None else ErrorInfo.model_validate_json(text)

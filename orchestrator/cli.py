@@ -1,0 +1,87 @@
+"""The command line. This is the one place where errors become messages and exit codes.
+
+0 success, 1 the work failed, 2 wrong use or bad input, 3 a service that is needed cannot be reached, 130 interrupted.
+What is heavy is imported by the commands that need it, so that `--help` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+import orchestrator
+from orchestrator.commands.fleet import agents, db, emulator, worker
+from orchestrator.commands.runs import runs
+from orchestrator.commands.work import run, submit
+from orchestrator.errors import NightfleetError, ServiceUnavailable, UsageError
+
+_INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(orchestrator.__version__, prog_name="nightfleet", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Run workflows of agents, in this process or on a fleet.
+
+    A fleet is configured by NIGHTFLEET_BROKER_URL and NIGHTFLEET_DATABASE_URL; without them, agents run in this
+    process.
+    """
+
+
+for command in (run, submit, runs, agents, worker, db, emulator):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit; `arguments` are those of the process if not given."""
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
+    try:
+        code = cli.main(arguments, prog_name="nightfleet", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return _INTERRUPTED
+    except NightfleetError as error:
+        _tell(error, error.message)
+        return exit_code_of(error)
+    except Exception as error:  # noqa: BLE001 - nobody is behind us to whom a traceback would say more
+        _tell(
+            error,
+            f"{type(error).__name__}: {error}\nThis should not happen: please report it with what "
+            "NIGHTFLEET_LOG_LEVEL=DEBUG shows.",
+        )
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def exit_code_of(error: NightfleetError) -> int:
+    """Give the exit code that tells a script what kind of error this is."""
+    match error:
+        case UsageError():
+            return 2
+        case ServiceUnavailable():
+            return 3
+        case _:
+            return 1
+
+
+def _tell(error: Exception, message: str) -> None:
+    from orchestrator.observability.logging import redactor
+
+    redact = redactor(os.environ)
+    if os.environ.get("NIGHTFLEET_LOG_LEVEL", "").upper() == "DEBUG":
+        click.echo(redact("".join(traceback.format_exception(error))), err=True)
+    click.echo(redact(f"Error: {message}"), err=True)
+
+
+if __name__ == "__main__":
+    main()

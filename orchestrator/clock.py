@@ -1,0 +1,92 @@
+"""Time, identity and chance: the only module that asks the host for any of them.
+
+Leases and timers do not use this clock: they compare times of the database with each other.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+_RANDOM_A_LIMIT = 1 << 12
+
+
+class Clock(Protocol):
+    """Where a process gets its time from; replaced in tests."""
+
+    def now(self) -> datetime:
+        """Give the wall-clock time, aware, in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Give seconds that never go backwards, from an arbitrary start."""
+        ...
+
+
+class SystemClock:
+    """The host's clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+#: The low bits of an id that tell the agent runs of one run apart; zero in the run's own id.
+POSITION_BITS = 20
+MAX_POSITIONS = (1 << POSITION_BITS) - 1
+
+
+class Ids:
+    """UUIDs of version 7 that never go backwards in one process: a B-tree takes them at its right edge.
+
+    The low `POSITION_BITS` bits are zero; 42 random bits and 60 of time remain to tell ids apart.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def new(self) -> str:
+        """Give a new id in the canonical text form; thread-safe, and safe to go on with after a fork."""
+        with self._lock:
+            # 48 bits of milliseconds and 12 bits of sub-millisecond fraction, as RFC 9562 §6.2 method 3 allows.
+            milliseconds, fraction = divmod(time.time_ns(), 1_000_000)
+            stamp = (milliseconds << 12) | (fraction * _RANDOM_A_LIMIT // 1_000_000)
+            self._last = stamp = max(stamp, self._last + 1)
+        tail = (int.from_bytes(os.urandom(6)) & ((1 << (62 - POSITION_BITS)) - 1)) << POSITION_BITS
+        value = ((stamp >> 12) << 80) | (0x7 << 76) | ((stamp & 0xFFF) << 64) | (0b10 << 62) | tail
+        text = f"{value:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def agent_run_id(run_id: str, position: int) -> str:
+    """Give the id of a run's agent run number `position` (from 0): the run's id with the position in its low bits.
+
+    So whoever holds a workflow and a run's id can name every agent run without asking the database.
+    """
+    if not 0 <= position < MAX_POSITIONS:
+        raise ValueError(f"position {position} is outside 0..{MAX_POSITIONS - 1}")
+    low = int(run_id[-5:], 16)
+    if low:
+        raise ValueError(f"{run_id} is the id of no run")
+    return f"{run_id[:-5]}{position + 1:05x}"
+
+
+def run_id_of(agent_run_id: str) -> str:
+    """Give the id of the run that an agent run belongs to."""
+    return f"{agent_run_id[:-5]}00000"
+
+
+def jitter(seconds: float, spread: float) -> float:
+    """Give `seconds` moved by at most `spread` (0..1) of itself, up or down, uniformly."""
+    return seconds * (1 + random.uniform(-spread, spread))  # noqa: S311 - spreads load, protects nothing
+
+
+system_clock = SystemClock()
+ids = Ids()

@@ -1,0 +1,1 @@
+"""What `orchestrator.cli` puts together: the commands, and what they show."""

@@ -1,0 +1,214 @@
+"""Staying with a run until it is final: what happens in it on stderr, what came of it on stdout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+import click
+
+from orchestrator.clock import Clock, system_clock
+from orchestrator.commands import render
+
+if TYPE_CHECKING:
+    from orchestrator.contracts.event import RunEvent
+    from orchestrator.contracts.run import AgentRunResult, RunResult
+    from orchestrator.service import Service
+
+_FIRST_POLL_SECONDS = 0.02
+_LAST_POLL_SECONDS = 0.25
+_CURSOR_UP_AND_ERASE = "\x1b[{}F\x1b[J"
+
+
+class TimeIsUp(Exception):
+    """The run goes on, and nobody waits for it any longer."""
+
+
+def follow(service: Service, run_id: str, *, timeout: float | None = None) -> Iterator[list[RunEvent]]:
+    """Give at every look what has happened since the last one, perhaps nothing, until the run is final.
+
+    Raises `TimeIsUp` after `timeout` seconds, and `RunNotFound`.
+    """
+    from orchestrator.contracts.run import RunState
+
+    deadline = None if timeout is None else system_clock.monotonic() + timeout
+    waiting = threading.Event()
+    pause = _FIRST_POLL_SECONDS
+    cursor: str | None = None
+    while True:
+        events = list(service.events(run_id, cursor))
+        cursor = events[-1].cursor if events else cursor
+        yield events
+        if any(event.kind == "run" and event.state and RunState(event.state).final for event in events):
+            return
+        if deadline is not None and system_clock.monotonic() >= deadline:
+            raise TimeIsUp(f"run {run_id} has not ended within {timeout:g} s")
+        pause = _FIRST_POLL_SECONDS if events else min(_LAST_POLL_SECONDS, pause * 1.5)
+        waiting.wait(pause)
+
+
+def attend(service: Service, run_id: str, screen: Screen, *, timeout: float | None = None) -> RunResult:
+    """Show progress until the run is final, and give what came of it; raises `TimeIsUp`."""
+    begun = service.snapshot(run_id)
+    for warning in begun.warnings:
+        screen.write(f"warning: {warning}\n")
+    progress = progress_on(screen, begun.agent_runs)
+    try:
+        for events in follow(service, run_id, timeout=timeout):
+            # Lines of progress come before states, whenever they were.
+            progress.show(sorted(events, key=lambda event: event.at))
+    finally:
+        progress.end()
+    return service.snapshot(run_id)
+
+
+def conclude(result: RunResult, *, flags: str, as_json: bool) -> int:
+    """Print what came of a final run, and what can be done now; gives the exit code."""
+    succeeded = result.state == "succeeded"
+    if as_json:
+        click.echo(result.model_dump_json(indent=2))
+        return 0 if succeeded else 1
+    if succeeded:
+        text = render.output_text(result.output)
+        # What a model wrote must not steer the terminal; a file gets it as it is (`color` keeps click from changing it).
+        click.echo(render.printable(text) if sys.stdout.isatty() else text, color=True)
+        click.echo(err=True)
+    click.echo(render.agent_runs_table(result), err=True)
+    for warning in result.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"\n{'' if succeeded else 'Error: '}{render.headline(result)}", err=True)
+    for line in render.errors_of(result):
+        click.echo(f"  {line}", err=True)
+    click.echo(f"\n{render.next_steps(result, flags)}", err=True)
+    return 0 if succeeded else 1
+
+
+class Screen:
+    """A terminal with a block of lines at its end that is drawn anew in place; what others write goes above it.
+
+    Thread-safe, since log lines come from anywhere. Without a terminal there is no block.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._lock = threading.RLock()
+        self._block: list[str] = []
+
+    def isatty(self) -> bool:
+        """Whether lines can be drawn in place."""
+        return self._stream.isatty() and os.environ.get("TERM") not in {None, "", "dumb"}
+
+    def write(self, text: str, /) -> None:
+        """Write whole lines."""
+        with self._lock:
+            block = self._block
+            self.draw([])
+            self._stream.write(text)
+            self.draw(block)
+
+    def flush(self) -> None:
+        """Let everything be seen."""
+        self._stream.flush()
+
+    def draw(self, block: list[str]) -> None:
+        """Replace the block."""
+        with self._lock:
+            erase = _CURSOR_UP_AND_ERASE.format(len(self._block)) if self._block else ""
+            self._stream.write(erase + "".join(f"{line}\n" for line in block))
+            self._stream.flush()
+            self._block = block
+
+    def keep(self) -> None:
+        """Leave the block where it is and begin anew below it."""
+        with self._lock:
+            self._block = []
+
+
+class Progress(Protocol):
+    """Shows what happens in a run."""
+
+    def show(self, events: Sequence[RunEvent]) -> None:
+        """Show what has happened since the last call, perhaps nothing."""
+        ...
+
+    def end(self) -> None:
+        """Show no more."""
+        ...
+
+
+def progress_on(screen: Screen, parts: Sequence[AgentRunResult]) -> Progress:
+    """Give what shows the progress of these agent runs on this screen."""
+    fits = len(parts) < shutil.get_terminal_size().lines - 2
+    return Board(screen, parts) if screen.isatty() and fits else Lines(screen)
+
+
+class Lines:
+    """A line for each event, for files and pipes."""
+
+    def __init__(self, screen: Screen, clock: Clock = system_clock) -> None:
+        self._screen = screen
+        self._clock = clock
+        self._began = clock.monotonic()
+
+    def show(self, events: Sequence[RunEvent]) -> None:
+        """Write what happened."""
+        at = render.duration(self._clock.monotonic() - self._began)
+        lines = [line for line in map(render.event_line, events) if line is not None]
+        if lines:
+            self._screen.write("".join(f"{at:>8}  {line}\n" for line in lines))
+
+    def end(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass(slots=True)
+class _Row:
+    task: str
+    state: str
+    note: str = ""
+    began: float | None = None
+    took: float | None = None
+
+
+class Board:
+    """A line for each agent, kept up to date in place."""
+
+    def __init__(self, screen: Screen, parts: Sequence[AgentRunResult], clock: Clock = system_clock) -> None:
+        self._screen = screen
+        self._clock = clock
+        self._rows = {part.task: _Row(part.task, str(part.state)) for part in parts}
+        self._width = max((len(part.task) for part in parts), default=0)
+
+    def show(self, events: Sequence[RunEvent]) -> None:
+        """Take in what happened, and draw."""
+        for event in events:
+            if event.task is not None:
+                self._take(self._rows[event.task], event)
+        columns = shutil.get_terminal_size().columns - 1
+        self._screen.draw([self._line(row)[:columns] for row in self._rows.values()])
+
+    def end(self) -> None:
+        """Leave the last state on the screen."""
+        self._screen.keep()
+
+    def _take(self, row: _Row, event: RunEvent) -> None:
+        if event.kind == "progress":
+            row.note = render.progress_text(event)
+            return
+        now = self._clock.monotonic()
+        row.state = event.state or row.state
+        row.note = render.one_line(event.error.message) if event.error else ""
+        if row.state == "running":
+            row.began = now
+        elif row.began is not None:
+            row.took, row.began = now - row.began, None
+
+    def _line(self, row: _Row) -> str:
+        seconds = row.took if row.began is None else self._clock.monotonic() - row.began
+        length = "" if seconds is None else render.duration(seconds)
+        return f"  {row.task:<{self._width}}  {row.state:<9}  {length:>8}  {row.note}".rstrip()

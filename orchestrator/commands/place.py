@@ -1,0 +1,158 @@
+"""Where a command works: the options that say so, the settings, and the way to the installation they describe."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.errors import RunNotFound
+
+if TYPE_CHECKING:
+    from orchestrator.client import Orchestrator
+    from orchestrator.observability.logging import Sink
+    from orchestrator.service import Service
+    from orchestrator.settings import Settings
+
+Command = Callable[..., Any]
+
+NO_FLEET = "set NIGHTFLEET_BROKER_URL and NIGHTFLEET_DATABASE_URL"
+
+#: For commands that wait.
+timeout_option = click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Wait no longer than this."
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, for programs.")
+
+
+class Listing(click.Group):
+    """A group that lists when no command of it is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `list` before options that stand alone."""
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the options of a command say about where it works."""
+
+    config: str | None = None
+    agents_path: str | None = None
+    embedded: bool = False
+
+    def settings(self, overrides: Mapping[str, Any] | None = None) -> Settings:
+        """Load the settings; `--embedded` takes the fleet out of them. None in `overrides` is not given."""
+        from orchestrator.settings import Settings
+
+        given = {"agents_path": self.agents_path, **(overrides or {})}
+        settings = Settings.load(
+            self.config,
+            **{key: value for key, value in given.items() if value is not None},
+        )
+        return settings.model_copy(update={"broker_url": None, "database_url": None}) if self.embedded else settings
+
+    @property
+    def flags(self) -> str:
+        """The options as they have to be repeated in a command that works in the same place."""
+        config = f" --config {self.config}" if self.config else ""
+        return f"{config} --embedded" if self.embedded else config
+
+
+def place_options(*, embedded: bool = True, agents: bool = True) -> Callable[[Command], Command]:
+    """Add `--config`, and where they make sense `--embedded` and `--agents-path`; the command gets them as `place`."""
+    added = [
+        click.option(
+            "--config",
+            envvar="NIGHTFLEET_CONFIG",
+            metavar="FILE",
+            help="A TOML profile, or the name of one that ships (rabbitmq, redis, embedded, default).",
+        )
+    ]
+    if agents:
+        added.append(
+            click.option("--agents-path", metavar="PATH", help="Folders and modules with agents, separated like PATH.")
+        )
+    if embedded:
+        added.append(
+            click.option("--embedded", is_flag=True, help="In this process, also where a fleet is configured.")
+        )
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def gathered(
+            *args: Any,
+            config: str | None,
+            agents_path: str | None = None,
+            embedded: bool = False,
+            **others: Any,
+        ) -> Any:
+            return command(*args, place=Place(config, agents_path, embedded), **others)
+
+        return functools.reduce(lambda made, option: option(made), reversed(added), gathered)
+
+    return decorate
+
+
+def set_up_logging(settings: Settings, stream: Sink | None = None) -> None:
+    """Log for somebody who watches a command: only what is wrong and not seen anyway, unless a level was asked for."""
+    from orchestrator.observability.logging import setup_logging
+
+    if "log_level" in settings.model_fields_set:
+        setup_logging(settings.log_level, settings.log_format, stream)
+    else:
+        setup_logging("WARNING", settings.log_format, stream)
+        logging.getLogger("nightfleet.worker").addFilter(_is_news)
+
+
+def _is_news(_record: logging.LogRecord) -> bool:
+    """Tell whether a line is about something else than an agent run, whose fate the command itself shows."""
+    from structlog.contextvars import get_contextvars
+
+    return "run_id" not in get_contextvars()
+
+
+@contextmanager
+def looking(settings: Settings) -> Generator[Service]:
+    """Give the use cases without any worker: enough to look and to cancel. Leaves nothing behind where nothing was."""
+    from orchestrator.kernel import Kernel
+    from orchestrator.service import Service
+    from orchestrator.store import schema
+
+    with ExitStack() as stack:
+        if settings.embedded and not settings.home.exists():
+            settings = settings.model_copy(update={"home": Path(stack.enter_context(TemporaryDirectory()))})
+        kernel = Kernel.build(settings)
+        stack.callback(kernel.close)
+        if settings.embedded:
+            schema.upgrade(kernel.store.database)
+        else:
+            schema.check(kernel.store.database)
+        yield Service(kernel)
+
+
+def producing(settings: Settings) -> Orchestrator:
+    """Give an orchestrator that can run work: on the fleet, else with workers in this process."""
+    from orchestrator.client import Orchestrator
+
+    return Orchestrator.embedded(settings=settings) if settings.embedded else Orchestrator(settings)
+
+
+def run_id(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """Check the id of a run: what is no id cannot be found, and no database need be asked."""
+    from uuid import UUID
+
+    try:
+        return str(UUID(value))
+    except ValueError:
+        raise RunNotFound(f"{value!r} is the id of no run; `nightfleet runs` lists them") from None

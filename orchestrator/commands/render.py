@@ -1,0 +1,218 @@
+"""What a terminal shows, as text: no effects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.contracts.agent import AgentCard
+    from orchestrator.contracts.event import RunEvent
+    from orchestrator.contracts.run import AgentRunResult, RunResult, RunSummary
+
+#: Marks a column whose cells are numbers.
+_RIGHT = ">"
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Give rows under their headers, columns aligned; a header that begins with `>` aligns its column to the right."""
+    titles = [header.removeprefix(_RIGHT) for header in headers]
+    cells = [titles, *([one_line(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(titles))]
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join(
+            cell.rjust(width) if header.startswith(_RIGHT) else cell.ljust(width)
+            for header, cell, width in zip(headers, row, widths, strict=True)
+        ).rstrip()
+
+    return "\n".join(line(row) for row in cells)
+
+
+def duration(seconds: float | None) -> str:
+    """Give a duration as people write it, `-` for none."""
+    if seconds is None:
+        return "-"
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def between(start: datetime | None, end: datetime | None) -> float | None:
+    """Give the seconds between two times, None if one of them is not known."""
+    return None if start is None or end is None else max(0.0, (end - start).total_seconds())
+
+
+def moment(at: datetime) -> str:
+    """Give a time in UTC to the second."""
+    return at.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def printable(text: str) -> str:
+    """Give text without what a terminal would obey; line breaks and tabs stay."""
+    return "".join(character for character in text if character.isprintable() or character in "\n\t")
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """Give text on one line of bounded length."""
+    return shorten(printable(text), most, placeholder=" ...")
+
+
+def output_text(output: Any) -> str:
+    """Give a run's output for people: its `text` if it has one, else indented JSON."""
+    match output:
+        case str():
+            return output
+        case {"text": str(text)}:
+            return text
+        case _:
+            return as_json(output)
+
+
+def as_json(value: Any) -> str:
+    """Give JSON values as indented text."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def model_of(part: AgentRunResult) -> str | None:
+    """Give the model that an output came from: the one that answered, else the one that the output itself names."""
+    if part.model is not None or not isinstance(part.output, dict):
+        return part.model
+    named: Any = part.output.get("model")  # pyright: ignore[reportUnknownMemberType]
+    return named if isinstance(named, str) else None
+
+
+def agent_runs_table(result: RunResult) -> str:
+    """Give the agent runs with their timings; `offline` is called what it is."""
+    headers = ("task", "agent", "state", "model", ">tries", ">waited", ">took")
+    return table(headers, [_agent_run_row(part) for part in result.agent_runs])
+
+
+def _agent_run_row(part: AgentRunResult) -> tuple[str, ...]:
+    model = model_of(part)
+    return (
+        part.task,
+        part.agent,
+        str(part.state),
+        "offline (no language model)" if model == "offline" else model or "-",
+        str(part.failures + part.crashes + (part.state in {"running", "succeeded"})),
+        duration(between(part.queued_at, part.started_at)),
+        duration(between(part.started_at, part.finished_at)),
+    )
+
+
+def errors_of(result: RunResult) -> list[str]:
+    """Give a line for each task that failed, and one for the run where no task is to blame."""
+    lines = [f"{part.task}: {part.error.code}: {part.error.message}" for part in result.agent_runs if part.error]
+    if result.error and not any(part.error == result.error for part in result.agent_runs):
+        place = f"{result.error.task}: " if result.error.task else ""
+        line = f"{place}{result.error.code}: {result.error.message}"
+        lines = lines if line in lines else [*lines, line]
+    return [printable(line) for line in lines]
+
+
+def headline(result: RunResult) -> str:
+    """Give a run's name, state and length in one line."""
+    took = between(result.started_at or result.created_at, result.finished_at)
+    length = f" in {duration(took)}" if took is not None else ""
+    return f"run {result.id} ({one_line(result.workflow)}) {result.state}{length}"
+
+
+def run_page(result: RunResult) -> str:
+    """Give everything about a run but its input and outputs."""
+    usage = result.usage
+    facts = [
+        ("run", result.id),
+        ("workflow", result.workflow),
+        ("project", result.project),
+        ("state", str(result.state)),
+        ("created", moment(result.created_at)),
+        ("took", duration(between(result.started_at, result.finished_at))),
+    ]
+    if usage.model_calls:
+        tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
+        facts.append(("models", f"{usage.model_calls:,} call{'s' if usage.model_calls != 1 else ''}, {tokens}"))
+    parts = ["\n".join(f"{name:<10}{one_line(value)}" for name, value in facts), agent_runs_table(result)]
+    parts += ["\n".join(f"warning: {warning}" for warning in result.warnings)] if result.warnings else []
+    parts += ["\n".join(errors_of(result))] if errors_of(result) else []
+    return "\n\n".join(parts)
+
+
+def runs_table(rows: Sequence[RunSummary]) -> str:
+    """Give runs as lines of a table."""
+    headers = ("run", "created", "project", "workflow", "state", ">took", "error")
+    return table(
+        headers,
+        [
+            (
+                row.id,
+                moment(row.created_at),
+                row.project,
+                one_line(row.workflow, 40),
+                str(row.state),
+                duration(between(row.started_at, row.finished_at)),
+                "" if row.error is None else one_line(f"{row.error.task or row.error.code}: {row.error.message}", 60),
+            )
+            for row in rows
+        ],
+    )
+
+
+def agent_page(card: AgentCard, workers: int) -> str:
+    """Give everything about an agent."""
+    facts = [
+        ("agent", card.name),
+        ("does", card.description or "-"),
+        ("can", ", ".join(card.capabilities) or "-"),
+        ("model", card.model or "the installation's default"),
+        ("workers", str(workers)),
+        ("version", card.digest),
+        ("from", card.origin or "-"),
+    ]
+    parts = ["\n".join(f"{name:<10}{one_line(value, 400)}" for name, value in facts)]
+    for name, schema in (("takes", card.input_schema), ("gives", card.output_schema)):
+        parts.append(f"{name}\n{'any object' if schema is None else as_json(schema)}")
+    return "\n\n".join(parts)
+
+
+def event_line(event: RunEvent) -> str | None:
+    """Give an event of an agent run as a line, None for one that nobody waits for."""
+    if event.task is None:
+        return None
+    if event.kind == "progress":
+        return f"{event.task}: {progress_text(event)}"
+    reason = f": {one_line(event.error.message)}" if event.error is not None else ""
+    if event.state in {"blocked", "queued"} and not reason:
+        return None
+    return f"{event.task} {'waits for a retry' if event.state == 'queued' else event.state}{reason}"
+
+
+def progress_text(event: RunEvent) -> str:
+    """Give a progress line with its share of the whole."""
+    share: Any = event.data.get("fraction") if isinstance(event.data, dict) else None  # pyright: ignore[reportUnknownMemberType]
+    percent = f" ({share:.0%})" if isinstance(share, int | float) else ""
+    return f"{one_line(event.message or '')}{percent}"
+
+
+def next_steps(result: RunResult, flags: str) -> str:
+    """Say what can be done now; `flags` are the options that lead to the same place."""
+    steps = [(f"nightfleet runs show {result.id}{flags}", "this run again; with --json every output")]
+    if result.state in {"failed", "cancelled"}:
+        steps.insert(0, (f"nightfleet runs retry {result.id}{flags}", "once more, from what failed"))
+    else:
+        steps.append((f"nightfleet agents{flags}", "the agents that there are"))
+    if any(model_of(part) == "offline" for part in result.agent_runs):
+        steps.append(("export OPENAI_API_KEY=... or ANTHROPIC_API_KEY=...", "a language model instead of `offline`"))
+    width = max(len(command) for command, _ in steps)
+    return "\n".join(["Next:", *(f"  {command:<{width}}  {why}" for command, why in steps)])
+
+
+def problem_line(origin: str, message: str) -> str:
+    """Give a plugin that could not be loaded as a line."""
+    return f"not loaded: {printable(origin)}: {printable(message)}"

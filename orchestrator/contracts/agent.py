@@ -1,0 +1,24 @@
+"""What a fleet knows of an agent without importing it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from orchestrator.contracts.policy import Value
+from orchestrator.contracts.workflow import Name
+
+
+class AgentCard(Value):
+    """A plugin's name, version and shape. `digest` is a hash of the plugin's files; schemas are None where it takes a dict."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    description: str = ""
+    capabilities: tuple[str, ...] = ()
+    digest: str = Field(min_length=8)
+    model: str | None = None
+    input_schema: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+    origin: str = ""

@@ -1,0 +1,93 @@
+"""JSON as this project stores it: strict, compact, bounded, and with the place of what is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from orchestrator.errors import NightfleetError, OutputInvalid, ValueTooLarge
+
+#: Numbers, strings, booleans, None, lists and objects; said once, checked by `dump`.
+JsonValue = Any
+
+_SCALARS = (str, int, float, bool, type(None))
+
+
+def dump(value: JsonValue, *, what: str, limit_bytes: int, error: type[NightfleetError] = OutputInvalid) -> str:
+    """Give `value` as compact JSON text of at most `limit_bytes`; raise `error` naming the place of what is no JSON.
+
+    `what` begins the messages ("the output of agent 'reader'"). Text that Postgres cannot store (U+0000, half of a
+    surrogate pair) is refused here, by place, rather than there.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size = len(text) if text.isascii() else len(text.encode())
+    except (TypeError, ValueError, RecursionError):
+        raise error(f"{what} is no JSON: {find_fault(value)}") from None
+    if "\\u0000" in text and (fault := find_fault(value)) is not None:
+        raise error(f"{what} cannot be stored: {fault}")
+    if size > limit_bytes:
+        raise ValueTooLarge(
+            f"{what} has {size:,} bytes, the limit is {limit_bytes:,}: pass a reference to it (a path, an URL), or raise "
+            f"NIGHTFLEET_MAX_VALUE_BYTES"
+        )
+    return text
+
+
+def find_fault(value: JsonValue) -> str | None:
+    """Name the first place in `value` that JSON or Postgres cannot hold, or None."""
+    try:
+        return _fault_at(value, "")
+    except RecursionError:
+        return "it is nested too deep, or holds itself"
+
+
+def _fault_at(value: JsonValue, place: str) -> str | None:
+    here = place or "the value"
+    match value:
+        case bool() | int() | None:
+            return None
+        case float():
+            return None if math.isfinite(value) else f"{here} is {value!r}, and JSON has only finite numbers"
+        case str():
+            return _text_fault(value, here)
+        case dict():
+            return _first(_entry_fault(key, item, place) for key, item in _items(value))
+        case list() | tuple():
+            return _first(_fault_at(item, f"{place}[{index}]") for index, item in _numbered(value))
+        case _:
+            return f"{here} is of type {type(value).__name__}: give text, numbers, lists, objects or a pydantic model"
+
+
+def _entry_fault(key: Any, item: Any, place: str) -> str | None:
+    if not isinstance(key, str):
+        return f"{place or 'the value'} has a key {key!r} of type {type(key).__name__}: keys are text"
+    return _text_fault(key, f"the key {key!r}") or _fault_at(item, f"{place}.{key}" if place else key)
+
+
+def _text_fault(text: str, here: str) -> str | None:
+    if "\x00" in text:
+        return f"{here} holds the character U+0000, which Postgres does not store: remove it"
+    return None if text.isascii() or _encodes(text) else f"{here} holds half of a surrogate pair"
+
+
+def _first(faults: Iterable[str | None]) -> str | None:
+    return next((fault for fault in faults if fault), None)
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    return value.items()
+
+
+def _numbered(value: Any) -> Iterable[tuple[int, Any]]:
+    return enumerate(value)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,134 @@
+"""States of runs and agent runs, what may follow what, and the result as everybody gets to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from orchestrator.contracts.policy import Value
+from orchestrator.contracts.usage import Usage
+
+
+class RunState(StrEnum):
+    """A run is `pending` until the first of its agent runs is claimed."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in {RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}
+
+
+class AgentRunState(StrEnum):
+    """`blocked` waits for other tasks, `queued` for a worker, `suspended` for an event."""
+
+    BLOCKED = "blocked"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+
+    @property
+    def final(self) -> bool:
+        return self in {
+            AgentRunState.SUCCEEDED,
+            AgentRunState.FAILED,
+            AgentRunState.CANCELLED,
+            AgentRunState.SKIPPED,
+        }
+
+
+#: Every change of state that the store may make. Final states change only by a retry of the whole run, which puts what
+#: did not succeed back to `blocked` or `queued`.
+RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
+    RunState.PENDING: frozenset({RunState.RUNNING, RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}),
+    RunState.RUNNING: frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}),
+    RunState.SUCCEEDED: frozenset(),
+    RunState.FAILED: frozenset({RunState.PENDING}),
+    RunState.CANCELLED: frozenset({RunState.PENDING}),
+}
+
+_S = AgentRunState
+AGENT_RUN_TRANSITIONS: Mapping[AgentRunState, frozenset[AgentRunState]] = {
+    _S.BLOCKED: frozenset({_S.QUEUED, _S.SKIPPED, _S.CANCELLED, _S.FAILED}),
+    _S.QUEUED: frozenset({_S.RUNNING, _S.CANCELLED, _S.FAILED}),
+    _S.RUNNING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.SUSPENDED, _S.QUEUED}),
+    _S.SUSPENDED: frozenset({_S.QUEUED, _S.CANCELLED, _S.FAILED}),
+    _S.SUCCEEDED: frozenset(),
+    _S.FAILED: frozenset({_S.BLOCKED, _S.QUEUED}),
+    _S.CANCELLED: frozenset({_S.BLOCKED, _S.QUEUED}),
+    _S.SKIPPED: frozenset({_S.BLOCKED, _S.QUEUED}),
+}
+
+
+class ErrorInfo(Value):
+    """An error as data; `task` names the task that raised it."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    task: str | None = None
+
+
+class AgentRunResult(Value):
+    """One task's part of a run as it is now."""
+
+    id: str
+    task: str
+    agent: str
+    state: AgentRunState
+    epoch: int
+    failures: int
+    crashes: int
+    worker: str | None
+    model: str | None
+    output: Any
+    error: ErrorInfo | None
+    usage: Usage
+    queued_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class RunResult(Value):
+    """A run as it is now: what `run --json`, `runs show --json` and every handle give.
+
+    `agent_runs` are in topological order, `usage` is their sum, `warnings` name what may keep the run from ending.
+    """
+
+    schema_version: Literal[1] = 1
+    id: str
+    project: str
+    workflow: str
+    state: RunState
+    input: Any
+    output: Any
+    error: ErrorInfo | None
+    agent_runs: tuple[AgentRunResult, ...]
+    usage: Usage
+    warnings: tuple[str, ...]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class RunSummary(Value):
+    """A run as a line of a list."""
+
+    id: str
+    project: str
+    workflow: str
+    state: RunState
+    error: ErrorInfo | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None

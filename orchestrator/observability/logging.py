@@ -1,0 +1,181 @@
+"""Log lines, ours and everybody else's, in one shape and without secrets. Entry points call `setup_logging` once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import structlog
+from structlog.stdlib import ExtraAdder, ProcessorFormatter
+from structlog.typing import EventDict, Processor
+
+from orchestrator.clock import Clock, system_clock
+
+#: What a library says at INFO is not what an operator asks for with INFO; at DEBUG everything is told.
+_QUIET = {
+    # Each task received and succeeded: our own worker says what its agent runs do, with their run and task.
+    "celery.worker.strategy": logging.WARNING,
+    "celery.app.trace": logging.WARNING,
+    "alembic": logging.WARNING,
+    "anthropic": logging.WARNING,
+    "httpcore": logging.WARNING,
+    "httpx": logging.WARNING,
+    "openai": logging.WARNING,
+    "sqlalchemy": logging.WARNING,
+}
+#: These write a line for each frame and each step of their start, at DEBUG too.
+_NEVER_DEBUG = ("amqp", "asyncio", "celery.bootsteps", "celery.utils.functional", "kombu")
+
+_MASK = "***"
+_FIELDS = "nightfleet_fields"
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|PGPASSWORD)\d*$")
+#: Shorter values are words and numbers that would be masked wherever they stand.
+_SHORTEST_SECRET = 8
+# Begins with a literal and is bounded: a line of a megabyte must not take a minute.
+_URL_PASSWORD = re.compile(r"(://[^\s/:@\"']{0,256}):[^\s\"'<>]{1,1024}@")
+_PROVIDER_KEY = re.compile(r"\bsk-[\w-]{8,}")
+
+
+class Sink(Protocol):
+    """Where lines go: a text file, or something that wraps one."""
+
+    def write(self, text: str, /) -> object:
+        """Take whole lines."""
+        ...
+
+    def flush(self) -> object:
+        """Let everything be seen."""
+        ...
+
+    def isatty(self) -> bool:
+        """Whether a person looks at it."""
+        ...
+
+
+def setup_logging(level: str, format: Literal["console", "json"], stream: Sink | None = None) -> None:
+    """Send what structlog and the standard library log to `stream` (stderr), rendered the same way, secrets masked.
+
+    `level` is DEBUG, INFO, WARNING or ERROR. Replaces what was set up before; contextvars bound with structlog are in
+    every line.
+    """
+    out: Sink = sys.stderr if stream is None else stream
+    shared = _shared(system_clock)
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=[*shared, ExtraAdder(), _from_record],
+            processors=[
+                ProcessorFormatter.remove_processors_meta,
+                *_renderer(format, colors=out.isatty()),
+                _Redacted(redactor(os.environ)),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    _set_levels(root.level)
+    logging.captureWarnings(capture=True)
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(name: str) -> Any:
+    """Give a structlog logger that speaks through the standard library, set up or not: a library prints nothing itself.
+
+    Without `setup_logging` its lines are ordinary records (`event key=value ...`) for whatever the application has set up.
+    """
+    return structlog.wrap_logger(
+        logging.getLogger(name),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[structlog.stdlib.filter_by_level, _to_record],
+        cache_logger_on_first_use=False,
+    )
+
+
+def _to_record(_logger: Any, _method: str, event: EventDict) -> Any:
+    """Make the arguments of a standard logging call; the fields travel beside the text, under one name."""
+    exc_info = event.pop("exc_info", None)
+    text = str(event.pop("event", ""))
+    line = " ".join([text, *(f"{key}={value}" for key, value in event.items())])
+    return ("%s", line), {"exc_info": exc_info, "extra": {_FIELDS: (text, dict(event))}}
+
+
+def _from_record(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Unfold what `_to_record` has packed."""
+    text, fields = getattr(event.get("_record"), _FIELDS, (None, None))
+    if fields is not None:
+        event.pop(_FIELDS, None)
+        event.update(fields, event=text)
+    return event
+
+
+def redactor(env: Mapping[str, str]) -> Callable[[str], str]:
+    """Give a function that masks passwords in URLs, keys of providers, and what `env` holds under names of secrets."""
+    values = {
+        value.strip()
+        for name, value in env.items()
+        if _SECRET_NAME.search(name.upper()) and len(value.strip()) >= _SHORTEST_SECRET
+    }
+    # In a JSON line a quote or a backslash is written as two characters.
+    values |= {json.dumps(value, ensure_ascii=False)[1:-1] for value in values}
+    longest_first = sorted(values, key=len, reverse=True)
+    known = re.compile("|".join(map(re.escape, longest_first))) if values else None
+
+    def redact(text: str) -> str:
+        if known is not None:
+            text = known.sub(_MASK, text)
+        return _PROVIDER_KEY.sub(f"sk-{_MASK}", _URL_PASSWORD.sub(rf"\1:{_MASK}@", text))
+
+    return redact
+
+
+class _Redacted:
+    """The last processor: sees the whole line, its traceback too, so nothing gets past it."""
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        self._redact = redact
+
+    def __call__(self, _logger: Any, _method: str, line: Any) -> str:
+        return self._redact(str(line))
+
+
+def _shared(clock: Clock) -> list[Processor]:
+    """What every event gets, wherever it comes from."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        partial(_add_time, clock),
+    ]
+
+
+def _add_time(clock: Clock, _logger: Any, _method: str, event: EventDict) -> EventDict:
+    event["timestamp"] = clock.now().isoformat(timespec="milliseconds")
+    return event
+
+
+def _renderer(format: Literal["console", "json"], *, colors: bool) -> list[Processor]:
+    if format == "json":
+        dumps = partial(json.dumps, ensure_ascii=False)
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(dumps)]
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, pad_event_to=24)]
+
+
+def _set_levels(level: int) -> None:
+    debug = level <= logging.DEBUG
+    for name, least in _QUIET.items():
+        logging.getLogger(name).setLevel(logging.NOTSET if debug else max(least, level))
+    for name in _NEVER_DEBUG:
+        logging.getLogger(name).setLevel(logging.INFO if debug else logging.NOTSET)

@@ -1,0 +1,72 @@
+"""Which tasks follow which, by position: the form in which workers and the store use a workflow."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from orchestrator.clock import agent_run_id
+from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
+from orchestrator.planning.validate import topological
+
+
+class Plan:
+    """A workflow in topological order: positions instead of names, and ids for any run of it.
+
+    Immutable once made.
+    """
+
+    def __init__(self, workflow: WorkflowDefinition) -> None:
+        self.workflow = workflow
+        self.tasks: tuple[TaskDefinition, ...] = topological(workflow)
+        self.position = {task.id: index for index, task in enumerate(self.tasks)}
+        self.predecessors = tuple(tuple(sorted(self.position[key] for key in task.after)) for task in self.tasks)
+        following = workflow.successors
+        self.successors = tuple(tuple(sorted(self.position[key] for key in following[task.id])) for task in self.tasks)
+        self.gated = tuple(task.when is not None for task in self.tasks)
+
+    @cached_property
+    def firsts(self) -> tuple[int, ...]:
+        """Positions that wait for nothing."""
+        return tuple(index for index, before in enumerate(self.predecessors) if not before)
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Positions that nothing waits for."""
+        return tuple(index for index, after in enumerate(self.successors) if not after)
+
+    @cached_property
+    def countdowns(self) -> dict[int, int]:
+        """Positions that need a counter, with how many predecessors they wait for.
+
+        A plain successor of one task needs none: that task's completion releases it. One with a condition always has one,
+        so that "everything before it is done, nobody has decided yet" is a row that the sweep can find.
+        """
+        return {
+            index: len(before) for index, before in enumerate(self.predecessors) if len(before) > 1 or self.gated[index]
+        }
+
+    def id_at(self, run_id: str, position: int) -> str:
+        """Give the id of the agent run at a position of a run."""
+        return agent_run_id(run_id, position)
+
+    def waiting_on(self, run_id: str, position: int) -> list[str]:
+        """Give the ids that the end of a task brings nearer: its successors, or the run itself behind an end."""
+        after = self.successors[position]
+        return [agent_run_id(run_id, index) for index in after] if after else [run_id]
+
+    def path(self, position: int, most: int) -> tuple[int, ...]:
+        """Give the linear path from a position on: at most `most` tasks, each released by the one before and no other."""
+        found = [position]
+        while len(found) < most:
+            after = self.successors[found[-1]]
+            if len(after) != 1 or len(self.predecessors[after[0]]) != 1 or self.gated[after[0]]:
+                break
+            found.append(after[0])
+        return tuple(found)
+
+    def meets(self, position: int) -> int | None:
+        """Give the one join that a path's last task leads to, or None: such tasks can be the header of a chord."""
+        after = self.successors[position]
+        if len(after) == 1 and len(self.predecessors[after[0]]) > 1 and not self.gated[after[0]]:
+            return after[0]
+        return None

@@ -1,0 +1,193 @@
+"""Whether a workflow can run, and in what order. All problems at once, in time linear in the number of tasks."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Collection, Iterator
+from itertools import islice
+from textwrap import shorten
+
+from orchestrator.contracts.workflow import RESERVED_TASK_IDS, Fallback, TaskDefinition, WorkflowDefinition
+from orchestrator.errors import UnknownAgent, WorkflowInvalid
+from orchestrator.planning import condition
+from orchestrator.planning.hints import did_you_mean
+
+MAX_TASKS = 20_000
+#: Two stages of n tasks side by side have n squared.
+MAX_DEPENDENCIES = 200_000
+#: More are not read, and each may cost a search for the word that was meant.
+MAX_PROBLEMS = 100
+_MAX_CYCLE_SHOWN = 12
+
+
+def validate(workflow: WorkflowDefinition, known_agents: Collection[str] | None) -> None:
+    """Return only if the workflow can run; else raise WorkflowInvalid with every problem and its place.
+
+    Raise UnknownAgent when unknown agents are all that is wrong. `known_agents` is None where nobody can tell.
+    """
+    found = _problems(workflow)
+    problems = list(islice(found, MAX_PROBLEMS))
+    unknown = {} if known_agents is None else _unknown_agents(workflow, frozenset(known_agents))
+    texts = (_describe(agent, users, known_agents or ()) for agent, users in unknown.items())
+    if unknown and not problems:
+        raise UnknownAgent("\n".join(islice(texts, MAX_PROBLEMS)), details={"agents": list(unknown)})
+    problems += islice(texts, MAX_PROBLEMS - len(problems))
+    if next(found, None) or next(texts, None):
+        problems.append("and more: correct these first")
+    if problems:
+        raise WorkflowInvalid(problems, origin=f"workflow {workflow.name!r}")
+
+
+def topological(workflow: WorkflowDefinition) -> tuple[TaskDefinition, ...]:
+    """Give each task after those it waits for, among the ready ones in the order of the definition."""
+    before = _predecessors(workflow.tasks)
+    order = _order(before)
+    if len(order) < len(workflow.tasks):
+        cycles = islice(_cycles(workflow.tasks, before, order), MAX_PROBLEMS)
+        raise WorkflowInvalid(list(cycles), origin=f"workflow {workflow.name!r}")
+    return tuple(workflow.tasks[index] for index in order)
+
+
+def _problems(workflow: WorkflowDefinition) -> Iterator[str]:
+    count = len(workflow.tasks)
+    if not 0 < count <= MAX_TASKS:
+        limits = f"a workflow has 1 to {MAX_TASKS:,}; many inputs for one workflow are a batch"
+        yield f"tasks: there are {count:,}, but {limits}" if count else "tasks: there are none, give at least one"
+        return
+    if (edges := sum(len(task.after) for task in workflow.tasks)) > MAX_DEPENDENCIES:
+        yield f"tasks: there are {edges:,} dependencies, at most {MAX_DEPENDENCIES:,}: put one task between wide stages"
+        return
+    yield from _id_problems(workflow)
+    for task in workflow.tasks:
+        yield from _after_problems(task, workflow)
+        yield from _reference_problems(task, workflow)
+        yield from _condition_problems(task, workflow)
+    before = _predecessors(workflow.tasks)
+    yield from _cycles(workflow.tasks, before, _order(before))
+
+
+def _id_problems(workflow: WorkflowDefinition) -> Iterator[str]:
+    for task_id, count in Counter(task.id for task in workflow.tasks).items():
+        if count > 1:
+            yield f"tasks.{task_id}: {count} tasks have this id, give each its own"
+        if task_id in RESERVED_TASK_IDS:
+            yield f"tasks.{task_id}: this id is reserved, give the task another one"
+
+
+def _after_problems(task: TaskDefinition, workflow: WorkflowDefinition) -> Iterator[str]:
+    place = f"tasks.{task.id}.after"
+    for task_id, count in Counter(task.after).items():
+        if task_id == task.id:
+            yield f"{place}: the task waits for itself, remove {task_id!r}"
+        elif task_id not in workflow.by_id:
+            yield f"{place}: there is no task {task_id!r}{did_you_mean(task_id, workflow.by_id)}"
+        elif count > 1:
+            yield f"{place}: {task_id!r} is there {count} times, once is enough"
+
+
+def _reference_problems(task: TaskDefinition, workflow: WorkflowDefinition) -> Iterator[str]:
+    place = f"tasks.{task.id}.input"
+    try:
+        paths = dict.fromkeys(task.references())
+    except RecursionError:
+        yield f"{place}: it is nested too deeply"
+        return
+    reachable = {"input", *task.after}
+    for path in paths:
+        name, *fields = path.split(".")
+        if not all([name, *fields]):
+            yield f"{place}: ${{{path}}} is no path, write ${{task.field}} or ${{input.field}}"
+        elif name not in reachable:
+            yield f"{place}: ${{{path}}} {_out_of_reach(name, task, workflow)}"
+
+
+def _condition_problems(task: TaskDefinition, workflow: WorkflowDefinition) -> Iterator[str]:
+    if task.when is None:
+        return
+    place = f"tasks.{task.id}.when"
+    try:
+        condition.compiled(task.when)
+    except ValueError as error:
+        yield f"{place}: `{shorten(task.when, 80)}` is no condition: {error}"
+        return
+    for name in sorted(condition.names(task.when) - condition.TYPE_NAMES - {"input", *task.after}):
+        yield f"{place}: `{name}` {_out_of_reach(name, task, workflow)}"
+
+
+def _out_of_reach(name: str, task: TaskDefinition, workflow: WorkflowDefinition) -> str:
+    """Say why a task cannot look at `name`, and what to do."""
+    if name == task.id:
+        return "is this task itself, which has no output yet"
+    if name in workflow.by_id:
+        return f"is the output of a task that this one does not wait for: add {name!r} to after"
+    return f"is neither a task nor input{did_you_mean(name, [*workflow.by_id, 'input'])}"
+
+
+def _predecessors(tasks: tuple[TaskDefinition, ...]) -> list[list[int]]:
+    """Give for each task the positions of those it waits for, without itself and the unknown."""
+    position = {task.id: index for index, task in enumerate(tasks)}
+    known = ({position[key] for key in task.after if key in position} for task in tasks)
+    return [sorted(before - {index}) for index, before in enumerate(known)]
+
+
+def _order(before: list[list[int]]) -> list[int]:
+    """Give the positions in topological order; those in a cycle or behind one are absent."""
+    following: list[list[int]] = [[] for _ in before]
+    for index, others in enumerate(before):
+        for other in others:
+            following[other].append(index)
+    waiting = [len(others) for others in before]
+    ready = [index for index, count in enumerate(waiting) if not count]
+    order: list[int] = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(index)
+        for successor in following[index]:
+            waiting[successor] -= 1
+            if not waiting[successor]:
+                heapq.heappush(ready, successor)
+    return order
+
+
+def _cycles(tasks: tuple[TaskDefinition, ...], before: list[list[int]], order: list[int]) -> Iterator[str]:
+    """Name a cycle for each way back to the path of a depth-first search through what has no place in the order."""
+    done = set(order)
+    for start in range(len(tasks)):
+        path = {start: iter(before[start])} if start not in done else {}
+        while path:
+            index, others = next(reversed(path.items()))
+            other = next((other for other in others if other not in done), None)
+            if other is None:
+                del path[index]
+                done.add(index)
+            elif other in path:
+                waiting = list(path)
+                first, *rest = waiting[waiting.index(other) :]
+                yield _describe_cycle([tasks[index].id for index in (first, *reversed(rest), first)])
+            else:
+                path[other] = iter(before[other])
+
+
+def _describe_cycle(task_ids: list[str]) -> str:
+    shown = task_ids
+    if len(task_ids) > _MAX_CYCLE_SHOWN:
+        shown = [*task_ids[: _MAX_CYCLE_SHOWN - 2], f"({len(task_ids) - _MAX_CYCLE_SHOWN + 1:,} more)", task_ids[-1]]
+    return f"tasks.{task_ids[0]}.after: these tasks wait for each other: {' -> '.join(shown)}"
+
+
+def _unknown_agents(workflow: WorkflowDefinition, known: frozenset[str]) -> dict[str, list[str]]:
+    """Give for each unknown agent the places that name it."""
+    places: dict[str, list[str]] = {}
+    for task in workflow.tasks:
+        if task.agent not in known:
+            places.setdefault(task.agent, []).append(f"tasks.{task.id}.agent")
+        if isinstance(task.on_error, Fallback) and task.on_error.fallback not in known:
+            places.setdefault(task.on_error.fallback, []).append(f"tasks.{task.id}.on_error.fallback")
+    return places
+
+
+def _describe(agent: str, places: list[str], known: Collection[str]) -> str:
+    more = f" in {len(places):,} places" if len(places) > 1 else ""
+    hint = did_you_mean(agent, known) or ":"
+    return f"{places[0]}: unknown agent {agent!r}{more}{hint} `nightfleet agents list` shows what there is"

@@ -1,0 +1,344 @@
+"""Connections and transactions over plain SQL, the same for Postgres and SQLite.
+
+Statements have names (`statements.py`). Each runs in autocommit mode unless it is inside `transaction()`: no session state
+is left on a pooled connection, so PgBouncer in transaction mode is fine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import sqlite3
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import PoolProxiedConnection
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from orchestrator.errors import DatabaseUnavailable, NightfleetError
+from orchestrator.settings import Settings, mask
+from orchestrator.store.engine import make_engine, parse_url
+from orchestrator.store.statements import sources, translate
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+#: SQLite times as text: fixed width, so that they sort; UTC.
+_SQLITE_TIME = "%Y-%m-%d %H:%M:%S.%f"
+
+#: Deadlock, serialization failure, lock not available.
+_TRANSIENT_STATES = frozenset({"40P01", "40001", "55P03"})
+
+
+class Session:
+    """One connection for the length of a `with` block; rows come as tuples, JSON and ids as text."""
+
+    __slots__ = ("_connection", "_database")
+
+    def __init__(self, database: Database, connection: Any) -> None:
+        self._database = database
+        self._connection = connection
+
+    def rows(self, statement: str, **parameters: Any) -> list[Row]:
+        """Run a named statement and give all its rows."""
+        cursor = self._execute(statement, parameters)
+        found: list[Row] = cursor.fetchall() if cursor.description is not None else []
+        cursor.close()
+        return found
+
+    def row(self, statement: str, **parameters: Any) -> Row | None:
+        """Run a named statement and give its first row, or None."""
+        # All rows are fetched: SQLite commits only when a RETURNING statement has been stepped to its end.
+        found = self.rows(statement, **parameters)
+        return found[0] if found else None
+
+    def run(self, statement: str, **parameters: Any) -> int:
+        """Run a named statement and give the number of rows that it changed."""
+        cursor = self._execute(statement, parameters)
+        count = int(cursor.rowcount)
+        cursor.close()
+        return count
+
+    def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Insert many rows at once: by COPY on Postgres. Lists become arrays there and JSON text on SQLite."""
+        if not rows:
+            return
+        names = ", ".join(columns)
+        cursor = self._connection.cursor()
+        try:
+            if self._database.dialect == "postgresql":
+                with cursor.copy(f"COPY {self._database.qualify(table)} ({names}) FROM STDIN") as copy:
+                    for row in rows:
+                        copy.write_row(row)
+            else:
+                marks = ", ".join("?" * len(columns))
+                adapted = [[_sqlite_value(value) for value in row] for row in rows]
+                cursor.executemany(f"INSERT INTO {table} ({names}) VALUES ({marks})", adapted)
+        finally:
+            cursor.close()
+
+    def command(self, sql: str) -> None:
+        """Run a command of transaction control."""
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute(sql)
+        finally:
+            cursor.close()
+
+    def _execute(self, statement: str, parameters: dict[str, Any]) -> Any:
+        cursor = self._connection.cursor()
+        if self._database.dialect == "sqlite":
+            for key, value in parameters.items():
+                parameters[key] = _sqlite_value(value)
+        try:
+            cursor.execute(self._database.statement(statement), parameters)
+        except BaseException:
+            cursor.close()
+            raise
+        return cursor
+
+
+class Checkout:
+    """A connection of the pool for the length of a `with` block, in a transaction if it has a `begin`.
+
+    A class, not a generator: every claim and every completion comes through here.
+    """
+
+    __slots__ = ("_begin", "_database", "_session", "_taken")
+
+    def __init__(self, database: Database, begin: str | None) -> None:
+        self._database = database
+        self._begin = begin
+
+    def __enter__(self) -> Session:
+        try:
+            self._taken = self._database.check_out()
+        except Exception as error:  # noqa: BLE001 - raised again, as what it means
+            raise self._database.explained(error) from None
+        self._session = Session(self._database, self._taken.driver_connection)
+        if self._begin is not None:
+            self._end(self._begin)
+        return self._session
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if error is None:
+            if self._begin is not None:
+                self._end("COMMIT")
+            self._taken.close()
+            return
+        if self._begin is not None:
+            _rollback(self._session)
+        self._give_back(error)
+
+    def _end(self, command: str) -> None:
+        try:
+            self._session.command(command)
+        except BaseException as error:
+            self._give_back(error)
+            raise
+
+    def _give_back(self, error: BaseException) -> None:
+        """Return the connection, or drop it if it is broken: that is raised as what it means."""
+        explained = self._database.explained(error)
+        if explained is not error:
+            self._taken.invalidate()
+        self._taken.close()
+        if explained is not error:
+            raise explained from None
+
+
+class Database:
+    """A pool of connections; thread-safe, lazy, and usable on both sides of a fork.
+
+    Raises `DatabaseUnavailable` (with the address masked) when there is no connection to be had.
+    """
+
+    def __init__(self, url: str, *, schema: str, pool_size: int, connect_timeout: timedelta, prepare: bool) -> None:
+        self.url = parse_url(url)
+        self.dialect = self.url.get_backend_name()
+        self.schema = schema
+        self.masked_url = mask(url)
+        self._engine = make_engine(self.url, pool_size=pool_size, connect_timeout=connect_timeout, prepare=prepare)
+        self._statements: dict[str, str] = {}
+        # A deferred BEGIN fails with SQLITE_BUSY when it turns from reader to writer; an immediate one waits its turn.
+        self.begin = "BEGIN" if self.dialect == "postgresql" else "BEGIN IMMEDIATE"
+        #: SQLAlchemy expressions, for listings and migrations.
+        self.engine: Engine = self._engine.execution_options(
+            schema_translate_map={None: schema if self.dialect == "postgresql" else None}
+        )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Database:
+        """Give the fleet's database, or the embedded SQLite file under `home`."""
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            settings.home.mkdir(parents=True, exist_ok=True)
+            url = f"sqlite:///{settings.home.absolute() / 'nightfleet.db'}"
+        return cls(
+            url,
+            schema=settings.database_schema,
+            pool_size=settings.database_pool_size,
+            connect_timeout=settings.connect_timeout,
+            prepare=settings.database_prepared_statements,
+        )
+
+    def qualify(self, table: str) -> str:
+        """Give the name of a table of ours as SQL."""
+        return f'"{self.schema}".{table}' if self.dialect == "postgresql" else table
+
+    def statement(self, name: str) -> str:
+        """Give the SQL of a named statement for this database."""
+        found = self._statements.get(name)
+        if found is None:
+            found = self._statements[name] = translate(sources()[name], self.dialect, self.qualify)
+        return found
+
+    def autocommit(self) -> Checkout:
+        """Give a session for a `with` block in which each statement is a transaction of its own."""
+        return Checkout(self, None)
+
+    def transaction(self) -> Checkout:
+        """Give a session whose statements are committed together, or not at all when the `with` block raises."""
+        return Checkout(self, self.begin)
+
+    def execute(self, work: Callable[[Session], T]) -> T:
+        """Run `work`, one statement, in autocommit mode; again if the database broke a deadlock by it."""
+        return self._patiently(work, None)
+
+    def transact(self, work: Callable[[Session], T]) -> T:
+        """Run `work` in a transaction, again if the database broke a deadlock by it: `work` must only touch the session."""
+        return self._patiently(work, self.begin)
+
+    def _patiently(self, work: Callable[[Session], T], begin: str | None) -> T:
+        def once() -> T:
+            with Checkout(self, begin) as session:
+                return work(session)
+
+        try:
+            return once()
+        except Exception as error:
+            if not _is_transient(error):
+                raise
+        return Retrying(
+            retry=retry_if_exception(_is_transient),
+            stop=stop_after_attempt(8),
+            wait=wait_random_exponential(multiplier=0.01, max=0.5),
+            reraise=True,
+        )(once)
+
+    def check_out(self) -> PoolProxiedConnection:
+        """Take a connection that is alive from the pool."""
+        while True:
+            taken = self._engine.raw_connection()
+            if self.dialect != "postgresql" or not _is_stale(taken.driver_connection):
+                return taken
+            taken.invalidate()
+            taken.close()
+
+    @contextmanager
+    def connect(self) -> Generator[Connection]:
+        """Give a SQLAlchemy connection in a transaction, for listings and migrations."""
+        try:
+            with self.engine.begin() as connection:
+                # The drivers are in autocommit mode, so the transaction is begun by hand; its end is SQLAlchemy's.
+                connection.exec_driver_sql(self.begin)
+                yield connection
+        except Exception as error:
+            explained = self.explained(error)
+            if explained is error:
+                raise
+            raise explained from None
+
+    def forked(self) -> None:
+        """Forget the parent's connections without closing them; call it in the child after a fork."""
+        self._engine.dispose(close=False)
+
+    def close(self) -> None:
+        """Close every pooled connection; the next use opens new ones."""
+        self._engine.dispose()
+
+    def explained(self, error: BaseException) -> BaseException:
+        """Give the error as one of ours if it means that the database cannot be reached, else as it is."""
+        if isinstance(error, PoolTimeout):
+            return DatabaseUnavailable(f"database {self.masked_url}: no connection was free in time ({error})")
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if not _means_unreachable(cause):
+            return error
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+        if self.url.password:
+            reason = reason.replace(str(self.url.password), "***")
+        return DatabaseUnavailable(
+            f"cannot reach the database {self.masked_url}: {reason}; start it or correct NIGHTFLEET_DATABASE_URL "
+            "(`nightfleet db check` tells more)"
+        )
+
+
+def times(value: Any) -> datetime | None:
+    """Give a time column's value as an aware UTC `datetime`, whatever the database."""
+    if value is None or isinstance(value, datetime):
+        return value
+    return datetime.strptime(str(value), _SQLITE_TIME).replace(tzinfo=UTC)
+
+
+def _sqlite_value(value: Any) -> Any:
+    match value:
+        case datetime():
+            return value.astimezone(UTC).strftime(_SQLITE_TIME)
+        case list() | tuple():
+            import json
+
+            return json.dumps(value)
+        case _:
+            return value
+
+
+def _is_stale(connection: Any) -> bool:
+    """Tell whether the server has hung up on an idle connection: then there is an end of file to read.
+
+    Costs a system call where a ping would cost a round trip; after a restart of the server no caller sees an old
+    connection fail.
+    """
+    if connection.closed:
+        return True
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _rollback(session: Session) -> None:
+    # If the connection is gone, so is the transaction; the first error is the one that matters.
+    with contextlib.suppress(Exception):
+        session.command("ROLLBACK")
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, NightfleetError):
+        return False
+    # Two submissions with one new idempotency key: the second finds the first one's run when it tries again.
+    if "uq_run_idempotency" in str(error) or "run.idempotency_key" in str(error):
+        return True
+    return getattr(error, "sqlstate", None) in _TRANSIENT_STATES
+
+
+def _means_unreachable(error: BaseException | None) -> bool:
+    if error is None or isinstance(error, DatabaseUnavailable):
+        return False
+    if isinstance(error, sqlite3.OperationalError):
+        return "unable to open" in str(error)
+    module = type(error).__module__
+    if not module.startswith("psycopg"):
+        return False
+    state = getattr(error, "sqlstate", None)
+    if state is None:  # no answer from a server: refused, timed out, closed
+        return type(error).__name__ in {"OperationalError", "ConnectionTimeout", "InterfaceError", "PipelineAborted"}
+    # Connection exceptions, insufficient resources, shutting down or starting up, wrong credentials or database.
+    return state[:2] in {"08", "53", "28", "3D"} or state in {"57P01", "57P02", "57P03", "58000"}

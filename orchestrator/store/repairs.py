@@ -1,0 +1,165 @@
+"""What the sweep mends: leases of the dead, lost publications, decisions that nobody took. Bounded batches, indexed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from orchestrator.contracts.dispatch import Dispatch
+from orchestrator.contracts.run import RunState
+from orchestrator.store.database import Database, Session, times
+
+#: Something published this much earlier than what has been claimed since should have been claimed too.
+TRAFFIC_MARGIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A running agent run whose holder is gone."""
+
+    id: str
+    run_id: str
+    epoch: int
+    crashes: int
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A queue at one priority: what is lost can be told only among messages that overtake each other nowhere else."""
+
+    queue: str
+    priority: int
+
+
+class Repairs:
+    """Every method is one transaction; any number of processes may call them at once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def take_turn(self, interval_seconds: float) -> bool:
+        """Tell whether this process sweeps now: one does in each interval, and another when it dies."""
+        taken = self._database.execute(lambda session: session.run("take_turn", interval=float(interval_seconds)))
+        return taken == 1
+
+    def orphans_of(self, worker_id: str) -> list[Orphan]:
+        """Give up to 500 agent runs that a worker holds."""
+        rows = self._database.execute(lambda session: session.rows("held_by_dead", worker_id=worker_id))
+        return [Orphan(row[0], row[1], row[2], row[3], worker_id) for row in rows]
+
+    def orphans_of_nobody(self) -> list[Orphan]:
+        """Give up to 500 agent runs that are held by a worker whose row is gone."""
+        return [Orphan(*row) for row in self._database.execute(lambda session: session.rows("held_by_nobody"))]
+
+    def release(self, orphan: Orphan, *, crashed: bool) -> bool:
+        """Put an orphan back into its queue, before all else; false when it has moved on meanwhile."""
+        count = self._database.execute(
+            lambda session: session.run(
+                "release_held",
+                id=orphan.id,
+                run_id=orphan.run_id,
+                epoch=orphan.epoch,
+                worker_id=orphan.worker_id,
+                crashed=int(crashed),
+            )
+        )
+        return count == 1
+
+    def take_due(self, runs: Collection[str] | None = None) -> list[Dispatch]:
+        """Mark up to 500 unpublished, due rows as published now and give them, to be published; of `runs` only, if given."""
+        return self._dispatches("take_due") if runs is None else self._dispatches("take_due_of", runs=sorted(runs))
+
+    def take_over_run(self, run_id: str, *, lease_ttl_seconds: float) -> list[Dispatch]:
+        """Mark what a process that is gone left of a run as published now and give it, to be published."""
+        return self._dispatches("resume_rows", run_id=run_id, lease_ttl=float(lease_ttl_seconds))
+
+    def seconds_to_next_due(self) -> float | None:
+        """Give the wait until the next unpublished row is due, None if there is none."""
+        row = self._database.execute(lambda session: session.row("next_due"))
+        due, now = (times(row[0]), times(row[1])) if row else (None, None)
+        return None if due is None or now is None else max(0.0, (due - now).total_seconds())
+
+    def lanes(self) -> list[Lane]:
+        """Give the lanes in which anything is queued and published."""
+        return [Lane(*row) for row in self._database.execute(lambda session: session.rows("queued_lanes"))]
+
+    def take_overtaken(self, lane: Lane, *, grace_seconds: float) -> list[Dispatch]:
+        """Take up to 50 rows that later publications have overtaken by far: marked as published again."""
+
+        def work(session: Session) -> list[Any]:
+            row = session.row(
+                "lost_before_traffic", queue=lane.queue, priority=lane.priority, margin=TRAFFIC_MARGIN_SECONDS
+            )
+            latest = times(row[0]) if row else None
+            if latest is None:
+                return []
+            before = latest - timedelta(seconds=TRAFFIC_MARGIN_SECONDS)
+            return self._take_before(session, lane, before, grace_seconds)
+
+        return _as_dispatches(self._database.transact(work))
+
+    def take_unclaimed_by_idle(self, lane: Lane, *, grace_seconds: float, lease_ttl_seconds: float) -> list[Dispatch]:
+        """Take up to 50 rows that an idle worker on their queue has not claimed for `grace_seconds`."""
+
+        def work(session: Session) -> list[Any]:
+            idle = session.row(
+                "idle_on_queue", queue=lane.queue, grace=float(grace_seconds), lease_ttl=float(lease_ttl_seconds)
+            )
+            if idle is None:
+                return []
+            before = times((session.row("database_now") or (None,))[0])
+            return self._take_before(session, lane, before, grace_seconds)
+
+        return _as_dispatches(self._database.transact(work))
+
+    def has_older(self, lane: Lane, *, age_seconds: float) -> bool:
+        """Tell whether a lane has a published row of that age."""
+        row = self._database.execute(
+            lambda session: session.row("any_older", queue=lane.queue, priority=lane.priority, age=float(age_seconds))
+        )
+        return row is not None
+
+    def waiting(self, queue: str, *, bound: int) -> int:
+        """Count the published rows that wait on a queue, up to a bound."""
+        row = self._database.execute(lambda session: session.row("waiting_on_queue", queue=queue, bound=bound))
+        return int(row[0]) if row else 0
+
+    def take_older(self, lane: Lane, *, age_seconds: float, most: int) -> list[Dispatch]:
+        """Take up to `most` rows of an age that doubles with each time they are taken."""
+        return self._dispatches(
+            "take_lost_older", queue=lane.queue, priority=lane.priority, age=float(age_seconds), most=most
+        )
+
+    def quarantine(self, orphan: Orphan, error: str) -> bool:
+        """End an orphan and its run as failed: it was on too many dying workers."""
+        return self._database.transact(lambda session: _quarantine(session, orphan, error))
+
+    def stuck_runs(self) -> list[str]:
+        """Give up to 100 runs with a decision that nobody has taken."""
+        return [row[0] for row in self._database.execute(lambda session: session.rows("stuck_runs"))]
+
+    def _take_before(self, session: Session, lane: Lane, before: Any, grace_seconds: float) -> list[Any]:
+        return session.rows(
+            "take_lost_before", queue=lane.queue, priority=lane.priority, before=before, grace=float(grace_seconds)
+        )
+
+    def _dispatches(self, statement: str, **parameters: Any) -> list[Dispatch]:
+        return _as_dispatches(self._database.execute(lambda session: session.rows(statement, **parameters)))
+
+
+def _quarantine(session: Session, orphan: Orphan, error: str) -> bool:
+    row = session.row("lock_run", run_id=orphan.run_id)
+    if row is None or RunState(row[0]).final:
+        return False
+    if session.run("quarantine_row", id=orphan.id, epoch=orphan.epoch, error=error) != 1:
+        return False
+    session.run("cancel_open", run_id=orphan.run_id)
+    session.run("set_run_state", run_id=orphan.run_id, state=RunState.FAILED.value, error=error)
+    return True
+
+
+def _as_dispatches(rows: list[Any]) -> list[Dispatch]:
+    return [Dispatch(row[0], row[4], row[2], row[5]) for row in rows]

@@ -1,0 +1,90 @@
+"""The schema's version: bring it up, take it down, or tell what is in the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from orchestrator.errors import SchemaOutOfDate
+from orchestrator.store.database import Database
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import Connection
+
+#: The revision that this version of the code needs: the newest in `migrations/versions`.
+HEAD = "0001"
+
+
+def current(database: Database) -> str | None:
+    """Give the revision of the database, None for an empty one."""
+    with database.connect() as connection:
+        return _current(database, connection)
+
+
+def check(database: Database) -> None:
+    """Make sure that code and schema belong together; raises `SchemaOutOfDate` with the way out."""
+    found = current(database)
+    if found == HEAD:
+        return
+    if found is None:
+        raise SchemaOutOfDate(f"database {database.masked_url} has no tables of ours yet: run `nightfleet db upgrade`")
+    if found > HEAD:
+        raise SchemaOutOfDate(
+            f"database {database.masked_url} is at revision {found}, this code needs {HEAD}: a newer version of nightfleet "
+            "has upgraded it; upgrade this installation too"
+        )
+    raise SchemaOutOfDate(
+        f"database {database.masked_url} is at revision {found}, this code needs {HEAD}: run `nightfleet db upgrade`"
+    )
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Bring the schema to a revision: idempotent, and safe to run from several processes at once."""
+    from alembic import command
+
+    with database.connect() as connection:
+        if database.dialect == "postgresql":
+            # Held until the transaction ends, so it needs no session of its own behind a pooler.
+            connection.execute(
+                text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"nightfleet {database.schema}"}
+            )
+            connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{database.schema}"'))
+        if _current(database, connection) != HEAD or revision != "head":
+            command.upgrade(_config(database, connection), revision)
+
+
+def downgrade(database: Database, revision: str = "base") -> None:
+    """Take the schema down to a revision, and the data of what goes with it."""
+    from alembic import command
+
+    with database.connect() as connection:
+        command.downgrade(_config(database, connection), revision)
+
+
+def _current(database: Database, connection: Connection) -> str | None:
+    table = database.qualify("alembic_version")
+    if database.dialect == "postgresql":
+        exists = connection.execute(text("SELECT to_regclass(:table)"), {"table": table}).scalar()
+        if exists is None:
+            return None
+    try:
+        return connection.execute(text(f"SELECT version_num FROM {table}")).scalar()
+    except DBAPIError as error:
+        if "no such table" in str(error):
+            return None
+        raise
+
+
+def _config(database: Database, connection: Connection) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    config.attributes["schema"] = database.schema if database.dialect == "postgresql" else None
+    return config

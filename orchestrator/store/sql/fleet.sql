@@ -1,0 +1,45 @@
+-- add_agent: announce an agent; the last announcement counts
+INSERT INTO @agent (name, queue, card, updated_at) VALUES (:name, :queue, :card/*pg ::jsonb*/, now())
+ON CONFLICT (name) DO UPDATE SET queue = excluded.queue, card = excluded.card, updated_at = excluded.updated_at
+
+-- agents: every agent that a worker has announced, with the number of live workers that serve it
+SELECT a.name, a.card, a.updated_at, (
+    SELECT count(*) FROM @worker_queue q JOIN @worker w ON w.id = q.worker_id
+    WHERE q.queue = a.queue AND w.beat_at > ago(:lease_ttl) AND NOT w.draining
+) FROM @agent a ORDER BY a.name
+
+-- agent_names: names of the agents that a worker has announced
+SELECT name FROM @agent
+
+-- add_worker: a process joins the fleet
+INSERT INTO @worker (id, name, pid, slots, draining, started_at, beat_at, beat_seq)
+VALUES (:id, :name, :pid, :slots, false, now(), now(), 0)
+ON CONFLICT (id) DO NOTHING
+
+-- add_worker_queue: a queue that a worker consumes
+INSERT INTO @worker_queue (worker_id, queue) VALUES (:worker_id, :queue) ON CONFLICT DO NOTHING
+
+-- beat: one sign of life for everything that a worker holds
+UPDATE @worker SET beat_at = now(), beat_seq = beat_seq + 1, draining = :draining WHERE id = :id
+
+-- set_idle: since when a worker has had a free slot on all its queues
+UPDATE @worker_queue SET idle_from = CASE WHEN :idle THEN coalesce(idle_from, now()) END
+WHERE worker_id = :worker_id AND (idle_from IS NULL) = :idle
+
+-- remove_worker: a process leaves the fleet
+DELETE FROM @worker WHERE id = :id
+
+-- beats: what an observer sees of all workers
+SELECT id, beat_seq, now() FROM @worker
+
+-- live_workers: workers with a fresh heartbeat
+SELECT w.id, w.name, w.pid, w.slots, w.draining, w.started_at, w.beat_at,
+       (SELECT count(*) FROM @agent_run a WHERE a.worker_id = w.id AND a.state = 'running')
+FROM @worker w WHERE w.beat_at > ago(:lease_ttl) ORDER BY w.name
+
+-- live_queues: queues that some live worker consumes
+SELECT DISTINCT q.queue FROM @worker_queue q JOIN @worker w ON w.id = q.worker_id
+WHERE w.beat_at > ago(:lease_ttl) AND NOT w.draining
+
+-- held_by: what a worker holds, and whether it claimed that long ago
+SELECT id, epoch, claimed_at < ago(:older_than), crashes FROM @agent_run WHERE worker_id = :worker_id AND state = 'running'

@@ -1,0 +1,296 @@
+"""The tables. Postgres is the reference; SQLite has the same columns with the nearest types.
+
+Every row of users' data names its tenant. `agent`, `worker` and `worker_queue` describe the fleet, which tenants share.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeDecorator, TypeEngine, Uuid
+
+#: Ids of the rows that the first migration makes.
+DEFAULT_TENANT_ID = "00000000-0000-7000-8000-000000000001"
+DEFAULT_PROJECT_ID = "00000000-0000-7000-8000-000000000002"
+DEFAULT_NAME = "default"
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Json(TypeDecorator[Any]):
+    """JSONB on Postgres, text on SQLite. The drivers hand over text on both (`database.py`), decoded here."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(postgresql.JSONB() if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return value if value is None or dialect.name == "postgresql" else json.dumps(value, separators=(",", ":"))
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002 - SQLAlchemy's signature
+        return json.loads(value) if isinstance(value, str) else value
+
+
+#: Text in the canonical form in Python, `uuid` on Postgres.
+Id = Uuid(as_uuid=False).with_variant(String(36), "sqlite")
+#: Ids in the order in which they matter; JSON text on SQLite.
+Ids = postgresql.ARRAY(Uuid(as_uuid=False)).with_variant(Text(), "sqlite")
+#: An aware UTC time on Postgres; ISO text of fixed width on SQLite, which sorts as it should.
+Time = postgresql.TIMESTAMP(timezone=True).with_variant(String(32), "sqlite")
+Long = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _key() -> Column[Any]:
+    return Column("id", Id, primary_key=True)
+
+
+def _tenant() -> Column[Any]:
+    return Column("tenant_id", Id, ForeignKey("tenant.id", ondelete="CASCADE"), nullable=False)
+
+
+def _tenant_of_run() -> Column[Any]:
+    # No foreign key: the run's own keeps it true, and checking it for each part would lock one tenant row all day.
+    return Column("tenant_id", Id, nullable=False)
+
+
+def _run(**options: Any) -> Column[Any]:
+    return Column("run_id", Id, ForeignKey("run.id", ondelete="CASCADE"), nullable=False, **options)
+
+
+def _created() -> Column[Any]:
+    return Column("created_at", Time, nullable=False)
+
+
+tenant = Table("tenant", metadata, _key(), Column("name", Text, nullable=False, unique=True), _created())
+
+project = Table(
+    "project",
+    metadata,
+    _key(),
+    _tenant(),
+    Column("name", Text, nullable=False),
+    _created(),
+    UniqueConstraint("tenant_id", "name"),
+)
+
+#: Definitions by content: a run keeps the one it began with, and a thousand equal runs share one row.
+workflow = Table(
+    "workflow",
+    metadata,
+    _key(),
+    _tenant(),
+    Column("digest", String(32), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("definition", Json, nullable=False),
+    _created(),
+    UniqueConstraint("tenant_id", "digest"),
+)
+
+run = Table(
+    "run",
+    metadata,
+    _key(),
+    _tenant(),
+    Column("project_id", Id, ForeignKey("project.id", ondelete="CASCADE"), nullable=False),
+    Column("workflow_id", Id, ForeignKey("workflow.id"), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("input", Json, nullable=False),
+    Column("error", Json),
+    Column("idempotency_key", Text),
+    Column("input_digest", String(32)),
+    _created(),
+    Column("started_at", Time),
+    Column("finished_at", Time),
+    Index("ix_run_listing", "project_id", "created_at", "id"),
+    Index("ix_run_state", "state", "created_at", "id"),
+    Index(
+        "uq_run_idempotency",
+        "project_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+        sqlite_where=text("idempotency_key IS NOT NULL"),
+    ),
+)
+
+agent_run = Table(
+    "agent_run",
+    metadata,
+    _key(),
+    _tenant_of_run(),
+    _run(),
+    Column("task", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("predecessors", Ids, nullable=False),
+    #: A condition decides whether it runs: it is never queued by a completion, only by `advance`.
+    Column("gated", Boolean, nullable=False),
+    Column("epoch", Integer, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("crashes", Integer, nullable=False, server_default="0"),
+    #: The number of the last publication, part of the Celery task id.
+    Column("dispatch", Integer, nullable=False, server_default="0"),
+    #: How often the sweep has published it again since it was queued; doubles the delay of the next time.
+    Column("republished", SmallInteger, nullable=False, server_default="0"),
+    Column("worker_id", Id),
+    Column("output", Json),
+    Column("error", Json),
+    Column("usage", Json),
+    Column("model", Text),
+    Column("queued_at", Time),
+    Column("due_at", Time),
+    Column("published_at", Time),
+    Column("claimed_at", Time),
+    Column("started_at", Time),
+    Column("finished_at", Time),
+    Index("ix_agent_run_run", "run_id", "position"),
+    Index(
+        "ix_agent_run_lost",
+        "queue",
+        "priority",
+        "published_at",
+        postgresql_where=text("state = 'queued'"),
+        sqlite_where=text("state = 'queued'"),
+    ),
+    Index(
+        "ix_agent_run_due",
+        "due_at",
+        postgresql_where=text("state = 'queued' AND published_at IS NULL"),
+        sqlite_where=text("state = 'queued' AND published_at IS NULL"),
+    ),
+    Index(
+        "ix_agent_run_claimed",
+        "queue",
+        "priority",
+        "claimed_at",
+        postgresql_include=["published_at"],
+        postgresql_where=text("state <> 'queued'"),
+        sqlite_where=text("state <> 'queued'"),
+    ),
+    Index(
+        "ix_agent_run_held",
+        "worker_id",
+        postgresql_where=text("state = 'running'"),
+        sqlite_where=text("state = 'running'"),
+    ),
+    postgresql_with={"fillfactor": 70},
+)
+
+#: How many predecessors an agent run (or, under the run's own id, how many ends a run) still waits for. A row of its own,
+#: so that a wide join updates four small columns and nothing else; `remaining` 0 is the decision.
+countdown = Table(
+    "countdown",
+    metadata,
+    _key(),
+    _tenant_of_run(),
+    _run(index=True),
+    Column("remaining", Integer, nullable=False),
+    postgresql_with={"fillfactor": 50},
+)
+
+agent_message = Table(
+    "agent_message",
+    metadata,
+    _key(),
+    _tenant_of_run(),
+    _run(),
+    Column("sender", Text, nullable=False),
+    Column("recipient", Text, nullable=False),
+    #: Order of the messages to one recipient.
+    Column("sequence", Long, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("body", Json, nullable=False),
+    Column("correlation_id", Id),
+    _created(),
+    Column("expires_at", Time),
+    Column("delivered_at", Time),
+    UniqueConstraint("run_id", "recipient", "sequence"),
+)
+
+#: Progress lines of agents, in the order of their ids; the stream of `run.events()`.
+run_event = Table(
+    "run_event",
+    metadata,
+    _key(),
+    _tenant_of_run(),
+    _run(),
+    Column("task", Text),
+    Column("message", Text, nullable=False),
+    Column("data", Json),
+    _created(),
+    Index("ix_run_event_run", "run_id", "id"),
+)
+
+agent = Table(
+    "agent",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("card", Json, nullable=False),
+    Column("updated_at", Time, nullable=False),
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    _key(),
+    Column("name", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("draining", Boolean, nullable=False, server_default=text("false")),
+    Column("started_at", Time, nullable=False),
+    Column("beat_at", Time, nullable=False),
+    Column("beat_seq", Long, nullable=False, server_default="0"),
+    postgresql_with={"fillfactor": 50},
+)
+
+worker_queue = Table(
+    "worker_queue",
+    metadata,
+    Column("worker_id", Id, ForeignKey("worker.id", ondelete="CASCADE"), primary_key=True),
+    Column("queue", Text, primary_key=True),
+    #: The start of the uninterrupted stretch with a live consumer and a free slot; NULL while there is none.
+    Column("idle_from", Time),
+    Index("ix_worker_queue_queue", "queue"),
+    postgresql_with={"fillfactor": 50},
+)
+
+#: One row: whose turn it is to sweep.
+sweep = Table(
+    "sweep",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("ran_at", Time, nullable=False),
+)

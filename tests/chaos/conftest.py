@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Proofs wait for leases and for many runs: more time than other tests."""
+    for item in items:
+        if "chaos" in item.path.parts and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(240))

@@ -1,0 +1,102 @@
+"""What every test gets: an environment without settings of ours, and the real servers when it asks for them."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import services
+from sqlalchemy import text
+
+from orchestrator.store import schema
+from orchestrator.store.database import Database
+from orchestrator.store.store import Store
+
+#: Settings of ours and whatever a model provider's SDK reads; the addresses of the test servers stay.
+_SCRUBBED = re.compile(r"NIGHTFLEET_(?!TEST_)|OPENAI_|ANTHROPIC_|\w+_API_KEY$")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in filter(_SCRUBBED.match, list(os.environ)):
+        monkeypatch.delenv(name)
+
+
+def _service(name: str) -> str:
+    """Give a server's address; the servers are started if nobody has done so. One that is missing is an error."""
+    variable = f"NIGHTFLEET_TEST_{name}_URL"
+    known = services.urls()
+    return known[variable] if variable in known else services.start()[variable]
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> str:
+    return _service("DATABASE")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    return _service("RABBITMQ")
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    return _service("REDIS")
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_url() -> str:
+    return _service("PGBOUNCER")
+
+
+@contextmanager
+def _opened(url: str, *, prepare: bool = True) -> Generator[Database]:
+    """Give a database of a test's own; on Postgres that is a schema, dropped at the end."""
+    name = f"test_{secrets.token_hex(8)}"
+    database = Database(url, schema=name, pool_size=24, connect_timeout=timedelta(seconds=4), prepare=prepare)
+    try:
+        schema.upgrade(database)
+        yield database
+    finally:
+        if database.dialect == "postgresql":
+            with database.connect() as connection:
+                connection.execute(text(f'DROP SCHEMA IF EXISTS "{name}" CASCADE'))
+        database.close()
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[Database]:
+    """An upgraded schema of the test's own on Postgres."""
+    with _opened(postgres_url) as database:
+        yield database
+
+
+@pytest.fixture
+def bounced(pgbouncer_url: str) -> Iterator[Database]:
+    """The same behind PgBouncer in transaction mode, without prepared statements."""
+    with _opened(pgbouncer_url, prepare=False) as database:
+        yield database
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Database]:
+    """An upgraded SQLite file of the test's own."""
+    with _opened(f"sqlite:///{tmp_path / 'nightfleet.db'}") as database:
+        yield database
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """An upgraded, empty database: the test runs on Postgres and on SQLite."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def store(database: Database) -> Store:
+    return Store(database)

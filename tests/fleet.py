@@ -1,0 +1,207 @@
+"""A private installation for one test: its own schema, namespace, ledger and worker processes on the shared servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import services
+
+from orchestrator import Orchestrator, Settings
+from orchestrator.broker.message import TaskMessage
+from orchestrator.broker.publisher import Publisher
+from orchestrator.kernel import Kernel
+from orchestrator.service import Service
+from orchestrator.store import schema
+
+PROOF_AGENTS = Path(__file__).parent / "proof_agents"
+BROKERS = ("rabbitmq", "redis")
+
+#: The worker program, started with this folder on its path.
+_WORKER = "import sys; sys.path.append(sys.argv[1]); import fleet; sys.exit(fleet.worker_main())"
+
+
+def worker_main() -> int:
+    """Run a worker from the environment, counting what it publishes if a test wants that."""
+    from orchestrator.observability.logging import setup_logging
+    from worker.command import run_worker
+
+    settings = Settings.load()
+    setup_logging(settings.log_level, settings.log_format)
+    counted = os.environ.get("NIGHTFLEET_TEST_MESSAGES")
+    with messages_counted(Path(counted)) if counted else contextlib.nullcontext():
+        return run_worker(settings)
+
+
+@contextlib.contextmanager
+def messages_counted(path: Path) -> Generator[None]:
+    """Write the size of each message that this process hands to a broker, headers and body, as a line of `path`."""
+    before = Publisher._send  # pyright: ignore[reportPrivateUsage]
+
+    def send(self: Publisher, channel: Any, message: TaskMessage) -> None:
+        size = len(message.body) + len(json.dumps(message.headers))
+        with path.open("a") as file:
+            file.write(f"{size}\n")
+        before(self, channel, message)
+
+    Publisher._send = send  # pyright: ignore[reportPrivateUsage]
+    try:
+        yield
+    finally:
+        Publisher._send = before  # pyright: ignore[reportPrivateUsage]
+
+
+def settings_of(**values: Any) -> Settings:
+    """Make settings from values of any type that can be read as theirs, as the environment's can."""
+    return Settings(**values)
+
+
+def broker_url(kind: str) -> str:
+    return services.urls()[f"NIGHTFLEET_TEST_{kind.upper()}_URL"]
+
+
+class Fleet:
+    """One installation; `settings` are environment variables without their prefix."""
+
+    def __init__(self, folder: Path, broker: str = "rabbitmq", database: str | None = None, **settings: Any) -> None:
+        name = f"t{secrets.token_hex(5)}"
+        self.folder = folder
+        self.broker = broker
+        self.ledger_path = folder / "ledger"
+        self.ledger_path.touch()
+        self.environment = {
+            "NIGHTFLEET_BROKER_URL": broker_url(broker),
+            "NIGHTFLEET_DATABASE_URL": database or services.urls()["NIGHTFLEET_TEST_DATABASE_URL"],
+            "NIGHTFLEET_DATABASE_SCHEMA": name,
+            "NIGHTFLEET_NAMESPACE": name,
+            "NIGHTFLEET_AGENTS_PATH": str(PROOF_AGENTS),
+            "NIGHTFLEET_TEST_LEDGER": str(self.ledger_path),
+            "NIGHTFLEET_LOG_LEVEL": "WARNING",
+            "NIGHTFLEET_CONCURRENCY": "20",
+            **{f"NIGHTFLEET_{key.upper()}": str(value) for key, value in settings.items()},
+        }
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.kernel = self._kernel()
+        schema.upgrade(self.kernel.store.database)
+        self.service = Service(self.kernel)
+        self.orchestrator = Orchestrator(self.kernel.settings)
+
+    def _kernel(self) -> Kernel:
+        values: dict[str, Any] = {
+            key.removeprefix("NIGHTFLEET_").lower(): value
+            for key, value in self.environment.items()
+            if not key.startswith("NIGHTFLEET_TEST_")
+        }
+        return Kernel.build(settings_of(**values))
+
+    # Workers ------------------------------------------------------------------------------------------------------------
+
+    def start_worker(self, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a worker process and wait until it is in the fleet."""
+        before = len(self.live_workers())
+        log = (self.folder / f"worker-{len(self.workers)}.log").open("wb")
+        worker = subprocess.Popen(
+            [sys.executable, "-P", "-W", "ignore", "-c", _WORKER, str(Path(__file__).parent)],
+            env={**os.environ, **self.environment, **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=self.folder,
+            start_new_session=True,
+        )
+        log.close()
+        self.workers.append(worker)
+        self.until(lambda: len(self.live_workers()) > before or worker.poll() is not None, "the worker is in the fleet")
+        assert worker.poll() is None, self.logs()
+        return worker
+
+    def live_workers(self) -> list[Any]:
+        return self.kernel.store.fleet.workers(lease_ttl_seconds=1e6)
+
+    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+        worker.send_signal(signal.SIGKILL)
+        worker.wait(10)
+
+    def stop_worker(self, worker: subprocess.Popen[bytes], timeout: float = 45) -> int:
+        worker.terminate()
+        return worker.wait(timeout)
+
+    def logs(self) -> str:
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(self.folder.glob("*.log"))
+        )
+
+    # Looking ------------------------------------------------------------------------------------------------------------
+
+    def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Run SQL in which `agent_run` and the other tables need no schema."""
+        with psycopg.connect(self.environment["NIGHTFLEET_DATABASE_URL"], autocommit=True) as connection:
+            connection.execute(f"SET search_path TO {self.environment['NIGHTFLEET_DATABASE_SCHEMA']}".encode())
+            cursor = connection.execute(sql.encode(), parameters)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def open_runs(self) -> int:
+        return int(self.query("SELECT count(*) FROM run WHERE state IN ('pending', 'running')")[0][0])
+
+    def ledger(self) -> list[list[str]]:
+        return [line.split() for line in self.ledger_path.read_text().splitlines()]
+
+    def executions(self, event: str = "run") -> Counter[tuple[str, str]]:
+        """How often each (run, task) wrote an event."""
+        return Counter((run, task) for kind, run, task, _ in self.ledger() if kind == event)
+
+    def until(self, condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
+        """Wait for a condition of the world outside this process; fails with `what` and the workers' logs."""
+        deadline = time.monotonic() + timeout
+        pause = threading.Event()
+        while not (found := condition()):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {timeout:g} s: {what}\n{self.logs()}")
+            pause.wait(0.05)
+        return found
+
+    def finish(self, timeout: float = 120) -> None:
+        """Wait until no run is open."""
+        self.until(lambda: self.open_runs() == 0, "every run has ended", timeout)
+
+    def broker_depths(self) -> int:
+        """How many messages wait in all queues of this installation."""
+        rows = self.query("SELECT DISTINCT queue FROM agent_run")
+        return sum(self.kernel.publisher.depth(row[0]) or 0 for row in rows)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.kill()
+                worker.wait(10)
+        with contextlib.suppress(Exception):
+            self._delete_queues()
+        self.orchestrator.close()
+        self.query(f"DROP SCHEMA {self.environment['NIGHTFLEET_DATABASE_SCHEMA']} CASCADE")
+        self.kernel.close()
+
+    def _delete_queues(self) -> None:
+        names = [row[0] for row in self.query("SELECT DISTINCT queue FROM agent_run")]
+        with self.kernel.app.connection_for_write() as connection:
+            for name in names:
+                self.kernel.app.queue_for(name)(connection.default_channel).delete()
+
+
+@contextlib.contextmanager
+def fleet(folder: Path, broker: str = "rabbitmq", database: str | None = None, **settings: Any) -> Generator[Fleet]:
+    made = Fleet(folder, broker, database, **settings)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,90 @@
+"""What a worker process holds, and what becomes of each delivery."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from orchestrator.contracts.workflow import TaskDefinition
+from orchestrator.errors import NightfleetError
+from orchestrator.planning.frontier import Plan
+from orchestrator.store.agent_runs import Claim
+from worker.effects import Account
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A duplicate, or nothing to do any more: acknowledge, publish nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Recorded. `carried` are the Celery ids, of those that the request carries, which Celery may publish now."""
+
+    carried: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """Recorded as queued again, due in `delay_seconds`."""
+
+    error: NightfleetError
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Recorded as failed for good."""
+
+    error: NightfleetError
+
+
+Verdict = Ignored | Done | Retrying | Failed
+
+
+@dataclass(slots=True)
+class Execution:
+    """A claim that this process executes."""
+
+    claim: Claim
+    plan: Plan
+    account: Account
+    task: TaskDefinition
+    began: float
+    #: How to interrupt an async agent at its await.
+    interrupt: Callable[[], None] | None = None
+    #: Set when the watchdog has recorded the end instead of the thread that is stuck in the agent.
+    given_up: bool = False
+
+
+class Executions:
+    """What this process holds, by agent run; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[str, Execution] = {}
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._held)
+
+    @contextmanager
+    def holding(self, execution: Execution) -> Generator[None]:
+        with self._lock:
+            self._held[execution.claim.id] = execution
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._held.get(execution.claim.id) is execution:
+                    del self._held[execution.claim.id]
+
+    def get(self, agent_run_id: str) -> Execution | None:
+        with self._lock:
+            return self._held.get(agent_run_id)
+
+    def all(self) -> list[Execution]:
+        with self._lock:
+            return list(self._held.values())

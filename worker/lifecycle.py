@@ -1,0 +1,231 @@
+"""A worker process as a member of the fleet: it joins, gives signs of life, keeps its leases honest, sweeps, and leaves.
+
+The sign of life and the reconciliation are apart: the first needs nothing of this process but a connection, so it can
+move to a child process that no plugin can keep from the processor.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from celery import bootsteps
+
+from orchestrator.clock import run_id_of, system_clock
+from orchestrator.errors import ClaimLost, NightfleetError, ServiceUnavailable
+from orchestrator.observability.logging import get_logger
+from orchestrator.recovery import Sweep
+from orchestrator.settings import Settings
+from orchestrator.store.repairs import Orphan
+from worker.runtime import Runtime
+
+log = get_logger("nightfleet.worker")
+
+
+class Slots(Protocol):
+    """What the lifecycle has to know of the pool."""
+
+    @property
+    def slots(self) -> int: ...
+
+    @property
+    def full(self) -> bool: ...
+
+    def wait_until_done(self, timeout_seconds: float) -> bool: ...
+
+
+class Pulse:
+    """The sign of life: one update for everything that the process holds."""
+
+    def __init__(self, runtime: Runtime, name: str, slots: int) -> None:
+        self._fleet = runtime.store.fleet
+        self._cards = [loaded.card for loaded in runtime.agents.agents.values()]
+        self._worker_id = runtime.worker_id
+        self._name = name
+        self._slots = slots
+
+    def join(self) -> None:
+        """Announce the process, its agents and its queues."""
+        self._fleet.join(self._worker_id, name=self._name, pid=os.getpid(), slots=self._slots, cards=self._cards)
+
+    def beat(self, *, idle: bool, draining: bool) -> None:
+        """Beat once; joins again when the fleet has declared this process dead meanwhile."""
+        if not self._fleet.beat(self._worker_id, idle=idle, draining=draining):
+            log.warning("declared dead by the fleet, joins again")
+            self.join()
+
+    def leave(self) -> None:
+        """Take the process out of the fleet."""
+        self._fleet.leave(self._worker_id)
+
+
+class Member:
+    """Keeps a process in the fleet from `start` to `stop`; `idle` tells whether it has a consumer and a free slot."""
+
+    def __init__(self, runtime: Runtime, sweep: Sweep, slots: Slots, *, name: str, idle: Callable[[], bool]) -> None:
+        self.runtime = runtime
+        self.sweep = sweep
+        self._slots = slots
+        self._idle = idle
+        self._settings: Settings = runtime.settings
+        self._beat_seconds = self._settings.heartbeat.total_seconds()
+        self._ttl = self._settings.lease_ttl.total_seconds()
+        self._pulse = Pulse(runtime, name, slots.slots)
+        self._stopping = threading.Event()
+        self._draining = False
+        self._threads: list[threading.Thread] = []
+        self._last_beat = 0.0
+        self._joined = False
+
+    def start(self) -> None:
+        """Join the fleet (if the database is away, as soon as it is back) and start beating and sweeping."""
+        self._last_beat = system_clock.monotonic()
+        self._beat_once()
+        for name, work in (("nightfleet-heart", self._keep_beating), ("nightfleet-sweep", self._keep_sweeping)):
+            thread = threading.Thread(target=work, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def drain(self) -> None:
+        """Claim nothing new from now on; the next beat tells the fleet."""
+        self._draining = True
+
+    def stop(self) -> None:
+        """Let running agents end for as long as the settings allow, hand back the rest, and leave the fleet."""
+        self._draining = True
+        if not self._slots.wait_until_done(self._settings.drain_timeout.total_seconds()):
+            try:
+                self.runtime.hand_back(self.runtime.executions.all())
+            except NightfleetError as error:
+                log.warning("could not hand back what still runs; its lease will expire", error=error.message)
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(self._settings.connect_timeout.total_seconds() + 1)
+        try:
+            if self._joined:
+                self._pulse.leave()
+                self.sweep.publish_due()
+        except NightfleetError as error:
+            log.warning("could not leave the fleet in good order; the lease will expire", error=error.message)
+
+    # Beating ----------------------------------------------------------------------------------------------------------
+
+    def _keep_beating(self) -> None:
+        while not self._stopping.is_set():
+            self._stopping.wait(self._beat_seconds)
+            self._beat_once()
+
+    def _beat_once(self) -> None:
+        try:
+            if self._joined:
+                self._pulse.beat(idle=self._idle(), draining=self._draining)
+            else:
+                self._pulse.join()
+                self._joined = True
+            self._last_beat = system_clock.monotonic()
+            self._reconcile()
+        except ServiceUnavailable as error:
+            silent = system_clock.monotonic() - self._last_beat
+            log.warning("no heartbeat", error=error.message, silent_seconds=round(silent, 1))
+            if silent > self._ttl:
+                log.warning("no heartbeat for a lease: stops what it executes", count=len(self.runtime.executions))
+                # By now somebody else may hold what we hold: go on and every effect from here may be the second one.
+                self._stop_executions("no heartbeat for a lease")
+        except Exception:
+            log.exception("heartbeat failed")
+
+    def _reconcile(self) -> None:
+        """Bring what the database says this process holds and what it really executes together."""
+        # What began after this reading of the local side may miss on the database's side, so it is not judged.
+        local = {execution.claim.id: execution for execution in self.runtime.executions.all()}
+        held = self.runtime.store.fleet.held(self.runtime.worker_id, settled_after_seconds=2 * self._beat_seconds)
+        for row in held:
+            execution = self.runtime.executions.get(row.id)
+            if execution is None and row.settled and row.id not in local:
+                # Counted like a crash, so that an error of ours between claim and record cannot repeat an agent for ever.
+                orphan = Orphan(row.id, run_id_of(row.id), row.epoch, row.crashes, self.runtime.worker_id)
+                if self.sweep.release(orphan):
+                    log.warning("released a claim whose executor is unknown", agent_run_id=row.id)
+        current = {(row.id, row.epoch) for row in held}
+        for identity, execution in local.items():
+            if (identity, execution.claim.epoch) not in current:
+                self.runtime.stop(execution, ClaimLost("cancelled, or taken over by another worker"))
+
+    def _stop_executions(self, reason: str) -> None:
+        for execution in self.runtime.executions.all():
+            self.runtime.stop(execution, ClaimLost(reason))
+
+    # Sweeping ---------------------------------------------------------------------------------------------------------
+
+    def _keep_sweeping(self) -> None:
+        wait = self._settings.sweep_interval.total_seconds()
+        while not self._stopping.wait(wait):
+            try:
+                swept = self.sweep.tick()
+                wait = self.sweep.wait_seconds()
+            except ServiceUnavailable as error:
+                log.warning("no sweep", error=error.message)
+                wait = self._settings.sweep_interval.total_seconds()
+            except Exception:
+                log.exception("sweep failed")
+                wait = self._settings.sweep_interval.total_seconds()
+            else:
+                if swept:
+                    log.info(
+                        "sweep", taken_over=swept.taken_over, republished=swept.republished, advanced=swept.advanced
+                    )
+
+
+class CeleryDecisions:
+    """What Celery decides about tasks of this process, carried out on their runs."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def revoked(self, agent_run_id: str) -> None:
+        """Cancel the run."""
+        self._runtime.store.runs.cancel(run_id_of(agent_run_id))
+        execution = self._runtime.executions.get(agent_run_id)
+        if execution is not None:
+            self._runtime.stop(execution, ClaimLost("revoked"))
+
+    def lost(self, agent_run_id: str) -> None:
+        """Release the claim; the next sweep publishes it."""
+        execution = self._runtime.executions.get(agent_run_id)
+        if execution is not None:
+            self._runtime.hand_back([execution])
+
+
+def member_step(runtime: Runtime, sweep: Sweep, members: list[Member]) -> type[bootsteps.StartStopStep]:
+    """Make the Celery bootstep that ties a member to a worker's own start and stop."""
+
+    class MemberStep(bootsteps.StartStopStep):  # type: ignore[misc]
+        """Starts after the pool, so that it stops before it: running agents end while leases still beat."""
+
+        requires = ("celery.worker.components:Pool",)
+
+        def __init__(self, parent: Any, **_: Any) -> None:
+            super().__init__(parent)
+
+        def start(self, parent: Any) -> None:
+            def idle() -> bool:
+                consumer = parent.consumer
+                connection = getattr(consumer, "connection", None)
+                return bool(connection is not None and connection.connected and not parent.pool.full)
+
+            member = Member(runtime, sweep, parent.pool, name=parent.hostname or socket.gethostname(), idle=idle)
+            members.append(member)
+            member.start()
+
+        def stop(self, parent: Any) -> None:
+            del parent
+            for member in members:
+                member.stop()
+            members.clear()
+
+        terminate = stop
+
+    return MemberStep

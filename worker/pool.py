@@ -1,0 +1,281 @@
+"""The pool: threads that run Celery's own tracer, one event loop for async agents, and limits that hold.
+
+The stock threads pool ignores time limits and revocation in silence. Here a job that has passed its hard limit is given
+up: Celery is told, its slot is free again, and what its thread does later reaches nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from celery.concurrency.base import BasePool, apply_target
+
+from orchestrator.clock import system_clock
+from orchestrator.observability.logging import get_logger
+
+T = TypeVar("T")
+
+log = get_logger("nightfleet.worker")
+
+_current = threading.local()
+
+
+class Job:
+    """One task of Celery's in the pool."""
+
+    def __init__(self, target: Callable[..., Any], args: Any, kwargs: Any, options: dict[str, Any]) -> None:
+        self.target = target
+        self.args = args
+        self.kwargs = kwargs
+        self.options = options
+        self.given_up = False
+        self.lock = threading.Lock()
+
+    def run(self) -> None:
+        apply_target(
+            self.target,
+            self.args,
+            self.kwargs,
+            callback=self._callback,
+            accept_callback=self.options.get("accept_callback"),
+        )
+
+    def _callback(self, result: Any) -> None:
+        with self.lock:
+            if self.given_up:
+                return
+            callback = self.options.get("callback")
+        if callback is not None:
+            callback(result)
+
+
+class TaskPool(BasePool):
+    """Up to `limit` threads, started as they are needed."""
+
+    body_can_be_buffer = True
+    signal_safe = False
+    # Celery keeps this one for the whole process: an embedded worker must not forbid its host to wait for results.
+    task_join_will_block = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._jobs: deque[Job] = deque()
+        self._lock = threading.Lock()
+        # Apart, so that the end of a job wakes nobody but who waits for the end of all.
+        self._work_to_do = threading.Condition(self._lock)
+        self._ended = threading.Condition(self._lock)
+        self._threads = 0
+        self._idle = 0
+        self._running = 0
+        self._closing = False
+        self.slots = int(self.limit or 1)
+
+    @property
+    def running(self) -> int:
+        """How many jobs have a thread now."""
+        with self._lock:
+            return self._running
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no free slot."""
+        with self._lock:
+            return self._running + len(self._jobs) >= self.slots
+
+    def on_apply(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        job = Job(target, args, kwargs, options)
+        with self._lock:
+            self._jobs.append(job)
+            if self._idle >= len(self._jobs):
+                self._work_to_do.notify()
+            elif self._threads < self.slots:
+                self._start_thread()
+        return job
+
+    def on_stop(self) -> None:
+        """Let running jobs end; those without a thread are left to the broker, which delivers them again."""
+        with self._lock:
+            self._closing = True
+            self._jobs.clear()
+            self._work_to_do.notify_all()
+
+    def on_terminate(self) -> None:
+        self.on_stop()
+
+    def wait_until_done(self, timeout_seconds: float) -> bool:
+        """Wait for running jobs; false when some still run."""
+        with self._lock:
+            return self._ended.wait_for(lambda: self._running == 0, timeout_seconds)
+
+    def give_up(self, job: Job, limit_seconds: float | None) -> None:
+        """Tell Celery that a job is over, and replace its thread."""
+        with job.lock:
+            if job.given_up:
+                return
+            job.given_up = True
+        with self._lock:
+            self._running -= 1
+            self._threads -= 1
+            if self._jobs:
+                self._start_thread()
+            self._ended.notify_all()
+        timed_out = job.options.get("timeout_callback")
+        if timed_out is not None:
+            timed_out(False, limit_seconds)  # noqa: FBT003 - Celery's signature: soft, timeout
+
+    def terminate_job(self, pid: int, signal: Any = None) -> None:
+        """Revocation reaches the agent run through the backend; a thread cannot be killed."""
+
+    def _start_thread(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._work, name="nightfleet-slot", daemon=True).start()
+
+    def _work(self) -> None:
+        if self.app is not None:
+            # Without a current app of its own the thread would fall back to Celery's default one, on localhost.
+            self.app.set_current()
+        while True:
+            with self._lock:
+                self._idle += 1
+                self._work_to_do.wait_for(lambda: self._jobs or self._closing)
+                self._idle -= 1
+                if not self._jobs:
+                    self._threads -= 1
+                    return
+                job = self._jobs.popleft()
+                self._running += 1
+            _current.give_up = partial(self.give_up, job)
+            try:
+                job.run()
+            except Exception:
+                log.exception("a job broke out of Celery's tracer")
+            with self._lock:
+                if job.given_up:
+                    return
+                self._running -= 1
+                self._ended.notify_all()
+
+    def _get_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = dict(super()._get_info())
+        with self._lock:
+            info.update({"max-concurrency": self.slots, "threads": self._threads, "running": self._running})
+        return info
+
+    @property
+    def num_processes(self) -> int:
+        return self.slots
+
+
+def give_up_current_job() -> Callable[[float | None], None]:
+    """Give the function that gives up the job of this thread; outside a pool it does nothing."""
+    return getattr(_current, "give_up", lambda _: None)
+
+
+class Deadlines:
+    """Calls functions at their time, from one thread that is started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._cancelled: set[int] = set()
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    def after(self, seconds: float, action: Callable[[], None]) -> Callable[[], None]:
+        """Call `action` in that many seconds, unless the function that this gives is called before."""
+        number = next(self._numbers)
+        with self._changed:
+            heapq.heappush(self._heap, (system_clock.monotonic() + seconds, number, action))
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="nightfleet-deadlines", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+        def cancel() -> None:
+            with self._changed:
+                self._cancelled.add(number)
+
+        return cancel
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._heap:
+                    self._changed.wait()
+                at, number, action = self._heap[0]
+                left = at - system_clock.monotonic()
+                if number in self._cancelled or left <= 0:
+                    heapq.heappop(self._heap)
+                    skip = number in self._cancelled
+                    self._cancelled.discard(number)
+                else:
+                    self._changed.wait(left)
+                    continue
+            if not skip:
+                # One slow action must not delay the next deadline.
+                threading.Thread(target=action, name="nightfleet-deadline", daemon=True).start()
+
+
+class EventLoop:
+    """One event loop in a thread of its own, started when the first async agent runs, so always after a fork."""
+
+    def __init__(self, blocking_threads: int = 64) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._blocking_threads = blocking_threads
+        self._executor: ThreadPoolExecutor | None = None
+        self._thread: threading.Thread | None = None
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on the loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._running())
+
+    async def run_blocking(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a blocking function in a thread, from the loop."""
+        import contextvars
+
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: context.run(function, *args))
+
+    def close(self) -> None:
+        """Cancel what runs, close the loop and end its thread; the next use starts anew."""
+        with self._lock:
+            loop, thread, executor = self._loop, self._thread, self._executor
+            self._loop = self._thread = self._executor = None
+        if loop is None or thread is None:
+            return
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5)
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._executor = ThreadPoolExecutor(self._blocking_threads, thread_name_prefix="nightfleet-blocking")
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="nightfleet-loop", daemon=True)
+                self._thread.start()
+            return self._loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()

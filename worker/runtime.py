@@ -1,0 +1,349 @@
+"""Claim, execute, complete: what a worker does with one delivery. The live driver of an agent's effects."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from orchestrator.advance import Advancer
+from orchestrator.clock import system_clock
+from orchestrator.contracts.jsonvalue import dump
+from orchestrator.contracts.policy import Timeouts
+from orchestrator.contracts.run import AgentRunState, ErrorInfo
+from orchestrator.contracts.workflow import Fallback, TaskDefinition
+from orchestrator.errors import (
+    AgentTimeout,
+    ClaimLost,
+    DatabaseUnavailable,
+    InputInvalid,
+    NightfleetError,
+    OutputInvalid,
+    from_exception,
+)
+from orchestrator.failpoints import failpoint
+from orchestrator.observability.logging import get_logger
+from orchestrator.planning.canvas import uncarried
+from orchestrator.planning.inputs import Upstream, task_input
+from orchestrator.settings import Settings
+from orchestrator.store.agent_runs import Claim, Finish, Outcome
+from orchestrator.store.repairs import Orphan
+from orchestrator.store.store import Store
+from worker.agent import AsyncContext, Context
+from worker.effects import Account, CallModel, Effect, Report, RunStep
+from worker.execution import Done, Execution, Executions, Failed, Ignored, Retrying, Verdict
+from worker.llm.providers import Providers
+from worker.loader import LoadedAgent, LoadedAgents
+from worker.pool import Deadlines, EventLoop, give_up_current_job
+
+log = get_logger("nightfleet.worker")
+
+_MAX_ERROR_CHARACTERS = 8000
+
+
+@dataclass(slots=True)
+class Runtime:
+    """Executes agent runs for one worker process; thread-safe: one call of `run` for each delivery."""
+
+    store: Store
+    advancer: Advancer
+    agents: LoadedAgents
+    providers: Providers
+    settings: Settings
+    worker_id: str
+    loop: EventLoop = field(default_factory=EventLoop)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    executions: Executions = field(default_factory=Executions)
+
+    def run(self, agent_run_id: str, carries: frozenset[str]) -> Verdict:
+        """Claim an agent run and take it to its next recorded state; `carries` is what its request would publish."""
+        claim = self.store.agent_runs.claim(agent_run_id, self.worker_id)
+        if claim is None:
+            return Ignored()
+        failpoint("after_claim")
+        plan = self.store.runs.plan(claim.workflow_id)
+        task = plan.tasks[claim.position]
+        account = Account(model=self.providers.default_model())
+        execution = Execution(claim, plan, account, task, system_clock.monotonic())
+        with self.executions.holding(execution), self._logged(execution):
+            try:
+                output = self._execute(execution)
+            except ClaimLost:
+                log.warning("claim lost", reason="cancelled, or taken over by another worker")
+                return Ignored()
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent raises is its outcome
+                return self._settle_failure(execution, from_exception(error))
+            return self._settle_success(execution, output, carries)
+
+    def stop(self, execution: Execution, error: NightfleetError) -> None:
+        """Stop an execution at its next effect, an async one at its await."""
+        execution.account.stopped = error if isinstance(error, ClaimLost) else ClaimLost(error.message)
+        if execution.interrupt is not None:
+            execution.interrupt()
+
+    def hand_back(self, executions: list[Execution]) -> None:
+        """Give back what is still running, without a failure and at once: another worker takes it over."""
+        for execution in executions:
+            claim = execution.claim
+            self.stop(execution, ClaimLost("handed back by a worker that stops"))
+            orphan = Orphan(claim.id, claim.run_id, claim.epoch, claim.crashes, self.worker_id)
+            if self.store.repairs.release(orphan, crashed=False):
+                log.info("handed back", run_id=claim.run_id, task=claim.task)
+
+    # Execution --------------------------------------------------------------------------------------------------------
+
+    def _execute(self, execution: Execution) -> str:
+        """Run the agent; gives its output as JSON text."""
+        claim = execution.claim
+        loaded = self.agents.get(claim.agent)
+        agent_class = loaded.agent_class
+        execution.account.model = agent_class.model or execution.account.model
+        execution.account.limits = agent_class.limits
+        run_input = json.loads(claim.run_input)
+        upstream = _upstream(claim)
+        data = loaded.parse_input(self._input(execution, run_input, upstream))
+        timeouts = _timeouts(execution.task, agent_class.timeouts)
+        context_class = AsyncContext if loaded.is_async else Context
+        context = context_class(
+            Host(self, execution),
+            execution.account,
+            run_id=claim.run_id,
+            task=claim.task,
+            run_input=run_input,
+            upstream=upstream,
+        )
+        result = self._call(execution, loaded, data, context, timeouts)
+        what = f"the output of agent {claim.agent!r}"
+        return dump(
+            loaded.dump_output(result), what=what, limit_bytes=self.settings.max_value_bytes, error=OutputInvalid
+        )
+
+    def _input(self, execution: Execution, run_input: Any, upstream: Mapping[str, Upstream]) -> Any:
+        # A fallback gets what the agent it replaces would have got.
+        try:
+            return task_input(execution.task, run_input, upstream)
+        except InputInvalid as error:
+            raise InputInvalid(f"task {execution.task.id!r}: {error.message}") from None
+
+    def _call(self, execution: Execution, loaded: LoadedAgent, data: Any, context: Any, timeouts: Timeouts) -> Any:
+        agent = loaded.agent_class()
+        soft = None if timeouts.soft is None else timeouts.soft.total_seconds()
+        hard = None if timeouts.hard is None else timeouts.hard.total_seconds()
+        if loaded.is_async:
+            return self._call_async(execution, agent.execute(data, context), soft, hard)
+        cancel_soft = self._at(soft, lambda: _stop_softly(execution, soft))
+        give_up = give_up_current_job()
+        cancel_hard = self._at(hard, lambda: self._expire(execution, hard, give_up))
+        try:
+            return agent.execute(data, context)
+        finally:
+            cancel_soft()
+            cancel_hard()
+            if execution.given_up:
+                raise ClaimLost("the hard time limit has passed")
+
+    def _call_async(self, execution: Execution, coroutine: Any, soft: float | None, hard: float | None) -> Any:
+        async def bounded() -> Any:
+            execution.interrupt = _interrupter()
+            try:
+                async with asyncio.timeout(hard):
+                    soft_limit = asyncio.timeout(soft)
+                    try:
+                        async with soft_limit:
+                            return await coroutine
+                    except TimeoutError:
+                        if soft_limit.expired():
+                            raise AgentTimeout(f"the soft time limit of {soft:g} s has passed") from None
+                        raise
+            except TimeoutError as error:
+                if isinstance(error, AgentTimeout) or hard is None:
+                    raise
+                raise AgentTimeout(f"the hard time limit of {hard:g} s has passed") from None
+            except asyncio.CancelledError:
+                if execution.account.stopped is None:
+                    raise
+                raise execution.account.stopped from None
+
+        future = self.loop.submit(bounded())
+        give_up = give_up_current_job()
+        # An agent that swallows its cancellation is left to itself a second later.
+        cancel = self._at(None if hard is None else hard + 1, lambda: self._expire(execution, hard, give_up))
+        try:
+            return future.result()
+        except asyncio.CancelledError:
+            raise ClaimLost("the worker stops") from None
+        finally:
+            cancel()
+
+    def _at(self, seconds: float | None, action: Any) -> Any:
+        return (lambda: None) if seconds is None else self.deadlines.after(seconds, action)
+
+    def _expire(self, execution: Execution, hard: float | None, give_up: Any) -> None:
+        """Record the end of an agent that is stuck in its thread, and give its slot back."""
+        execution.given_up = True
+        execution.account.stopped = ClaimLost("the hard time limit has passed")
+        with self._logged(execution):
+            self._settle_failure(execution, AgentTimeout(f"the hard time limit of {hard:g} s has passed"))
+        give_up(hard)
+
+    # Settlement -------------------------------------------------------------------------------------------------------
+
+    def _settle_success(self, execution: Execution, output: str, carries: frozenset[str]) -> Verdict:
+        account = execution.account
+        outcome = Outcome(AgentRunState.SUCCEEDED, output=output, usage=account.usage, model=account.answered_by)
+        failpoint("before_completion")
+        finished = self._patiently(lambda: self._finish(execution, outcome))
+        if finished is None:
+            return Ignored()
+        failpoint("after_completion")
+        log.info("succeeded", seconds=round(system_clock.monotonic() - execution.began, 3))
+        released = finished.released
+        self.advancer.publish(execution.plan, execution.claim.run_id, uncarried(released, carries))
+        if finished.undecided:
+            self.advancer.advance(execution.claim.run_id)
+        return Done(frozenset(dispatch.task_id for dispatch in released) & carries)
+
+    def _settle_failure(self, execution: Execution, error: NightfleetError) -> Verdict:
+        claim, task, account = execution.claim, execution.task, execution.account
+        info = ErrorInfo(
+            code=error.code, message=_storable(error.message), retryable=error.retryable, task=task.id
+        ).model_dump_json()
+        if error.retryable and claim.failures < task.retry.retries:
+            delay = task.retry.delay_seconds(claim.failures + 1, error.retry_after)
+            log.warning("failed, will be retried", error=error.message, code=error.code, delay_seconds=round(delay, 3))
+            return self._requeue(execution, Retrying(error, delay), info, delay_seconds=delay, failed=True)
+        if isinstance(task.on_error, Fallback) and claim.agent != task.on_error.fallback:
+            log.warning("failed, falls back", error=error.message, code=error.code, agent=task.on_error.fallback)
+            return self._requeue(
+                execution, Retrying(error, 0.0), info, delay_seconds=0.0, failed=True, agent=task.on_error.fallback
+            )
+        log.error("failed", error=error.message, code=error.code)
+        outcome = Outcome(AgentRunState.FAILED, error=info, usage=account.usage, model=account.answered_by)
+        if task.on_error == "continue":
+            finished = self._patiently(lambda: self._finish(execution, outcome))
+            if finished is None:
+                return Ignored()
+            # The task has not returned normally, so Celery publishes nothing of what its request carries.
+            self.advancer.publish(execution.plan, claim.run_id, finished.released)
+            if finished.undecided:
+                self.advancer.advance(claim.run_id)
+            return Failed(error)
+        ended = self._patiently(lambda: self.store.runs.fail(claim, outcome) or None)
+        return Failed(error) if ended else Ignored()
+
+    def _requeue(self, execution: Execution, verdict: Retrying, info: str, **how: Any) -> Verdict:
+        put_back = self._patiently(lambda: self.store.agent_runs.requeue(execution.claim, error=info, **how) or None)
+        return verdict if put_back else Ignored()
+
+    def _finish(self, execution: Execution, outcome: Outcome) -> Finish | None:
+        claim, plan = execution.claim, execution.plan
+        finished = self.store.agent_runs.finish(claim, plan, outcome)
+        if finished is None and self.store.agent_runs.ended_as(claim) is outcome.state:
+            # An earlier try got no answer but was made: what it released nobody has published.
+            released = self.store.agent_runs.queued_after(claim, plan)
+            return Finish(ended=False, undecided=True, released=released)
+        return finished
+
+    def _patiently(self, write: Any) -> Any:
+        """Write an outcome, again and again while the database is away, for as long as the lease can be ours."""
+        give_up_at = system_clock.monotonic() + self.settings.lease_ttl.total_seconds()
+        pause = 0.1
+        while True:
+            try:
+                return write()
+            except DatabaseUnavailable:
+                if system_clock.monotonic() + pause > give_up_at:
+                    # The row stays ours until the heartbeat, or another worker's sweep, finds that nobody executes it.
+                    raise
+                threading.Event().wait(pause)
+                pause = min(2.0, pause * 2)
+            except ClaimLost:
+                return None
+
+    @contextmanager
+    def _logged(self, execution: Execution) -> Generator[None]:
+        claim = execution.claim
+        names = {"run_id": claim.run_id, "task": claim.task, "agent": claim.agent, "epoch": claim.epoch}
+        with structlog.contextvars.bound_contextvars(**names, worker_id=self.worker_id, tenant_id=claim.tenant_id):
+            yield
+
+
+class Host:
+    """Performs the effects of one execution."""
+
+    def __init__(self, runtime: Runtime, execution: Execution) -> None:
+        self._runtime = runtime
+        self._execution = execution
+
+    def perform(self, effect: Effect) -> Any:
+        match effect:
+            case CallModel(request):
+                return self._runtime.providers.provider_for(request.model).invoke(request)
+            case RunStep(function, args, kwargs):
+                outcome = function(*args, **kwargs)
+                if inspect.isawaitable(outcome):
+                    raise InputInvalid(
+                        "ctx.step was given a coroutine function: make `execute` async, or pass a plain one"
+                    )
+                return outcome
+            case Report(message, fraction):
+                claim = self._execution.claim
+                data = None if fraction is None else json.dumps({"fraction": fraction})
+                text = _storable(message)
+                self._runtime.store.runs.add_event(claim.run_id, claim.tenant_id, claim.task, text, data)
+                return None
+
+    async def perform_async(self, effect: Effect) -> Any:
+        if isinstance(effect, RunStep) and inspect.iscoroutinefunction(effect.function):
+            return await effect.function(*effect.args, **effect.kwargs)
+        return await self._runtime.loop.run_blocking(self.perform, effect)
+
+    def log(self, event: str, fields: Mapping[str, Any]) -> None:
+        log.info(
+            event, **{f"agent_{key}" if key in {"event", "run_id", "task"} else key: fields[key] for key in fields}
+        )
+
+
+def _interrupter() -> Any:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def interrupt() -> None:
+        if task is not None:
+            loop.call_soon_threadsafe(task.cancel)
+
+    return interrupt
+
+
+def _stop_softly(execution: Execution, soft: float | None) -> None:
+    if execution.account.stopped is None:
+        execution.account.stopped = AgentTimeout(f"the soft time limit of {soft:g} s has passed")
+
+
+def _timeouts(task: TaskDefinition, of_agent: Timeouts) -> Timeouts:
+    """Give the limits of one execution: the task's, and the agent's where they do not contradict those."""
+    soft, hard = task.timeouts.soft, task.timeouts.hard
+    if soft is None and of_agent.soft is not None and (hard is None or of_agent.soft < hard):
+        soft = of_agent.soft
+    if hard is None and of_agent.hard is not None and (soft is None or soft < of_agent.hard):
+        hard = of_agent.hard
+    return Timeouts(soft=soft, hard=hard)
+
+
+def _upstream(claim: Claim) -> dict[str, Upstream]:
+    found: dict[str, Upstream] = {}
+    for task, state, output, error in json.loads(claim.upstream) if claim.upstream else ():
+        info = None if error is None else ErrorInfo.model_validate(error)
+        found[task] = Upstream(AgentRunState(state), output, info)
+    return found
+
+
+def _storable(text: str) -> str:
+    """Cut text to a bound and take out what Postgres cannot store."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()[:_MAX_ERROR_CHARACTERS]

@@ -1,0 +1,62 @@
+"""How a delivery becomes a request for the pool: Celery's default strategy without what agent runs never have.
+
+An agent run has no ETA, no expiry, no rate limit and no arguments, and its body is decoded once instead of twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from celery.worker.request import create_request_cls
+from celery.worker.state import task_reserved
+from kombu.utils.imports import symbol_by_name
+
+OnMessage = Callable[..., None]
+
+
+def agent_run_strategy(task: Any, app: Any, consumer: Any, **_: Any) -> OnMessage:
+    """Give the function that Celery's consumer calls with each delivery for `task`."""
+    eventer = consumer.event_dispatcher
+    sends_events = bool(eventer and eventer.enabled and task.send_events)
+    request_class: Any = create_request_cls(
+        symbol_by_name(task.Request), task, consumer.pool, consumer.hostname, eventer, app=app
+    )
+    revoked = consumer.controller.state.revoked
+    hand_over = consumer.on_task_request
+
+    def on_message(message: Any, _body: Any, ack: Any, reject: Any, callbacks: Iterable[Any], **_: Any) -> None:
+        request = request_class(
+            message,
+            on_ack=ack,
+            on_reject=reject,
+            app=app,
+            hostname=consumer.hostname,
+            eventer=eventer,
+            task=task,
+            connection_errors=consumer.connection_errors,
+            body=message.payload,
+            headers=message.headers,
+            decoded=True,
+        )
+        if request.id in revoked and request.revoked():
+            return
+        if sends_events:
+            eventer.send(
+                "task-received",
+                uuid=request.id,
+                name=request.name,
+                args=request.argsrepr,
+                kwargs=request.kwargsrepr,
+                root_id=request.root_id,
+                parent_id=request.parent_id,
+                retries=0,
+                eta=None,
+                expires=None,
+            )
+        task_reserved(request)
+        for callback in callbacks:
+            callback(request)
+        hand_over(request)
+
+    return on_message

@@ -1,0 +1,65 @@
+"""One Celery task for each agent: decode the id, ask the runtime, tell Celery's tracer the verdict."""
+
+# kombu and Celery have no annotations: what pyright infers from one implementation is no contract.
+# pyright: reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Ignore, Retry
+
+from orchestrator.broker.app import FleetApp
+from orchestrator.contracts.dispatch import agent_run_id_of, queue_of
+from orchestrator.errors import NightfleetError
+from orchestrator.planning.canvas import carried
+from worker.execution import Done, Failed, Ignored, Retrying
+from worker.runtime import Runtime
+
+
+class AgentTask(Task):
+    """Executes agent runs of one agent. It returns nothing: outputs are in the database, and events carry no content."""
+
+    typing = False
+    ignore_result = False
+    max_retries = None
+    Strategy = "worker.strategy:agent_run_strategy"
+    #: Logged as what they are, without a traceback of ours.
+    throws = (NightfleetError,)
+    runtime: Runtime
+
+    def run(self, *_: Any, **__: Any) -> None:
+        """Take one delivery to its verdict."""
+        request = self.request
+        verdict = self.runtime.run(agent_run_id_of(request.id), carried(request.chain, request.chord))
+        match verdict:
+            case Done(released):
+                # What Celery carries on now is exactly what this completion has released.
+                if request.chain and request.chain[-1]["options"]["task_id"] not in released:
+                    request.chain = None
+                request.releases_body = bool(
+                    not request.chain and request.chord and request.chord["options"]["task_id"] in released
+                )
+            case Ignored():
+                raise Ignore
+            case Retrying(error, delay):
+                # For the eyes of Celery's tools: the retry itself is a row that is due later.
+                raise Retry(message=error.message, exc=error, when=delay)
+            case Failed(error):
+                raise error
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Publish the next link of a chain, or a chord's body; see `FleetApp.send_task`."""
+        return self.app.send_task(self.name, args, kwargs, **options)
+
+
+def register(app: FleetApp, runtime: Runtime, agents: Iterable[str]) -> None:
+    """Register one task for each agent on this app and let it consume their queues."""
+    names = [queue_of(agent) for agent in agents]
+    for name in names:
+        kind = type("AgentTask", (AgentTask,), {"name": name, "runtime": runtime})
+        app.register_task(kind())
+    app.send = runtime.advancer.send
+    app.consume(names)
