@@ -58,6 +58,11 @@ def _no_module_stays() -> Iterator[None]:
             del sys.modules[name]
 
 
+def plugin_modules(stem: str) -> set[str]:
+    """The modules of plugins of this name; other tests of this process may have loaded some."""
+    return {name for name in sys.modules if name.startswith(f"_nightfleet_agent_{stem}_")}
+
+
 def write(path: Path, source: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dedent(source))
@@ -448,21 +453,23 @@ def test_a_plugin_that_fails_is_reported_with_file_and_line_and_the_others_load(
 ):
     file = write(tmp_path / "agents" / "broken.py", source)
     minimal(tmp_path / "agents" / "fine.py", "Fine")
+    before = plugin_modules("broken")
     loaded = load(tmp_path)
     problem = only_problem(loaded)
     assert problem.origin == str(file)
     assert problem.message.startswith(f"{file}:{line}: ")
     assert words in problem.message
     assert said_by(loaded.get("fine")) == "hello"
-    assert not [name for name in sys.modules if name.startswith("_nightfleet_agent_broken")]
+    assert plugin_modules("broken") == before
 
 
 def test_a_fault_in_a_file_of_a_folder_is_reported_there_and_nothing_of_it_stays(tmp_path: Path):
     folder = tmp_path / "agents" / "greeter"
     write(folder / "agent.py", "from . import prompts")
     broken = write(folder / "prompts.py", "\n1/0")
+    before = plugin_modules("greeter")
     assert only_problem(load(tmp_path)).message == f"{broken}:2: ZeroDivisionError: division by zero"
-    assert not [name for name in sys.modules if name.startswith("_nightfleet_agent_greeter")]
+    assert plugin_modules("greeter") == before
 
 
 def test_interrupting_the_process_while_a_plugin_loads_is_not_swallowed(tmp_path: Path):
