@@ -57,6 +57,8 @@ class Fleet:
             "NIGHTFLEET_NAMESPACE": self.namespace,
             "NIGHTFLEET_DATABASE_SCHEMA": self.namespace,
             "NIGHTFLEET_AGENTS_PATH": self._agents,
+            # As the raw workers: nobody reads a line for each task.
+            "NIGHTFLEET_LOG_LEVEL": "WARNING",
         }
 
     def start_worker(self) -> Child:

@@ -39,7 +39,7 @@ class Kernel:
 
     def forked(self) -> None:
         """Forget the parent's connections; call it in the child after a fork."""
-        self.store.database.forked()
+        self.store.forked()
 
     def close(self) -> None:
         """Close connections; the next use opens new ones."""

@@ -11,6 +11,7 @@ from orchestrator.kernel import Kernel
 from orchestrator.observability.logging import get_logger
 from orchestrator.recovery import Sweep
 from orchestrator.settings import Settings
+from worker.events import EventBatches
 from worker.lifecycle import CeleryDecisions, Member, member_step
 from worker.llm.providers import Providers
 from worker.loader import AgentLoader, LoadedAgents
@@ -57,5 +58,6 @@ def build(kernel: Kernel, agents: LoadedAgents) -> WorkerParts:
     parts = WorkerParts(kernel, runtime, sweep)
     register(kernel.app, runtime, sorted(agents.agents))
     kernel.app.store_backend.decisions = CeleryDecisions(runtime)
-    kernel.app.worker_steps.add(member_step(runtime, sweep, parts.members))
+    kernel.app.bootsteps["worker"].add(member_step(runtime, sweep, parts.members))
+    kernel.app.bootsteps["consumer"].add(EventBatches)
     return parts

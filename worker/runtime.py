@@ -6,12 +6,9 @@ import asyncio
 import inspect
 import json
 import threading
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import structlog
 
 from orchestrator.advance import Advancer
 from orchestrator.clock import system_clock
@@ -29,7 +26,7 @@ from orchestrator.errors import (
     from_exception,
 )
 from orchestrator.failpoints import failpoint
-from orchestrator.observability.logging import get_logger
+from orchestrator.observability.logging import get_logger, log_scope
 from orchestrator.planning.canvas import uncarried
 from orchestrator.planning.inputs import Upstream, task_input
 from orchestrator.settings import Settings
@@ -267,12 +264,16 @@ class Runtime:
             except ClaimLost:
                 return None
 
-    @contextmanager
-    def _logged(self, execution: Execution) -> Generator[None]:
+    def _logged(self, execution: Execution) -> log_scope:
         claim = execution.claim
-        names = {"run_id": claim.run_id, "task": claim.task, "agent": claim.agent, "epoch": claim.epoch}
-        with structlog.contextvars.bound_contextvars(**names, worker_id=self.worker_id, tenant_id=claim.tenant_id):
-            yield
+        return log_scope(
+            run_id=claim.run_id,
+            task=claim.task,
+            agent=claim.agent,
+            epoch=claim.epoch,
+            worker_id=self.worker_id,
+            tenant_id=claim.tenant_id,
+        )
 
 
 class Host:

@@ -5,6 +5,7 @@ An agent run has no ETA, no expiry, no rate limit and no arguments, and its body
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +13,12 @@ from celery.worker.request import create_request_cls
 from celery.worker.state import task_reserved
 from kombu.utils.imports import symbol_by_name
 
+from orchestrator.broker.message import EMPTY_BODY, full_headers
+
 OnMessage = Callable[..., None]
+
+#: What `EMPTY_BODY` says; nobody changes the body of a request.
+_NOTHING = json.loads(EMPTY_BODY)
 
 
 def agent_run_strategy(task: Any, app: Any, consumer: Any, **_: Any) -> OnMessage:
@@ -35,8 +41,8 @@ def agent_run_strategy(task: Any, app: Any, consumer: Any, **_: Any) -> OnMessag
             eventer=eventer,
             task=task,
             connection_errors=consumer.connection_errors,
-            body=message.payload,
-            headers=message.headers,
+            body=_NOTHING if message.body == EMPTY_BODY else message.payload,
+            headers=full_headers(message.headers),
             decoded=True,
         )
         if request.id in revoked and request.revoked():

@@ -16,7 +16,7 @@ from celery.result import AsyncResult
 from kombu.connection import Connection
 from kombu.entity import Queue
 
-from orchestrator.broker.memory import MemoryTransport, memory_transport
+from orchestrator.broker.memory import memory_transport
 from orchestrator.broker.message import TaskMessage, task_message
 from orchestrator.broker.publisher import OnLost, Publisher, RabbitPublisher, RedisPublisher
 from orchestrator.contracts.dispatch import Priority, agent_run_id_of
@@ -37,7 +37,8 @@ class FleetApp(Celery):
     def __init__(self, settings: Settings, make_backend: Callable[[Celery], Backend]) -> None:
         self.settings = settings
         self._make_backend = make_backend
-        self.transport: type[MemoryTransport] | None = None
+        #: In place of the transport that the URL names.
+        self.transport: type[Any] | None = None
         #: How canvas that Celery carries on is published; whoever runs workers of this app sets it.
         self.send: Callable[[Sequence[TaskMessage]], object] | None = None
         self.kind = "memory"
@@ -47,6 +48,10 @@ class FleetApp(Celery):
         else:
             url = settings.broker_url.get_secret_value()
             self.kind = _kind(url)
+            if self.kind == "redis":
+                from orchestrator.broker.redis import RedisTransport
+
+                self.transport = RedisTransport
         super().__init__(settings.namespace, set_as_current=False, changes=_configuration(settings, url, self.kind))
         self.masked_broker_url = mask(url)
 
@@ -97,10 +102,10 @@ class FleetApp(Celery):
         return Queue(full, routing_key=full, queue_arguments=arguments, durable=True)
 
     @property
-    def worker_steps(self) -> set[Any]:
-        """The bootsteps that workers of this app run beside Celery's own."""
+    def bootsteps(self) -> dict[str, set[Any]]:
+        """The steps that workers of this app (`worker`) and their consumers (`consumer`) run beside Celery's own."""
         steps: Any = self.steps
-        return steps["worker"]
+        return steps
 
     def consume(self, names: Iterable[str]) -> None:
         """Let workers of this app consume these agents' queues and no others."""

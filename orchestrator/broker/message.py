@@ -17,7 +17,8 @@ from orchestrator.contracts.dispatch import agent_run_id_of
 #: What no message of ours may exceed: ids only, and a canvas that is cut short enough.
 MAX_MESSAGE_BYTES = 4096
 
-_EMPTY_BODY = b'[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
+#: The body of a message that carries nothing.
+EMPTY_BODY = b'[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,12 @@ class TaskMessage:
         return str(self.headers["id"])
 
 
+def full_headers(headers: dict[str, Any]) -> dict[str, Any]:
+    """Give the headers that Celery knows a message of ours by, from those that travel."""
+    root_id = run_id_of(agent_run_id_of(headers["id"]))
+    return {"root_id": root_id, "retries": 0, "argsrepr": "()", "kwargsrepr": "{}", "ignore_result": False, **headers}
+
+
 def task_message(
     name: str,
     task_id: str,
@@ -44,23 +51,14 @@ def task_message(
     group: tuple[str, int] | None = None,
 ) -> TaskMessage:
     """Build the message of one Celery task; `carries` is its `chain` and `chord`, `group` the chord's id and the index."""
-    body = _EMPTY_BODY
+    body = EMPTY_BODY
     if carries:
         embedded = {"callbacks": None, "errbacks": None, "chain": carries.get("chain"), "chord": carries.get("chord")}
         body = json.dumps([[], {}, embedded], separators=(",", ":")).encode()
-    headers = {
-        "lang": "py",
-        "task": name,
-        "id": task_id,
-        "root_id": run_id_of(agent_run_id_of(task_id)),
-        "parent_id": parent_id,
-        "group": group[0] if group else None,
-        "retries": 0,
-        "timelimit": [None, None],
-        "argsrepr": "()",
-        "kwargsrepr": "{}",
-        "ignore_result": False,
-    }
+    # Each header is decoded in Python by every worker: those that follow from these are added where the message arrives.
+    headers: dict[str, Any] = {"task": name, "id": task_id}
+    if parent_id is not None:
+        headers["parent_id"] = parent_id
     if group:
-        headers["group_index"] = group[1]
+        headers["group"], headers["group_index"] = group
     return TaskMessage(queue=name, priority=priority, headers=headers, body=body)

@@ -22,6 +22,9 @@ from orchestrator.clock import system_clock
 from orchestrator.errors import BrokerUnavailable, NightfleetError
 from orchestrator.failpoints import failpoint
 
+#: How long confirmations may lie in the socket while nobody waits for them.
+_GATHER_SECONDS = 0.02
+
 OnLost = Callable[[list[str]], None]
 
 
@@ -46,6 +49,8 @@ class Publisher:
         self._on_lost = on_lost
         self._lock = threading.RLock()
         self._confirmed = threading.Condition(self._lock)
+        #: Set when somebody waits for confirmations.
+        self._awaited = threading.Event()
         self._pid = os.getpid()
         self._forget()
 
@@ -116,6 +121,7 @@ class Publisher:
         """Wait until everything sent is confirmed; false when that took longer: the rest is then reported as lost."""
         self._check_fork()
         deadline = system_clock.monotonic() + timeout_seconds
+        self._awaited.set()
         with self._confirmed:
             while self._outstanding:
                 left = deadline - system_clock.monotonic()
@@ -192,6 +198,7 @@ class Publisher:
             self._pid = os.getpid()
             self._lock = threading.RLock()
             self._confirmed = threading.Condition(self._lock)
+            self._awaited = threading.Event()
             self._forget()
 
     def _lose(self, messages: Sequence[TaskMessage]) -> None:
@@ -249,6 +256,10 @@ class RabbitPublisher(Publisher):
                             transport.drain_events(timeout=0)
                     elif transport.heartbeat:
                         connection.heartbeat_check(rate=4)
+                    if not self._outstanding:
+                        self._awaited.clear()
+                # Nobody waits for one on the way from an agent to the next: let them gather.
+                self._awaited.wait(_GATHER_SECONDS)
             except Exception:  # noqa: BLE001 - whatever broke the connection: what it owed us is lost, a new one follows
                 with self._lock:
                     if self._connection is connection:

@@ -13,6 +13,7 @@ from orchestrator.contracts.run import AgentRunState
 from orchestrator.contracts.usage import Usage
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.database import Database, Session
+from orchestrator.store.group_commit import GroupCommit
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ class Outcome:
             "failed": int(self.state is AgentRunState.FAILED),
         }
 
+    @property
+    def size(self) -> int:
+        """About how many bytes this takes in a statement."""
+        return len(self.output or "") + len(self.error or "")
+
 
 @dataclass(frozen=True, slots=True)
 class Finish:
@@ -70,43 +76,64 @@ class Finish:
     released: tuple[Dispatch, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A request for a claim."""
+
+    id: str
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """A request to finish a claim."""
+
+    claim: Claim
+    plan: Plan
+    outcome: Outcome
+
+    @property
+    def waiting(self) -> list[str]:
+        return self.plan.waiting_on(self.claim.run_id, self.claim.position)
+
+    def as_json(self) -> str:
+        """Give the row of the statement that finishes it; JSON values are wrapped, since a bare null would become NULL."""
+        claim, values = self.claim, self.outcome.parameters()
+        fields = [
+            f'"id":"{claim.id}","run_id":"{claim.run_id}","epoch":{claim.epoch},"failed":{values["failed"]}',
+            f'"state":"{values["state"]}","waiting":{json.dumps(self.waiting)}',
+        ]
+        fields += [f'"{name}":[{values[name]}]' for name in ("output", "error", "usage") if values[name] is not None]
+        if values["model"] is not None:
+            fields.append(f'"model":{json.dumps(values["model"])}')
+        return "{" + ",".join(fields) + "}"
+
+
 class AgentRuns:
-    """The aggregate of one agent run; every method is one transaction."""
+    """The aggregate of one agent run; every method is one transaction, claims and completions share theirs."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._one_statement = database.dialect == "postgresql"
+        self.forked()
+
+    def forked(self) -> None:
+        """Forget the threads of the parent; call it in the child after a fork."""
+        on_postgres = self._database.dialect == "postgresql"
+        self._claim = GroupCommit(self._claim_together if on_postgres else self._claim_in_steps)
+        self._finish = GroupCommit(
+            self._finish_together if on_postgres else self._finish_in_steps, lambda ending: ending.outcome.size
+        )
 
     def claim(self, agent_run_id: str, worker_id: str) -> Claim | None:
         """Take a queued, due agent run: exactly one claim of an epoch succeeds. None: there is nothing to do."""
-        keys = {"id": agent_run_id, "run_id": run_id_of(agent_run_id), "worker_id": worker_id}
-        if self._one_statement:
-            row = self._database.execute(lambda session: session.row("claim", **keys))
-        else:
-            row = self._database.transact(lambda session: self._claim_in_steps(session, keys))
-        if row is None:
-            return None
-        task, position, agent, epoch, failures, crashes, workflow_id, tenant_id, run_input, upstream = row
-        return Claim(
-            agent_run_id, task, position, agent, epoch, failures, crashes, workflow_id, tenant_id, run_input, upstream
-        )
+        return self._claim(_Wanted(agent_run_id, worker_id))
 
     def finish(self, claim: Claim, plan: Plan, outcome: Outcome) -> Finish | None:
         """Store the outcome, join and release successors, end the run: all of it or, with a lost claim, None.
 
         A failure that is finished so is one that the workflow lives with (`on_error: continue`).
         """
-        keys: dict[str, Any] = {"id": claim.id, "run_id": claim.run_id, "epoch": claim.epoch, **outcome.parameters()}
-        waiting = plan.waiting_on(claim.run_id, claim.position)
-        if not self._one_statement:
-            return self._database.transact(lambda session: self._finish_in_steps(session, plan, keys, waiting))
-        rows = self._database.execute(lambda session: session.rows("finish", waiting=waiting, **keys))
-        if not rows:
-            return None
-        released = tuple(
-            Dispatch(row[2], row[4], plan.tasks[row[3]].agent, row[5]) for row in rows if row[2] is not None
-        )
-        return Finish(ended=bool(rows[0][0]), undecided=bool(rows[0][1]), released=released)
+        return self._finish(_Ending(claim, plan, outcome))
 
     def requeue(
         self, claim: Claim, *, delay_seconds: float, error: str | None, failed: bool, agent: str | None = None
@@ -169,27 +196,84 @@ class AgentRuns:
         """Give (state, output, error, finished_at, epoch, dispatch) of an agent run, JSON as text; None if there is none."""
         return self._database.execute(lambda session: session.row("agent_run_state", id=agent_run_id))
 
-    def _claim_in_steps(self, session: Session, keys: dict[str, str]) -> tuple[Any, ...] | None:
-        session.run("start_run", id=keys["id"], run_id=keys["run_id"])
-        row = session.row("claim_row", id=keys["id"], worker_id=keys["worker_id"])
-        context = session.row("claim_context", run_id=keys["run_id"])
-        if row is None or context is None:
-            return None
-        upstream = None
-        if json.loads(row[6]):
-            parts = session.rows("upstream", ids=row[6])
-            upstream = "[" + ",".join(_upstream_json(*part) for part in parts) + "]"
-        return (*row[:6], *context, upstream)
+    def _claim_together(self, group: Sequence[_Wanted]) -> list[Claim | None]:
+        first = {wanted.id: wanted for wanted in reversed(group)}  # of two deliveries of one agent run
+        ids = sorted(first)  # locks are taken in one order everywhere
+        parameters = {
+            "ids": _uuids(ids),
+            "run_ids": _uuids(sorted({run_id_of(identity) for identity in ids})),
+            "workers": _uuids(first[identity].worker_id for identity in ids),
+        }
+        rows = self._database.execute(lambda session: session.rows("claim", **parameters))
+        found = {row[0]: Claim(*row) for row in rows}
+        return [found.get(wanted.id) if first[wanted.id] is wanted else None for wanted in group]
 
-    def _finish_in_steps(
-        self, session: Session, plan: Plan, keys: dict[str, Any], waiting: Sequence[str]
-    ) -> Finish | None:
-        if session.row("lock_active_run", run_id=keys["run_id"]) is None:
-            return None
-        own = {key: value for key, value in keys.items() if key != "run_id"}
-        if session.run("finish_row", **own) != 1:
-            return None
-        return count_down(session, plan, keys["run_id"], waiting)
+    def _claim_in_steps(self, group: Sequence[_Wanted]) -> list[Claim | None]:
+        return self._database.transact(lambda session: [_claim(session, wanted) for wanted in group])
+
+    def _finish_together(self, group: Sequence[_Ending]) -> list[Finish | None]:
+        # A claim has one end: of two for one claim (a time limit and the agent itself), the first counts.
+        first = {(ending.claim.id, ending.claim.epoch): ending for ending in reversed(group)}
+        endings = sorted(first.values(), key=lambda ending: ending.claim.id)
+        parameters = {
+            "endings": "[" + ",".join(ending.as_json() for ending in endings) + "]",
+            "ids": _uuids(ending.claim.id for ending in endings),
+            "run_ids": _uuids(sorted({ending.claim.run_id for ending in endings})),
+            "waiting": _uuids(sorted({identity for ending in endings for identity in ending.waiting})),
+        }
+        rows = self._database.execute(lambda session: session.rows("finish", **parameters))
+        done = {(identity, epoch) for what, identity, epoch, *_ in rows if what == "done"}
+        effects = {identity: (what, *rest) for what, identity, *rest in rows if what != "done"}
+        return [
+            _finished(ending, effects) if first[key] is ending and key in done else None
+            for ending in group
+            for key in [(ending.claim.id, ending.claim.epoch)]
+        ]
+
+    def _finish_in_steps(self, group: Sequence[_Ending]) -> list[Finish | None]:
+        return self._database.transact(lambda session: [_finish(session, ending) for ending in group])
+
+
+def _finished(ending: _Ending, effects: dict[str, tuple[Any, ...]]) -> Finish:
+    """Take out what this ending brought about; what two of a group did together counts for the first."""
+    released: list[Dispatch] = []
+    ended = undecided = False
+    for identity in ending.waiting:
+        match effects.pop(identity, None):
+            case ("released", position, number, priority):
+                released.append(Dispatch(identity, number, ending.plan.tasks[position].agent, priority))
+            case ("undecided", *_):
+                undecided = True
+            case ("ended", *_):
+                ended = True
+            case _:
+                pass
+    return Finish(ended=ended, undecided=undecided, released=tuple(released))
+
+
+def _claim(session: Session, wanted: _Wanted) -> Claim | None:
+    """Claim inside a transaction, on SQLite."""
+    run_id = run_id_of(wanted.id)
+    session.run("start_run", id=wanted.id, run_id=run_id)
+    row = session.row("claim_row", id=wanted.id, worker_id=wanted.worker_id)
+    context = session.row("claim_context", run_id=run_id)
+    if row is None or context is None:
+        return None
+    upstream = None
+    if json.loads(row[6]):
+        parts = session.rows("upstream", ids=row[6])
+        upstream = "[" + ",".join(_upstream_json(*part) for part in parts) + "]"
+    return Claim(wanted.id, *row[:6], *context, upstream)
+
+
+def _finish(session: Session, ending: _Ending) -> Finish | None:
+    """Finish inside a transaction, on SQLite."""
+    claim = ending.claim
+    if session.row("lock_active_run", run_id=claim.run_id) is None:
+        return None
+    if session.run("finish_row", id=claim.id, epoch=claim.epoch, **ending.outcome.parameters()) != 1:
+        return None
+    return count_down(session, ending.plan, claim.run_id, ending.waiting)
 
 
 def count_down(session: Session, plan: Plan, run_id: str, waiting: Sequence[str]) -> Finish:
@@ -212,6 +296,11 @@ def count_down(session: Session, plan: Plan, run_id: str, waiting: Sequence[str]
         else:
             released.append(Dispatch(row[0], row[2], plan.tasks[row[1]].agent, row[3]))
     return Finish(ended=ended, undecided=undecided, released=tuple(released))
+
+
+def _uuids(identities: Iterable[str]) -> str:
+    """Give an array as Postgres writes it: ids need no quotes."""
+    return "{" + ",".join(identities) + "}"
 
 
 def _upstream_json(task: str, state: str, output: str | None, error: str | None) -> str:

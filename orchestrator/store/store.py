@@ -25,6 +25,11 @@ class Store:
         """Give the store that the settings name."""
         return cls(Database.from_settings(settings))
 
+    def forked(self) -> None:
+        """Forget the parent's connections and threads; call it in the child after a fork."""
+        self.database.forked()
+        self.agent_runs.forked()
+
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""
         self.database.close()

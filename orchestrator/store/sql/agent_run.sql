@@ -1,24 +1,28 @@
--- claim: take a queued agent run on Postgres; no row when it is not queued, not due or gone
--- The run is started before the agent run is touched (the sub-select in `claimed` waits for `started`), so that locks are
--- taken in one order everywhere: run, agent run, countdown.
+-- claim: take queued agent runs on Postgres; no row for one that is not queued, not due or gone
+-- The runs are started before the agent runs are touched (the sub-select in `claimed` waits for `started`), and `= ANY` reads
+-- by the index, so that locks are taken in one order everywhere: run, agent run, countdown, each by its id.
 WITH started AS (
-    UPDATE @run SET state = 'running', started_at = now()
-    WHERE id = :run_id AND state = 'pending'
-      AND EXISTS (SELECT 1 FROM @agent_run WHERE id = :id AND state = 'queued' AND (due_at IS NULL OR due_at <= now()))
-    RETURNING id
+    UPDATE @run r SET state = 'running', started_at = now()
+    WHERE r.id = ANY(:run_ids::uuid[]) AND r.state = 'pending'
+      AND EXISTS (
+          SELECT 1 FROM @agent_run
+          WHERE id = ANY(:ids::uuid[]) AND run_id = r.id AND state = 'queued' AND (due_at IS NULL OR due_at <= now())
+      )
+    RETURNING r.id
 ), claimed AS (
     UPDATE @agent_run
-    SET state = 'running', epoch = epoch + 1, worker_id = :worker_id, claimed_at = now(), due_at = NULL,
-        started_at = coalesce(started_at, now())
-    WHERE id = :id AND state = 'queued' AND (due_at IS NULL OR due_at <= now()) AND (SELECT count(*) FROM started) >= 0
-    RETURNING task, position, agent, epoch, failures, crashes, predecessors
+    SET state = 'running', epoch = epoch + 1, worker_id = (:workers::uuid[])[array_position(:ids::uuid[], id)],
+        claimed_at = now(), due_at = NULL, started_at = coalesce(started_at, now())
+    WHERE id = ANY(:ids::uuid[]) AND state = 'queued' AND (due_at IS NULL OR due_at <= now())
+      AND (SELECT count(*) FROM started) >= 0
+    RETURNING id, run_id, task, position, agent, epoch, failures, crashes, predecessors
 )
-SELECT c.task, c.position, c.agent, c.epoch, c.failures, c.crashes, r.workflow_id, r.tenant_id, r.input,
+SELECT c.id, c.task, c.position, c.agent, c.epoch, c.failures, c.crashes, r.workflow_id, r.tenant_id, r.input,
        CASE WHEN cardinality(c.predecessors) > 0 THEN (
            SELECT json_agg(json_build_array(p.task, p.state, p.output, p.error) ORDER BY p.position)
            FROM @agent_run p WHERE p.id = ANY(c.predecessors)
        ) END
-FROM claimed c JOIN @run r ON r.id = :run_id
+FROM claimed c JOIN @run r ON r.id = c.run_id AND r.id = ANY(:run_ids::uuid[])
 
 -- start_run: the first claim of a run makes it running
 UPDATE @run SET state = 'running', started_at = now()
@@ -39,35 +43,47 @@ SELECT workflow_id, tenant_id, input FROM @run WHERE id = :run_id
 SELECT task, state, output, error FROM @agent_run
 WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY position
 
--- finish: end an agent run, join, release and end the run, in one statement on Postgres; no row for a lost claim
+-- finish: end agent runs, join, release and end runs, in one statement on Postgres; no `done` row for a lost claim
 -- `remaining` is decided by the decrement itself: counting members inside the transaction loses joins when two finish at once.
-WITH r AS MATERIALIZED (
-    SELECT id FROM @run WHERE id = :run_id AND state IN ('pending', 'running') FOR SHARE
+WITH f AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset(:endings::jsonb) AS f(
+        id uuid, run_id uuid, epoch int, state text, output jsonb, error jsonb, usage jsonb, model text, failed int, waiting uuid[]
+    )
+), r AS MATERIALIZED (
+    SELECT id FROM @run WHERE id = ANY(:run_ids::uuid[]) AND state IN ('pending', 'running') ORDER BY id FOR SHARE
 ), done AS (
-    UPDATE @agent_run
-    SET state = :state, output = :output::jsonb, error = :error::jsonb, usage = :usage::jsonb, model = :model,
-        finished_at = now(), worker_id = NULL, failures = failures + :failed
-    WHERE id = :id AND epoch = :epoch AND state = 'running' AND (SELECT count(*) FROM r) = 1
-    RETURNING id
+    UPDATE @agent_run a
+    SET state = f.state, output = f.output -> 0, error = f.error -> 0, usage = f.usage -> 0, model = f.model,
+        finished_at = now(), worker_id = NULL, failures = a.failures + f.failed
+    FROM f
+    WHERE a.id = ANY(:ids::uuid[]) AND a.id = f.id AND a.epoch = f.epoch AND a.state = 'running'
+      AND f.run_id IN (SELECT id FROM r)
+    RETURNING a.id, a.epoch, f.waiting
+), nearer AS MATERIALIZED (
+    SELECT w.id, count(*)::int AS members FROM done, unnest(done.waiting) AS w(id) GROUP BY 1
 ), locked AS MATERIALIZED (
-    SELECT id FROM @countdown WHERE id = ANY(:waiting::uuid[]) AND (SELECT count(*) FROM done) = 1 ORDER BY id FOR UPDATE
+    SELECT id FROM @countdown WHERE id = ANY(:waiting::uuid[]) AND id IN (SELECT id FROM nearer) ORDER BY id FOR UPDATE
 ), joined AS (
-    UPDATE @countdown SET remaining = remaining - 1 WHERE id IN (SELECT id FROM locked) RETURNING id, remaining
+    UPDATE @countdown c SET remaining = c.remaining - n.members
+    FROM nearer n
+    WHERE c.id = ANY(:waiting::uuid[]) AND c.id = n.id AND c.id IN (SELECT id FROM locked)
+    RETURNING c.id, c.remaining
 ), released AS (
     UPDATE @agent_run a
     SET state = 'queued', queued_at = now(), published_at = now(), dispatch = dispatch + 1, republished = 0
-    WHERE a.id = ANY(:waiting::uuid[]) AND a.state = 'blocked' AND NOT a.gated AND (SELECT count(*) FROM done) = 1
+    WHERE a.id = ANY(:waiting::uuid[]) AND a.id IN (SELECT id FROM nearer) AND a.state = 'blocked' AND NOT a.gated
       AND NOT EXISTS (SELECT 1 FROM joined j WHERE j.id = a.id AND j.remaining > 0)
     RETURNING a.id, a.position, a.dispatch, a.priority
 ), ended AS (
     UPDATE @run SET state = 'succeeded', finished_at = now()
-    WHERE id = :run_id AND EXISTS (SELECT 1 FROM joined j WHERE j.id = :run_id AND j.remaining = 0)
+    WHERE id = ANY(:run_ids::uuid[]) AND id IN (SELECT id FROM joined WHERE remaining = 0) AND id IN (SELECT id FROM r)
     RETURNING id
 )
-SELECT (SELECT count(*) FROM ended),
-       (SELECT count(*) FROM joined j WHERE j.remaining = 0 AND j.id <> :run_id AND j.id NOT IN (SELECT id FROM released)),
-       rel.id, rel.position, rel.dispatch, rel.priority
-FROM done LEFT JOIN released rel ON true
+SELECT 'done', id, epoch, NULL::int, NULL::int FROM done
+UNION ALL SELECT 'released', id, position, dispatch, priority FROM released
+UNION ALL SELECT 'ended', id, NULL, NULL, NULL FROM ended
+UNION ALL SELECT 'undecided', id, NULL, NULL, NULL FROM joined
+    WHERE remaining = 0 AND id <> ALL(:run_ids::uuid[]) AND id NOT IN (SELECT id FROM released)
 
 -- lock_active_run: hold a run's state while its agent runs are queued; no row when the run has ended
 SELECT id FROM @run WHERE id = :run_id AND state IN ('pending', 'running') /*pg FOR SHARE */

@@ -1,0 +1,113 @@
+"""Group commit: callers that want the database at the same moment share one transaction.
+
+A claim or a completion alone is one statement, and most of its price is paid for each statement and each commit, not for
+each row. The first caller leads and writes at once, so a caller that is alone waits for nobody; who comes while it
+writes is written together by the next leader.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from orchestrator.errors import ServiceUnavailable
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+#: What one transaction may hold: members, and bytes of their requests beyond the first.
+_MOST = 32
+_MOST_BYTES = 1_000_000
+
+
+class _Turn(Generic[Request, Answer]):
+    """One caller."""
+
+    __slots__ = ("answer", "called", "done", "error", "request")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.called = threading.Lock()
+        self.done = False
+        self.answer: Answer
+        self.error: BaseException | None = None
+
+
+class GroupCommit(Generic[Request, Answer]):
+    """Calls `write` with the requests of all callers that wait, one group at a time, and gives each its own answer.
+
+    `write` is all or nothing. When it fails for a group, each member is written alone, so that no caller gets another
+    one's error; a service that is away is everybody's error at once.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[Request]], Sequence[Answer]],
+        size: Callable[[Request], int] = lambda _: 0,
+    ) -> None:
+        self._write = write
+        self._size = size
+        self._lock = threading.Lock()
+        self._waiting: list[_Turn[Request, Answer]] = []
+        self._led = False
+
+    def __call__(self, request: Request) -> Answer:
+        turn: _Turn[Request, Answer] = _Turn(request)
+        with self._lock:
+            leads = not self._led
+            self._led = True
+            self._waiting.append(turn)
+            if not leads:
+                turn.called.acquire()
+        if not leads:
+            # Released by a leader: it has the answer, or gives up the lead.
+            turn.called.acquire()
+        if not turn.done:
+            self._lead()
+        if turn.error is not None:
+            raise turn.error
+        return turn.answer
+
+    def _lead(self) -> None:
+        """Write the group that waits, the caller's own request first in it, and pass the lead on."""
+        with self._lock:
+            group = self._take()
+        try:
+            self._write_all(group)
+        finally:
+            with self._lock:
+                called = group[1:]
+                if self._waiting:
+                    called.append(self._waiting[0])
+                else:
+                    self._led = False
+            for turn in called:
+                turn.called.release()
+
+    def _take(self) -> list[_Turn[Request, Answer]]:
+        count, room = 0, _MOST_BYTES
+        for turn in self._waiting[:_MOST]:
+            room -= self._size(turn.request)
+            if count and room < 0:
+                break
+            count += 1
+        group = self._waiting[:count]
+        del self._waiting[:count]
+        return group
+
+    def _write_all(self, group: list[_Turn[Request, Answer]]) -> None:
+        try:
+            answers = self._write([turn.request for turn in group])
+        except ServiceUnavailable as error:
+            for turn in group:
+                turn.error, turn.done = type(error)(error.message), True
+        except BaseException as error:  # noqa: BLE001 - raised again, in the thread of the caller whose error it is
+            for turn in group:
+                if len(group) > 1:
+                    self._write_all([turn])
+                else:
+                    turn.error, turn.done = error, True
+        else:
+            for turn, answer in zip(group, answers, strict=True):
+                turn.answer, turn.done = answer, True
