@@ -44,6 +44,9 @@ def make_raw_app(config: RawConfig) -> Celery:
     )
     if config.broker_url.startswith("amqp"):
         app.conf.broker_transport_options = {"confirm_publish": True}
+    elif config.tuned and not config.late:
+        # As ours: without it nothing is noted in Redis for each delivery.
+        app.conf.broker_transport_options = {"ack_emulation": False}
     if config.schema is not None:
         app.conf.database_table_schemas = {"task": config.schema, "group": config.schema}
         app.conf.database_table_names = {"task": "task_result", "group": "group_result"}

@@ -15,6 +15,7 @@ from worker.events import EventBatches
 from worker.lifecycle import CeleryDecisions, Member, member_step
 from worker.llm.providers import Providers
 from worker.loader import AgentLoader, LoadedAgents
+from worker.prefetch import Prefetch
 from worker.runtime import Runtime
 from worker.tasks import register
 
@@ -59,5 +60,5 @@ def build(kernel: Kernel, agents: LoadedAgents) -> WorkerParts:
     register(kernel.app, runtime, sorted(agents.agents))
     kernel.app.store_backend.decisions = CeleryDecisions(runtime)
     kernel.app.bootsteps["worker"].add(member_step(runtime, sweep, parts.members))
-    kernel.app.bootsteps["consumer"].add(EventBatches)
+    kernel.app.bootsteps["consumer"].update((EventBatches, Prefetch))
     return parts

@@ -37,6 +37,7 @@ class Job:
         self.kwargs = kwargs
         self.options = options
         self.given_up = False
+        self.began = 0.0
         self.lock = threading.Lock()
 
     def run(self) -> None:
@@ -74,7 +75,7 @@ class TaskPool(BasePool):
         self._ended = threading.Condition(self._lock)
         self._threads = 0
         self._idle = 0
-        self._running = 0
+        self._running: set[Job] = set()
         self._closing = False
         self.slots = int(self.limit or 1)
 
@@ -82,13 +83,25 @@ class TaskPool(BasePool):
     def running(self) -> int:
         """How many jobs have a thread now."""
         with self._lock:
-            return self._running
+            return len(self._running)
+
+    @property
+    def load(self) -> float:
+        """How many jobs run or wait for a thread, as a part of the slots."""
+        with self._lock:
+            return (len(self._running) + len(self._jobs)) / self.slots
 
     @property
     def full(self) -> bool:
         """Whether there is no free slot."""
+        return self.load >= 1
+
+    @property
+    def longest_running_seconds(self) -> float:
+        """How long the oldest running job has been running, 0 when none is."""
         with self._lock:
-            return self._running + len(self._jobs) >= self.slots
+            began = min((job.began for job in self._running), default=None)
+        return 0.0 if began is None else system_clock.monotonic() - began
 
     def on_apply(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         job = Job(target, args, kwargs, options)
@@ -113,7 +126,7 @@ class TaskPool(BasePool):
     def wait_until_done(self, timeout_seconds: float) -> bool:
         """Wait for running jobs; false when some still run."""
         with self._lock:
-            return self._ended.wait_for(lambda: self._running == 0, timeout_seconds)
+            return self._ended.wait_for(lambda: not self._running, timeout_seconds)
 
     def give_up(self, job: Job, limit_seconds: float | None) -> None:
         """Tell Celery that a job is over, and replace its thread."""
@@ -122,7 +135,7 @@ class TaskPool(BasePool):
                 return
             job.given_up = True
         with self._lock:
-            self._running -= 1
+            self._running.discard(job)
             self._threads -= 1
             if self._jobs:
                 self._start_thread()
@@ -151,7 +164,8 @@ class TaskPool(BasePool):
                     self._threads -= 1
                     return
                 job = self._jobs.popleft()
-                self._running += 1
+                job.began = system_clock.monotonic()
+                self._running.add(job)
             _current.give_up = partial(self.give_up, job)
             try:
                 job.run()
@@ -160,13 +174,13 @@ class TaskPool(BasePool):
             with self._lock:
                 if job.given_up:
                     return
-                self._running -= 1
+                self._running.discard(job)
                 self._ended.notify_all()
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = dict(super()._get_info())
         with self._lock:
-            info.update({"max-concurrency": self.slots, "threads": self._threads, "running": self._running})
+            info.update({"max-concurrency": self.slots, "threads": self._threads, "running": len(self._running)})
         return info
 
     @property

@@ -26,8 +26,6 @@ from orchestrator.settings import Settings, mask
 _RABBIT = frozenset({"amqp", "amqps", "pyamqp"})
 _REDIS = frozenset({"redis", "rediss"})
 
-#: A late acknowledgement may come a day after the delivery; the server's own `consumer_timeout` must allow it too.
-_VISIBILITY_TIMEOUT_SECONDS = 86_400
 _HEARTBEAT_SECONDS = 10
 
 
@@ -149,7 +147,9 @@ def _configuration(settings: Settings, url: str, kind: str) -> dict[str, Any]:
         transport = {"confirm_publish": False}
     elif kind == "redis":
         transport = {
-            "visibility_timeout": _VISIBILITY_TIMEOUT_SECONDS,
+            # kombu would note each delivery in Redis and take the note away again, to repeat after a timeout what a dead
+            # worker had: the database knows that better and sooner. A clean stop still gives back what was not begun.
+            "ack_emulation": False,
             "socket_keepalive": True,
             "socket_connect_timeout": settings.connect_timeout.total_seconds(),
             "global_keyprefix": f"{settings.namespace}:",
