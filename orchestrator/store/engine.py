@@ -76,6 +76,8 @@ def _plan_once(connection: Any, _entry: ConnectionPoolEntry) -> None:
     connection.execute("SET plan_cache_mode = force_generic_plan")
     # A plan made while a table was all but empty would read the whole of it for as long as the connection lives.
     connection.execute("SET enable_seqscan = off")
+    # A bitmap is for thousands of rows, and gives them, and so their locks, in no order of ours.
+    connection.execute("SET enable_bitmapscan = off")
 
 
 def _prepare_postgres(connection: Any, _entry: ConnectionPoolEntry) -> None:

@@ -1,19 +1,20 @@
 -- claim: take queued agent runs on Postgres; no row for one that is not queued, not due or gone
 -- The runs are started before the agent runs are touched (the sub-select in `claimed` waits for `started`), and `= ANY` reads
--- by the index, so that locks are taken in one order everywhere: run, agent run, countdown, each by its id.
+-- by the index, so that locks are taken in one order everywhere: run, agent run, countdown, each by its id. `|| ''` keeps the
+-- planner from the indexes on `state`: with a backlog they hold every queued row, and its plan is made once.
 WITH started AS (
     UPDATE @run r SET state = 'running', started_at = now()
-    WHERE r.id = ANY(:run_ids::uuid[]) AND r.state = 'pending'
+    WHERE r.id = ANY(:run_ids::uuid[]) AND r.state || '' = 'pending'
       AND EXISTS (
           SELECT 1 FROM @agent_run
-          WHERE id = ANY(:ids::uuid[]) AND run_id = r.id AND state = 'queued' AND (due_at IS NULL OR due_at <= now())
+          WHERE id = ANY(:ids::uuid[]) AND run_id = r.id AND state || '' = 'queued' AND (due_at IS NULL OR due_at <= now())
       )
     RETURNING r.id
 ), claimed AS (
     UPDATE @agent_run
     SET state = 'running', epoch = epoch + 1, worker_id = (:workers::uuid[])[array_position(:ids::uuid[], id)],
         claimed_at = now(), due_at = NULL, started_at = coalesce(started_at, now())
-    WHERE id = ANY(:ids::uuid[]) AND state = 'queued' AND (due_at IS NULL OR due_at <= now())
+    WHERE id = ANY(:ids::uuid[]) AND state || '' = 'queued' AND (due_at IS NULL OR due_at <= now())
       AND (SELECT count(*) FROM started) >= 0
     RETURNING id, run_id, task, position, agent, epoch, failures, crashes, predecessors
 )
@@ -50,13 +51,13 @@ WITH f AS MATERIALIZED (
         id uuid, run_id uuid, epoch int, state text, output jsonb, error jsonb, usage jsonb, model text, failed int, waiting uuid[]
     )
 ), r AS MATERIALIZED (
-    SELECT id FROM @run WHERE id = ANY(:run_ids::uuid[]) AND state IN ('pending', 'running') ORDER BY id FOR SHARE
+    SELECT id FROM @run WHERE id = ANY(:run_ids::uuid[]) AND state || '' IN ('pending', 'running') ORDER BY id FOR SHARE
 ), done AS (
     UPDATE @agent_run a
     SET state = f.state, output = f.output -> 0, error = f.error -> 0, usage = f.usage -> 0, model = f.model,
         finished_at = now(), worker_id = NULL, failures = a.failures + f.failed
     FROM f
-    WHERE a.id = ANY(:ids::uuid[]) AND a.id = f.id AND a.epoch = f.epoch AND a.state = 'running'
+    WHERE a.id = ANY(:ids::uuid[]) AND a.id = f.id AND a.epoch = f.epoch AND a.state || '' = 'running'
       AND f.run_id IN (SELECT id FROM r)
     RETURNING a.id, a.epoch, f.waiting
 ), nearer AS MATERIALIZED (
@@ -71,7 +72,7 @@ WITH f AS MATERIALIZED (
 ), released AS (
     UPDATE @agent_run a
     SET state = 'queued', queued_at = now(), published_at = now(), dispatch = dispatch + 1, republished = 0
-    WHERE a.id = ANY(:waiting::uuid[]) AND a.id IN (SELECT id FROM nearer) AND a.state = 'blocked' AND NOT a.gated
+    WHERE a.id = ANY(:waiting::uuid[]) AND a.id IN (SELECT id FROM nearer) AND a.state || '' = 'blocked' AND NOT a.gated
       AND NOT EXISTS (SELECT 1 FROM joined j WHERE j.id = a.id AND j.remaining > 0)
     RETURNING a.id, a.position, a.dispatch, a.priority
 ), ended AS (
