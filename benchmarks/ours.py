@@ -57,8 +57,9 @@ class Fleet:
             "NIGHTFLEET_NAMESPACE": self.namespace,
             "NIGHTFLEET_DATABASE_SCHEMA": self.namespace,
             "NIGHTFLEET_AGENTS_PATH": self._agents,
-            # As the raw workers: nobody reads a line for each task.
+            # As the raw workers: no line and no event for each task.
             "NIGHTFLEET_LOG_LEVEL": "WARNING",
+            "NIGHTFLEET_TASK_EVENTS": "false",
         }
 
     def start_worker(self) -> Child:

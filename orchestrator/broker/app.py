@@ -67,6 +67,14 @@ class FleetApp(Celery):
             connection.transport_cls = self.transport
         return connection
 
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Connection:
+        connection = super().connection_for_read(url, **options)
+        if self.kind == "rabbitmq":
+            from orchestrator.broker.rabbitmq import RabbitTransport
+
+            connection.transport_cls = RabbitTransport
+        return connection
+
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
         """Publish the next link of a chain, or a chord's body: the only tasks of this app are agent runs.
 

@@ -21,6 +21,7 @@ from orchestrator.broker.message import MAX_MESSAGE_BYTES, TaskMessage
 from orchestrator.clock import system_clock
 from orchestrator.errors import BrokerUnavailable, NightfleetError
 from orchestrator.failpoints import failpoint
+from orchestrator.group_commit import GroupCommit
 
 #: How long confirmations may lie in the socket while nobody waits for them.
 _GATHER_SECONDS = 0.02
@@ -47,11 +48,15 @@ class Publisher:
         self._queue_for = queue_for
         self._masked_url = masked_url
         self._on_lost = on_lost
+        self._start()
+
+    def _start(self) -> None:
+        """Begin with nothing, in this process."""
+        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._confirmed = threading.Condition(self._lock)
         #: Set when somebody waits for confirmations.
         self._awaited = threading.Event()
-        self._pid = os.getpid()
         self._forget()
 
     def _forget(self) -> None:
@@ -79,6 +84,7 @@ class Publisher:
                     for message in rest:
                         self._send(channel, message)
                         sent += 1
+                    self._sent_all(channel)
                 except NightfleetError:
                     self._lose(rest)
                     raise
@@ -159,6 +165,9 @@ class Publisher:
         del task_id
         channel.basic_publish(prepared, exchange="", routing_key=queue)
 
+    def _sent_all(self, channel: Any) -> None:
+        """Nothing is left to do where each message is sent for itself."""
+
     def _priority(self, priority: int) -> int:
         return priority
 
@@ -194,12 +203,8 @@ class Publisher:
 
     def _check_fork(self) -> None:
         if os.getpid() != self._pid:
-            # The parent's socket is not ours to use or close, and its reader thread did not survive the fork.
-            self._pid = os.getpid()
-            self._lock = threading.RLock()
-            self._confirmed = threading.Condition(self._lock)
-            self._awaited = threading.Event()
-            self._forget()
+            # The parent's socket is not ours to use or close, and its threads did not survive the fork.
+            self._start()
 
     def _lose(self, messages: Sequence[TaskMessage]) -> None:
         if messages:
@@ -213,10 +218,38 @@ class Publisher:
 
 
 class RedisPublisher(Publisher):
-    """On Redis the answer to the write is the confirmation, and the lowest priority number goes first."""
+    """On Redis the answer to the write is the confirmation, and the lowest priority number goes first.
+
+    What several threads publish at one moment travels together: each message alone would wait for an answer of its own.
+    """
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._unsent: list[tuple[str, Any]] = []
+
+    def _start(self) -> None:
+        super()._start()
+        self._together = GroupCommit(self._publish_together)
+
+    def publish(self, messages: Sequence[TaskMessage]) -> None:
+        if messages:
+            self._check_fork()
+            self._together(messages)
+
+    def _publish_together(self, group: Sequence[Sequence[TaskMessage]]) -> list[None]:
+        super().publish([message for messages in group for message in messages])
+        return [None for _ in group]
 
     def _priority(self, priority: int) -> int:
         return 2 - priority
+
+    def _transmit(self, channel: Any, prepared: Any, queue: str, task_id: str) -> None:
+        del task_id
+        self._unsent.append((queue, prepared))
+
+    def _sent_all(self, channel: Any) -> None:
+        unsent, self._unsent = self._unsent, []
+        channel.publish_all(unsent)
 
 
 class RabbitPublisher(Publisher):

@@ -33,6 +33,7 @@ _QUIET = {
 #: These write a line for each frame and each step of their start, at DEBUG too.
 _NEVER_DEBUG = ("amqp", "asyncio", "celery.bootsteps", "celery.utils.functional", "kombu")
 
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 _MASK = "***"
 _FIELDS = "nightfleet_fields"
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|PGPASSWORD)\d*$")
@@ -94,6 +95,15 @@ def setup_logging(level: str, format: Literal["console", "json"], stream: Sink |
     )
 
 
+class _Logger(structlog.stdlib.BoundLogger):
+    """Asks for the level before anything else: most lines of a busy worker are not wanted, and must cost nothing."""
+
+    def _proxy_to_logger(self, method_name: str, event: str | None = None, *event_args: str, **event_kw: Any) -> Any:
+        if self._logger.isEnabledFor(_LEVELS.get(method_name, logging.ERROR)):
+            return super()._proxy_to_logger(method_name, event, *event_args, **event_kw)
+        return None
+
+
 def get_logger(name: str) -> Any:
     """Give a structlog logger that speaks through the standard library, set up or not: a library prints nothing itself.
 
@@ -101,8 +111,8 @@ def get_logger(name: str) -> Any:
     """
     return structlog.wrap_logger(
         logging.getLogger(name),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        processors=[structlog.stdlib.filter_by_level, _to_record],
+        wrapper_class=_Logger,
+        processors=[_to_record],
         # It asks the standard library each time, so nothing that is set up later is missed.
         cache_logger_on_first_use=True,
     )

@@ -13,7 +13,7 @@ from orchestrator.contracts.run import AgentRunState
 from orchestrator.contracts.usage import Usage
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.database import Database, Session
-from orchestrator.store.group_commit import GroupCommit
+from orchestrator.group_commit import GroupCommit
 
 
 @dataclass(frozen=True, slots=True)

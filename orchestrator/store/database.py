@@ -50,7 +50,7 @@ class Session:
     def rows(self, statement: str, **parameters: Any) -> list[Row]:
         """Run a named statement and give all its rows."""
         cursor = self._execute(statement, parameters)
-        found: list[Row] = cursor.fetchall() if cursor.description is not None else []
+        found: list[Row] = cursor.fetchall()
         cursor.close()
         return found
 

@@ -1,4 +1,4 @@
-"""Group commit: callers that want the database at the same moment share one transaction.
+"""Group commit: callers that want to write to a service at the same moment share one transaction, or one round trip.
 
 A claim or a completion alone is one statement, and most of its price is paid for each statement and each commit, not for
 each row. The first caller leads and writes at once, so a caller that is alone waits for nobody; who comes while it
