@@ -14,7 +14,7 @@ from orchestrator.clock import ids
 from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.planning.frontier import Plan
-from orchestrator.store.agent_runs import Claim, Finish, Outcome
+from orchestrator.store.agent_runs import AgentRuns, Claim, Finish, Outcome
 from orchestrator.store.database import Database, times
 from orchestrator.store.runs import NewRun
 from orchestrator.store.store import Store
@@ -66,6 +66,14 @@ class Steps:
     def __init__(self, store: Store, plan: Plan) -> None:
         self.store = store
         self.plan = plan
+        self._of_thread = threading.local()
+
+    @property
+    def agent_runs(self) -> AgentRuns:
+        """The repository as this thread's own: each thread stands for a process, and none waits for another one's group."""
+        if not hasattr(self._of_thread, "agent_runs"):
+            self._of_thread.agent_runs = AgentRuns(self.store.database)
+        return self._of_thread.agent_runs
 
     def start(self, count: int = 1) -> list[str]:
         """Create runs; gives their ids."""
@@ -78,7 +86,7 @@ class Steps:
         return self.plan.id_at(run_id, self.plan.position[name])
 
     def try_claim(self, run_id: str, name: str, worker: str = WORKER) -> Claim | None:
-        return self.store.agent_runs.claim(self.id(run_id, name), worker)
+        return self.agent_runs.claim(self.id(run_id, name), worker)
 
     def claim(self, run_id: str, name: str, worker: str = WORKER) -> Claim:
         claim = self.try_claim(run_id, name, worker)
@@ -86,7 +94,7 @@ class Steps:
         return claim
 
     def finish(self, claim: Claim, outcome: Outcome = DONE) -> Finish | None:
-        return self.store.agent_runs.finish(claim, self.plan, outcome)
+        return self.agent_runs.finish(claim, self.plan, outcome)
 
     def do(self, run_id: str, *names: str, outcome: Outcome = DONE) -> Finish:
         """Claim and finish tasks one after the other; gives what the last one set free."""
@@ -99,7 +107,7 @@ class Steps:
     def requeue(
         self, claim: Claim, delay_seconds: float = 0.0, agent: str | None = None, *, failed: bool = True
     ) -> bool:
-        return self.store.agent_runs.requeue(
+        return self.agent_runs.requeue(
             claim, delay_seconds=delay_seconds, error=FAILED.error, failed=failed, agent=agent
         )
 

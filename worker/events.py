@@ -4,6 +4,9 @@ Celery flushes its buffer whenever the loop comes round, which under load is one
 work, for every two or three events: a fifth of a busy worker's time.
 """
 
+# Celery has no annotations: what pyright infers from one implementation is no contract.
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -27,7 +30,8 @@ class EventBatches(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, consumer: Any) -> None:
         dispatcher = consumer.event_dispatcher
-        if dispatcher.enabled and consumer.hub is not None:
+        # An embedded worker has no events, and a loop of its own.
+        if dispatcher is not None and dispatcher.enabled and consumer.hub is not None:
             dispatcher.on_send_buffered = None
             dispatcher.buffer_limit = _MOST
             self._timer = consumer.timer.call_repeatedly(_EVERY_SECONDS, dispatcher.flush)

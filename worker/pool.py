@@ -7,13 +7,14 @@ up: Celery is told, its slot is free again, and what its thread does later reach
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from celery.concurrency.base import BasePool, apply_target
@@ -68,16 +69,16 @@ class TaskPool(BasePool):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._jobs: deque[Job] = deque()
+        #: What waits for a thread; None tells one of them to end.
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
-        # Apart, so that the end of a job wakes nobody but who waits for the end of all.
-        self._work_to_do = threading.Condition(self._lock)
         self._ended = threading.Condition(self._lock)
+        self._waiting = 0
         self._threads = 0
-        self._idle = 0
         self._running: set[Job] = set()
-        self._closing = False
         self.slots = int(self.limit or 1)
+        #: How many jobs have ended so far.
+        self.finished = 0
 
     @property
     def running(self) -> int:
@@ -86,15 +87,10 @@ class TaskPool(BasePool):
             return len(self._running)
 
     @property
-    def load(self) -> float:
-        """How many jobs run or wait for a thread, as a part of the slots."""
-        with self._lock:
-            return (len(self._running) + len(self._jobs)) / self.slots
-
-    @property
     def full(self) -> bool:
         """Whether there is no free slot."""
-        return self.load >= 1
+        with self._lock:
+            return len(self._running) + self._waiting >= self.slots
 
     @property
     def longest_running_seconds(self) -> float:
@@ -106,19 +102,22 @@ class TaskPool(BasePool):
     def on_apply(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         job = Job(target, args, kwargs, options)
         with self._lock:
-            self._jobs.append(job)
-            if self._idle >= len(self._jobs):
-                self._work_to_do.notify()
-            elif self._threads < self.slots:
+            self._waiting += 1
+            if len(self._running) + self._waiting > self._threads and self._threads < self.slots:
                 self._start_thread()
+        self._queue.put(job)
         return job
 
     def on_stop(self) -> None:
         """Let running jobs end; those without a thread are left to the broker, which delivers them again."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._queue.get_nowait()
         with self._lock:
-            self._closing = True
-            self._jobs.clear()
-            self._work_to_do.notify_all()
+            self._waiting = 0
+            threads = self._threads
+        for _ in range(threads):
+            self._queue.put(None)
 
     def on_terminate(self) -> None:
         self.on_stop()
@@ -137,7 +136,7 @@ class TaskPool(BasePool):
         with self._lock:
             self._running.discard(job)
             self._threads -= 1
-            if self._jobs:
+            if self._waiting:
                 self._start_thread()
             self._ended.notify_all()
         timed_out = job.options.get("timeout_callback")
@@ -155,16 +154,10 @@ class TaskPool(BasePool):
         if self.app is not None:
             # Without a current app of its own the thread would fall back to Celery's default one, on localhost.
             self.app.set_current()
-        while True:
+        while (job := self._queue.get()) is not None:
+            job.began = system_clock.monotonic()
             with self._lock:
-                self._idle += 1
-                self._work_to_do.wait_for(lambda: self._jobs or self._closing)
-                self._idle -= 1
-                if not self._jobs:
-                    self._threads -= 1
-                    return
-                job = self._jobs.popleft()
-                job.began = system_clock.monotonic()
+                self._waiting = max(0, self._waiting - 1)
                 self._running.add(job)
             _current.give_up = partial(self.give_up, job)
             try:
@@ -175,7 +168,10 @@ class TaskPool(BasePool):
                 if job.given_up:
                     return
                 self._running.discard(job)
+                self.finished += 1
                 self._ended.notify_all()
+        with self._lock:
+            self._threads -= 1
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = dict(super()._get_info())

@@ -28,6 +28,7 @@ class AgentTask(Task):
     Strategy = "worker.strategy:agent_run_strategy"
     #: Logged as what they are, without a traceback of ours.
     throws = (NightfleetError,)
+    app: FleetApp
     runtime: Runtime
 
     def run(self, *_: Any, **__: Any) -> None:
@@ -36,12 +37,12 @@ class AgentTask(Task):
         verdict = self.runtime.run(agent_run_id_of(request.id), carried(request.chain, request.chord))
         match verdict:
             case Done(released):
-                # What Celery carries on now is exactly what this completion has released.
-                if request.chain and request.chain[-1]["options"]["task_id"] not in released:
-                    request.chain = None
-                request.releases_body = bool(
-                    not request.chain and request.chord and request.chord["options"]["task_id"] in released
-                )
+                # What is carried on is exactly what this completion has released.
+                chain, request.chain = request.chain, None
+                if not chain:
+                    request.releases_body = bool(request.chord and request.chord["options"]["task_id"] in released)
+                elif chain[-1]["options"]["task_id"] in released:
+                    self.app.carry_on(chain[-1], request.id, chain[:-1])
             case Ignored():
                 raise Ignore
             case Retrying(error, delay):
@@ -52,7 +53,7 @@ class AgentTask(Task):
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Publish the next link of a chain, or a chord's body; see `FleetApp.send_task`."""
-        return self.app.send_task(self.name, args, kwargs, **options)
+        return self.app.send_task(str(self.name), args, kwargs, **options)
 
 
 def register(app: FleetApp, runtime: Runtime, agents: Iterable[str]) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -81,6 +81,22 @@ class FleetApp(Celery):
         Raises `UsageError` for anything else: work enters by `Orchestrator.submit`.
         """
         del args, kwargs  # immutable: what an agent run gets is in the database
+        self._publish(name, options)
+        return self.AsyncResult(str(options["task_id"]))
+
+    def carry_on(
+        self, signature: Mapping[str, Any], parent_id: str, chain: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        """Publish what a request carries: the next link with the rest of its `chain`, or a chord's body.
+
+        The same as `Signature.apply_async` without making a signature and a result of it, which cost more than the message.
+        """
+        options: Mapping[str, Any] = signature["options"]
+        self._publish(
+            str(signature["task"]), {**options, "chain": chain or options.get("chain"), "parent_id": parent_id}
+        )
+
+    def _publish(self, name: str, options: Mapping[str, Any]) -> None:
         task_id = str(options.get("task_id") or "")
         try:
             agent_run_id_of(task_id)
@@ -99,7 +115,6 @@ class FleetApp(Celery):
             group=(group_id, options.get("group_index", 0)) if group_id else None,
         )
         self.send([message])
-        return self.AsyncResult(task_id)
 
     def queue_for(self, name: str) -> Queue:
         """Give the declaration of an agent's queue, the same wherever it is declared."""

@@ -244,7 +244,7 @@ class RedisPublisher(Publisher):
         return 2 - priority
 
     def _transmit(self, channel: Any, prepared: Any, queue: str, task_id: str) -> None:
-        del task_id
+        del channel, task_id
         self._unsent.append((queue, prepared))
 
     def _sent_all(self, channel: Any) -> None:

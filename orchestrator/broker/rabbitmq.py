@@ -6,6 +6,8 @@ message, and each of them hands Python's lock to another thread of a busy worker
 
 # kombu and py-amqp have no annotations: what pyright infers from one implementation is no contract.
 # pyright: reportIncompatibleMethodOverride=false
+# What arrives is buffered in a private attribute of py-amqp's, and there is no other way to it.
+# ruff: noqa: SLF001
 
 from __future__ import annotations
 
@@ -28,6 +30,9 @@ _FRAME_END_BYTES = 1
 class Connection(pyamqp.Connection):
     """A connection that touches the socket only when it has no whole frame in memory."""
 
+    #: None until it is connected, says py-amqp.
+    transport: Any
+
     def connect(self, callback: Any = None) -> Any:
         connected = super().connect(callback)
         self.transport._quick_recv = _ahead(self.transport._quick_recv)
@@ -35,7 +40,8 @@ class Connection(pyamqp.Connection):
 
     def blocking_read(self, timeout: float | None = None) -> Any:
         if _holds_a_frame(self.transport._read_buffer):
-            return self.on_inbound_frame(self.transport.read_frame())
+            on_frame: Any = self.on_inbound_frame
+            return on_frame(self.transport.read_frame())
         return super().blocking_read(timeout)
 
 

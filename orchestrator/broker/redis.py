@@ -84,7 +84,7 @@ class Channel(kombu_redis.Channel):
             queue = bytes_to_str(key).rsplit(self.sep, 1)[0]
             self._queue_cycle.rotate(queue)
             for item in items:
-                self.connection._deliver(loads(bytes_to_str(item)), queue)
+                self.connection._deliver(loads(bytes_to_str(item)), queue)  # noqa: SLF001 - as kombu's own does
             return True
         finally:
             self._in_poll = None

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import structlog
@@ -44,7 +45,7 @@ _URL_PASSWORD = re.compile(r"(://[^\s/:@\"']{0,256}):[^\s\"'<>]{1,1024}@")
 _PROVIDER_KEY = re.compile(r"\bsk-[\w-]{8,}")
 
 
-_scope: ContextVar[dict[str, object]] = ContextVar("nightfleet_log_scope", default={})
+_scope: ContextVar[Mapping[str, object]] = ContextVar("nightfleet_log_scope", default=MappingProxyType({}))
 
 
 class Sink(Protocol):

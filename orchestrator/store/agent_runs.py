@@ -11,9 +11,9 @@ from orchestrator.clock import run_id_of
 from orchestrator.contracts.dispatch import Dispatch, queue_of
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.contracts.usage import Usage
+from orchestrator.group_commit import GroupCommit
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.database import Database, Session
-from orchestrator.group_commit import GroupCommit
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class Wanted:
     """A request for a claim."""
 
     id: str
@@ -85,7 +85,7 @@ class _Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ending:
+class Ending:
     """A request to finish a claim."""
 
     claim: Claim
@@ -114,26 +114,61 @@ class AgentRuns:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._one_statement = database.dialect == "postgresql"
         self.forked()
 
     def forked(self) -> None:
         """Forget the threads of the parent; call it in the child after a fork."""
-        on_postgres = self._database.dialect == "postgresql"
-        self._claim = GroupCommit(self._claim_together if on_postgres else self._claim_in_steps)
-        self._finish = GroupCommit(
-            self._finish_together if on_postgres else self._finish_in_steps, lambda ending: ending.outcome.size
-        )
+        self._claim = GroupCommit(self.claim_all)
+        self._finish = GroupCommit(self.finish_all, lambda ending: ending.outcome.size)
 
     def claim(self, agent_run_id: str, worker_id: str) -> Claim | None:
         """Take a queued, due agent run: exactly one claim of an epoch succeeds. None: there is nothing to do."""
-        return self._claim(_Wanted(agent_run_id, worker_id))
+        return self._claim(Wanted(agent_run_id, worker_id))
 
     def finish(self, claim: Claim, plan: Plan, outcome: Outcome) -> Finish | None:
         """Store the outcome, join and release successors, end the run: all of it or, with a lost claim, None.
 
         A failure that is finished so is one that the workflow lives with (`on_error: continue`).
         """
-        return self._finish(_Ending(claim, plan, outcome))
+        return self._finish(Ending(claim, plan, outcome))
+
+    def claim_all(self, group: Sequence[Wanted]) -> list[Claim | None]:
+        """Claim each of a group in one transaction; of two requests for one agent run the first gets it."""
+        if not self._one_statement:
+            return self._database.transact(lambda session: [_claim(session, wanted) for wanted in group])
+        first = {wanted.id: wanted for wanted in reversed(group)}  # of two deliveries of one agent run
+        ids = sorted(first)  # locks are taken in one order everywhere
+        parameters = {
+            "ids": _uuids(ids),
+            "run_ids": _uuids(sorted({run_id_of(identity) for identity in ids})),
+            "workers": _uuids(first[identity].worker_id for identity in ids),
+        }
+        rows = self._database.execute(lambda session: session.rows("claim", **parameters))
+        found = {row[0]: Claim(*row) for row in rows}
+        return [found.get(wanted.id) if first[wanted.id] is wanted else None for wanted in group]
+
+    def finish_all(self, group: Sequence[Ending]) -> list[Finish | None]:
+        """Finish each of a group in one transaction, all or none; what two of them set free together is the first one's."""
+        if not self._one_statement:
+            return self._database.transact(lambda session: [_finish(session, ending) for ending in group])
+        # A claim has one end: of two for one claim (a time limit and the agent itself), the first counts.
+        first = {(ending.claim.id, ending.claim.epoch): ending for ending in reversed(group)}
+        endings = sorted(first.values(), key=lambda ending: ending.claim.id)
+        parameters = {
+            "endings": "[" + ",".join(ending.as_json() for ending in endings) + "]",
+            "ids": _uuids(ending.claim.id for ending in endings),
+            "run_ids": _uuids(sorted({ending.claim.run_id for ending in endings})),
+            "waiting": _uuids(sorted({identity for ending in endings for identity in ending.waiting})),
+        }
+        rows = self._database.execute(lambda session: session.rows("finish", **parameters))
+        done = {(identity, epoch) for what, identity, epoch, *_ in rows if what == "done"}
+        effects = {identity: (what, *rest) for what, identity, *rest in rows if what != "done"}
+        return [
+            _finished(ending, effects) if first[key] is ending and key in done else None
+            for ending in group
+            for key in [(ending.claim.id, ending.claim.epoch)]
+        ]
 
     def requeue(
         self, claim: Claim, *, delay_seconds: float, error: str | None, failed: bool, agent: str | None = None
@@ -196,45 +231,8 @@ class AgentRuns:
         """Give (state, output, error, finished_at, epoch, dispatch) of an agent run, JSON as text; None if there is none."""
         return self._database.execute(lambda session: session.row("agent_run_state", id=agent_run_id))
 
-    def _claim_together(self, group: Sequence[_Wanted]) -> list[Claim | None]:
-        first = {wanted.id: wanted for wanted in reversed(group)}  # of two deliveries of one agent run
-        ids = sorted(first)  # locks are taken in one order everywhere
-        parameters = {
-            "ids": _uuids(ids),
-            "run_ids": _uuids(sorted({run_id_of(identity) for identity in ids})),
-            "workers": _uuids(first[identity].worker_id for identity in ids),
-        }
-        rows = self._database.execute(lambda session: session.rows("claim", **parameters))
-        found = {row[0]: Claim(*row) for row in rows}
-        return [found.get(wanted.id) if first[wanted.id] is wanted else None for wanted in group]
 
-    def _claim_in_steps(self, group: Sequence[_Wanted]) -> list[Claim | None]:
-        return self._database.transact(lambda session: [_claim(session, wanted) for wanted in group])
-
-    def _finish_together(self, group: Sequence[_Ending]) -> list[Finish | None]:
-        # A claim has one end: of two for one claim (a time limit and the agent itself), the first counts.
-        first = {(ending.claim.id, ending.claim.epoch): ending for ending in reversed(group)}
-        endings = sorted(first.values(), key=lambda ending: ending.claim.id)
-        parameters = {
-            "endings": "[" + ",".join(ending.as_json() for ending in endings) + "]",
-            "ids": _uuids(ending.claim.id for ending in endings),
-            "run_ids": _uuids(sorted({ending.claim.run_id for ending in endings})),
-            "waiting": _uuids(sorted({identity for ending in endings for identity in ending.waiting})),
-        }
-        rows = self._database.execute(lambda session: session.rows("finish", **parameters))
-        done = {(identity, epoch) for what, identity, epoch, *_ in rows if what == "done"}
-        effects = {identity: (what, *rest) for what, identity, *rest in rows if what != "done"}
-        return [
-            _finished(ending, effects) if first[key] is ending and key in done else None
-            for ending in group
-            for key in [(ending.claim.id, ending.claim.epoch)]
-        ]
-
-    def _finish_in_steps(self, group: Sequence[_Ending]) -> list[Finish | None]:
-        return self._database.transact(lambda session: [_finish(session, ending) for ending in group])
-
-
-def _finished(ending: _Ending, effects: dict[str, tuple[Any, ...]]) -> Finish:
+def _finished(ending: Ending, effects: dict[str, tuple[Any, ...]]) -> Finish:
     """Take out what this ending brought about; what two of a group did together counts for the first."""
     released: list[Dispatch] = []
     ended = undecided = False
@@ -251,7 +249,7 @@ def _finished(ending: _Ending, effects: dict[str, tuple[Any, ...]]) -> Finish:
     return Finish(ended=ended, undecided=undecided, released=tuple(released))
 
 
-def _claim(session: Session, wanted: _Wanted) -> Claim | None:
+def _claim(session: Session, wanted: Wanted) -> Claim | None:
     """Claim inside a transaction, on SQLite."""
     run_id = run_id_of(wanted.id)
     session.run("start_run", id=wanted.id, run_id=run_id)
@@ -263,10 +261,14 @@ def _claim(session: Session, wanted: _Wanted) -> Claim | None:
     if json.loads(row[6]):
         parts = session.rows("upstream", ids=row[6])
         upstream = "[" + ",".join(_upstream_json(*part) for part in parts) + "]"
-    return Claim(wanted.id, *row[:6], *context, upstream)
+    task, position, agent, epoch, failures, crashes, _ = row
+    workflow_id, tenant_id, run_input = context
+    return Claim(
+        wanted.id, task, position, agent, epoch, failures, crashes, workflow_id, tenant_id, run_input, upstream
+    )
 
 
-def _finish(session: Session, ending: _Ending) -> Finish | None:
+def _finish(session: Session, ending: Ending) -> Finish | None:
     """Finish inside a transaction, on SQLite."""
     claim = ending.claim
     if session.row("lock_active_run", run_id=claim.run_id) is None:

@@ -102,7 +102,7 @@ class StoreBackend(BaseBackend):
         """
         del state, result
         if getattr(request, "releases_body", False):
-            self.app.signature(request.chord).apply_async(parent_id=request.id, root_id=request.root_id)
+            self.app.carry_on(request.chord, request.id)
 
     # Reading ------------------------------------------------------------------------------------------------------------
 

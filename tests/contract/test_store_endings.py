@@ -220,13 +220,13 @@ def test_a_first_claim_that_meets_a_cancel_waits_before_it_locks_anything_and_cl
     steps = Steps(Store(postgres), plan_of(task("a")))
     [run_id] = steps.start()
     statements: list[str] = []
-    row = Session.row
+    rows = Session.rows
 
     def noted(session: Session, statement: str, **parameters: Any) -> Any:
         statements.append(statement)
-        return row(session, statement, **parameters)
+        return rows(session, statement, **parameters)
 
-    monkeypatch.setattr(Session, "row", noted)
+    monkeypatch.setattr(Session, "rows", noted)
     with ThreadPoolExecutor(1) as pool:
         with postgres.transaction() as cancel:
             assert cancel.row("lock_run", run_id=run_id)

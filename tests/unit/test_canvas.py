@@ -13,7 +13,7 @@ from celery import chord
 from celery.canvas import Signature, _chain  # pyright: ignore[reportPrivateUsage] - what `celery.chain` makes
 from steps import join, plan_of, task
 
-from orchestrator.broker.message import MAX_MESSAGE_BYTES, TaskMessage
+from orchestrator.broker.message import MAX_MESSAGE_BYTES, TaskMessage, full_headers
 from orchestrator.clock import ids
 from orchestrator.contracts.dispatch import Dispatch, Priority
 from orchestrator.planning.canvas import (
@@ -216,8 +216,20 @@ def test_a_message_says_ids_and_nothing_else() -> None:
     [message] = messages_of(signature_of(dispatch(plan, "a")), "parent")
     assert (message.queue, message.priority, message.task_id) == ("agent.a", Priority.NEW, f"{plan.id_at(RUN, 0)}.1")
     assert json.loads(message.body) == [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
-    assert (message.headers["root_id"], message.headers["parent_id"]) == (RUN, "parent")
-    assert (message.headers["argsrepr"], message.headers["kwargsrepr"]) == ("()", "{}")
+    assert message.headers == {"task": "agent.a", "id": message.task_id, "parent_id": "parent"}
+
+
+def test_what_celery_knows_of_a_message_beyond_its_ids_is_added_where_it_arrives() -> None:
+    plan = plan_of(task("a"))
+    [message] = messages_of(signature_of(dispatch(plan, "a")), "parent")
+    assert full_headers(message.headers) == {
+        **message.headers,
+        "root_id": RUN,
+        "retries": 0,
+        "argsrepr": "()",
+        "kwargsrepr": "{}",
+        "ignore_result": False,
+    }
 
 
 def test_a_chain_is_one_message_that_carries_the_rest_in_reverse() -> None:
