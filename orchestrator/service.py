@@ -9,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import desc, select
-
 from orchestrator.clock import Clock, ids, system_clock
 from orchestrator.contracts.event import RunEvent
 from orchestrator.contracts.jsonvalue import dump
@@ -27,9 +25,6 @@ from orchestrator.planning.inputs import Upstream, run_output
 from orchestrator.planning.validate import validate
 from orchestrator.store.database import times
 from orchestrator.store.runs import Created, NewRun, parse
-from orchestrator.store.tables import project as project_table
-from orchestrator.store.tables import run as run_table
-from orchestrator.store.tables import workflow as workflow_table
 
 Workflow = str | WorkflowDefinition | TaskDefinition
 
@@ -167,44 +162,9 @@ class Service:
         self, *, project: str | None = None, state: RunState | None = None, workflow: str | None = None, limit: int = 50
     ) -> list[RunSummary]:
         """Give the newest runs first, at most `limit`."""
-        query = (
-            select(
-                run_table.c.id,
-                project_table.c.name.label("project"),
-                workflow_table.c.name.label("workflow"),
-                run_table.c.state,
-                run_table.c.error,
-                run_table.c.created_at,
-                run_table.c.started_at,
-                run_table.c.finished_at,
-            )
-            .join(project_table, project_table.c.id == run_table.c.project_id)
-            .join(workflow_table, workflow_table.c.id == run_table.c.workflow_id)
-            .order_by(desc(run_table.c.created_at), desc(run_table.c.id))
-            .limit(limit)
-        )
-        for column, value in (
-            (project_table.c.name, project),
-            (run_table.c.state, state),
-            (workflow_table.c.name, workflow),
-        ):
-            if value is not None:
-                query = query.where(column == str(value))
-        with self._store.database.connect() as connection:
-            rows = connection.execute(query).all()
-        return [
-            RunSummary(
-                id=row.id,
-                project=row.project,
-                workflow=row.workflow,
-                state=RunState(row.state),
-                error=None if row.error is None else ErrorInfo.model_validate(row.error),
-                created_at=_time(row.created_at),
-                started_at=times(row.started_at),
-                finished_at=times(row.finished_at),
-            )
-            for row in rows
-        ]
+        from orchestrator.store.listing import list_runs
+
+        return list_runs(self._store.database, project=project, state=state, workflow_name=workflow, limit=limit)
 
     def events(self, run_id: str, after: str | None = None) -> Iterator[RunEvent]:
         """Give what has happened since `after` (from the beginning without it), up to now; see `RunEvent.cursor`."""

@@ -7,26 +7,21 @@ is left on a pooled connection, so PgBouncer in transaction mode is fine.
 from __future__ import annotations
 
 import contextlib
-import select
 import sqlite3
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
-
-from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import PoolProxiedConnection
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from orchestrator.errors import DatabaseUnavailable, NightfleetError
 from orchestrator.settings import Settings, mask
-from orchestrator.store.engine import make_engine, parse_url
+from orchestrator.store.connect import Connector, parse_url
+from orchestrator.store.pool import Pool, PoolTimeout
 from orchestrator.store.statements import sources, translate
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -120,10 +115,10 @@ class Checkout:
 
     def __enter__(self) -> Session:
         try:
-            self._taken = self._database.check_out()
+            self._taken = self._database.pool.take()
         except Exception as error:  # noqa: BLE001 - raised again, as what it means
             raise self._database.explained(error) from None
-        self._session = Session(self._database, self._taken.driver_connection)
+        self._session = Session(self._database, self._taken)
         if self._begin is not None:
             self._end(self._begin)
         return self._session
@@ -132,7 +127,7 @@ class Checkout:
         if error is None:
             if self._begin is not None:
                 self._end("COMMIT")
-            self._taken.close()
+            self._database.pool.give_back(self._taken)
             return
         if self._begin is not None:
             _rollback(self._session)
@@ -148,10 +143,9 @@ class Checkout:
     def _give_back(self, error: BaseException) -> None:
         """Return the connection, or drop it if it is broken: that is raised as what it means."""
         explained = self._database.explained(error)
-        if explained is not error:
-            self._taken.invalidate()
-        self._taken.close()
-        if explained is not error:
+        broken = explained is not error
+        self._database.pool.give_back(self._taken, broken=broken)
+        if broken:
             raise explained from None
 
 
@@ -163,17 +157,25 @@ class Database:
 
     def __init__(self, url: str, *, schema: str, pool_size: int, connect_timeout: timedelta, prepare: bool) -> None:
         self.url = parse_url(url)
-        self.dialect = self.url.get_backend_name()
+        self.dialect = self.url.dialect
         self.schema = schema
         self.masked_url = mask(url)
-        self._engine = make_engine(self.url, pool_size=pool_size, connect_timeout=connect_timeout, prepare=prepare)
+        self._connector = Connector(self.url, connect_timeout=connect_timeout, prepare=prepare)
+        self.pool = Pool(self._connector.open, self._connector.is_stale, size=pool_size)
         self._statements: dict[str, str] = {}
         # A deferred BEGIN fails with SQLITE_BUSY when it turns from reader to writer; an immediate one waits its turn.
         self.begin = "BEGIN" if self.dialect == "postgresql" else "BEGIN IMMEDIATE"
-        #: SQLAlchemy expressions, for listings and migrations.
-        self.engine: Engine = self._engine.execution_options(
-            schema_translate_map={None: schema if self.dialect == "postgresql" else None}
-        )
+
+    @cached_property
+    def engine(self) -> Engine:
+        """SQLAlchemy over the same kind of connections, each for one use: for listings and migrations."""
+        from sqlalchemy import create_engine
+        from sqlalchemy.pool import NullPool
+
+        url = "postgresql+psycopg://" if self.dialect == "postgresql" else "sqlite://"
+        engine = create_engine(url, creator=self._connector.open, poolclass=NullPool)
+        schema = self.schema if self.dialect == "postgresql" else None
+        return engine.execution_options(schema_translate_map={None: schema})
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Database:
@@ -228,21 +230,14 @@ class Database:
         except Exception as error:
             if not _is_transient(error):
                 raise
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
         return Retrying(
             retry=retry_if_exception(_is_transient),
             stop=stop_after_attempt(8),
             wait=wait_random_exponential(multiplier=0.01, max=0.5),
             reraise=True,
         )(once)
-
-    def check_out(self) -> PoolProxiedConnection:
-        """Take a connection that is alive from the pool."""
-        while True:
-            taken = self._engine.raw_connection()
-            if self.dialect != "postgresql" or not _is_stale(taken.driver_connection):
-                return taken
-            taken.invalidate()
-            taken.close()
 
     @contextmanager
     def connect(self) -> Generator[Connection]:
@@ -260,17 +255,17 @@ class Database:
 
     def forked(self) -> None:
         """Forget the parent's connections without closing them; call it in the child after a fork."""
-        self._engine.dispose(close=False)
+        self.pool.forked()
 
     def close(self) -> None:
-        """Close every pooled connection; the next use opens new ones."""
-        self._engine.dispose()
+        """Close every idle connection; the next use opens new ones."""
+        self.pool.close()
 
     def explained(self, error: BaseException) -> BaseException:
         """Give the error as one of ours if it means that the database cannot be reached, else as it is."""
         if isinstance(error, PoolTimeout):
             return DatabaseUnavailable(f"database {self.masked_url}: no connection was free in time ({error})")
-        cause = error.orig if isinstance(error, DBAPIError) else error
+        cause = getattr(error, "orig", None) or error  # what SQLAlchemy has wrapped
         if not _means_unreachable(cause):
             return error
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
@@ -299,19 +294,6 @@ def _sqlite_value(value: Any) -> Any:
             return json.dumps(value)
         case _:
             return value
-
-
-def _is_stale(connection: Any) -> bool:
-    """Tell whether the server has hung up on an idle connection: then there is an end of file to read.
-
-    Costs a system call where a ping would cost a round trip; after a restart of the server no caller sees an old
-    connection fail.
-    """
-    if connection.closed:
-        return True
-    poller = select.poll()
-    poller.register(connection.fileno(), select.POLLIN)
-    return bool(poller.poll(0))
 
 
 def _rollback(session: Session) -> None:

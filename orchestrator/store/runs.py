@@ -18,7 +18,7 @@ from orchestrator.errors import IdempotencyConflict, RunNotFound, RunStateConfli
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Claim, Outcome
 from orchestrator.store.database import Database, Session, times
-from orchestrator.store.tables import DEFAULT_TENANT_ID
+from orchestrator.store.defaults import DEFAULT_TENANT_ID
 
 _RUN_COLUMNS = (
     "id",

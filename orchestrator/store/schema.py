@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-
 from orchestrator.errors import SchemaOutOfDate
 from orchestrator.store.database import Database
 
@@ -15,14 +12,22 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection
 
+#: Undefined table, invalid schema name.
+_NO_TABLE = {"42P01", "3F000"}
+
 #: The revision that this version of the code needs: the newest in `migrations/versions`.
 HEAD = "0001"
 
 
 def current(database: Database) -> str | None:
     """Give the revision of the database, None for an empty one."""
-    with database.connect() as connection:
-        return _current(database, connection)
+    try:
+        row = database.execute(lambda session: session.row("schema_version"))
+    except Exception as error:
+        if "no such table" in str(error) or getattr(error, "sqlstate", None) in _NO_TABLE:
+            return None
+        raise
+    return None if row is None else str(row[0])
 
 
 def check(database: Database) -> None:
@@ -45,6 +50,7 @@ def check(database: Database) -> None:
 def upgrade(database: Database, revision: str = "head") -> None:
     """Bring the schema to a revision: idempotent, and safe to run from several processes at once."""
     from alembic import command
+    from sqlalchemy import text
 
     with database.connect() as connection:
         if database.dialect == "postgresql":
@@ -53,7 +59,8 @@ def upgrade(database: Database, revision: str = "head") -> None:
                 text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"nightfleet {database.schema}"}
             )
             connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{database.schema}"'))
-        if _current(database, connection) != HEAD or revision != "head":
+        # The lock is held: what is there now was committed by whoever held it before.
+        if current(database) != HEAD or revision != "head":
             command.upgrade(_config(database, connection), revision)
 
 
@@ -63,20 +70,6 @@ def downgrade(database: Database, revision: str = "base") -> None:
 
     with database.connect() as connection:
         command.downgrade(_config(database, connection), revision)
-
-
-def _current(database: Database, connection: Connection) -> str | None:
-    table = database.qualify("alembic_version")
-    if database.dialect == "postgresql":
-        exists = connection.execute(text("SELECT to_regclass(:table)"), {"table": table}).scalar()
-        if exists is None:
-            return None
-    try:
-        return connection.execute(text(f"SELECT version_num FROM {table}")).scalar()
-    except DBAPIError as error:
-        if "no such table" in str(error):
-            return None
-        raise
 
 
 def _config(database: Database, connection: Connection) -> Config:

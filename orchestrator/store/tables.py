@@ -27,11 +27,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine, Uuid
 
-#: Ids of the rows that the first migration makes.
-DEFAULT_TENANT_ID = "00000000-0000-7000-8000-000000000001"
-DEFAULT_PROJECT_ID = "00000000-0000-7000-8000-000000000002"
-DEFAULT_NAME = "default"
-
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",

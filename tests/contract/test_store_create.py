@@ -13,11 +13,10 @@ from orchestrator.contracts.dispatch import Dispatch, Priority
 from orchestrator.contracts.run import RunState
 from orchestrator.errors import IdempotencyConflict, RunNotFound
 from orchestrator.store.database import Database, times
+from orchestrator.store.defaults import DEFAULT_PROJECT_ID, DEFAULT_TENANT_ID
 from orchestrator.store.runs import NewRun
 from orchestrator.store.store import Store
 from orchestrator.store.tables import (
-    DEFAULT_PROJECT_ID,
-    DEFAULT_TENANT_ID,
     agent_run,
     countdown,
     project,

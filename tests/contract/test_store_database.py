@@ -35,7 +35,7 @@ def connected(url: str, *, schema: str = "nightfleet", pool_size: int = 2, prepa
 
 
 def address(database: Database) -> str:
-    return database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return database.url.target
 
 
 def go_through_a_life(store: Store) -> None:
@@ -190,7 +190,7 @@ def test_a_pool_without_a_free_connection_is_an_outage_that_says_so(
     postgres: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with connected(address(postgres), schema=postgres.schema, pool_size=1) as small:
-        monkeypatch.setattr(small.engine.pool, "_timeout", 0.05)
+        monkeypatch.setattr(small.pool, "timeout_seconds", 0.05)
         with small.autocommit(), pytest.raises(DatabaseUnavailable, match="no connection was free in time") as caught:
             small.execute(lambda session: session.row("database_now"))
         assert str(postgres.url.password) not in caught.value.message
@@ -199,10 +199,10 @@ def test_a_pool_without_a_free_connection_is_an_outage_that_says_so(
 
 def test_one_connection_is_enough_for_every_operation(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction that asks for a second connection waits for ever when each thread holds one."""
-    url = address(database) if database.dialect == "postgresql" else str(database.url)
+    url = address(database) if database.dialect == "postgresql" else f"sqlite:///{database.url.target}"
     plan = plan_of(task("a"), task("b", "a", when="a.text == 'done'"))
     with connected(url, schema=database.schema, pool_size=1) as small:
-        monkeypatch.setattr(small.engine.pool, "_timeout", 0.05)
+        monkeypatch.setattr(small.pool, "timeout_seconds", 0.05)
         steps = Steps(Store(small), plan)
         [run_id] = steps.start()
         steps.do(run_id, "a")
@@ -235,7 +235,7 @@ def test_after_a_restart_of_the_server_at_most_one_statement_meets_an_old_connec
 @pytest.mark.parametrize("url", ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+psycopg://u:p@h/d"])
 def test_every_usual_spelling_of_postgres_is_one_driver(url: str) -> None:
     with connected(url) as database:
-        assert (database.dialect, database.url.drivername) == ("postgresql", "postgresql+psycopg")
+        assert (database.dialect, database.url.target) == ("postgresql", "postgresql://u:p@h/d")
 
 
 @pytest.mark.parametrize(

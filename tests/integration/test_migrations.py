@@ -21,8 +21,9 @@ from orchestrator.errors import SchemaOutOfDate
 from orchestrator.settings import Settings
 from orchestrator.store import schema
 from orchestrator.store.database import Database
+from orchestrator.store.defaults import DEFAULT_PROJECT_ID, DEFAULT_TENANT_ID
 from orchestrator.store.store import Store
-from orchestrator.store.tables import DEFAULT_PROJECT_ID, DEFAULT_TENANT_ID, metadata
+from orchestrator.store.tables import metadata
 
 MIGRATIONS = Path(schema.__file__).parent / "migrations"
 UPGRADE = """
@@ -39,8 +40,8 @@ database.close()
 
 def address(database: Database) -> str:
     if database.dialect == "sqlite":
-        return str(database.url)
-    return database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return f"sqlite:///{database.url.target}"
+    return database.url.target
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def beside(database: Database, name: str) -> Database:
 def inside(database: Database) -> Generator[Any]:
     """Give a connection to which our schema is the one without a name, as reflection wants it."""
     arguments = {} if database.dialect == "sqlite" else {"options": f"-csearch_path={database.schema}"}
-    engine = create_engine(database.url, connect_args=arguments)
+    engine = create_engine(address(database).replace("postgresql://", "postgresql+psycopg://"), connect_args=arguments)
     try:
         with engine.connect() as connection:
             yield connection

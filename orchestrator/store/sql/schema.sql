@@ -1,0 +1,2 @@
+-- schema_version: the revision that the last migration left
+SELECT version_num FROM @alembic_version
