@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import select
-import sqlite3
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import SettingsInvalid
+
+if TYPE_CHECKING:
+    import sqlite3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Connector:
         return bool(poller.poll(0))
 
     def _open_sqlite(self) -> sqlite3.Connection:
+        import sqlite3
+
         if self._url.target != ":memory:":
             Path(self._url.target).parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._url.target, check_same_thread=False, isolation_level=None, timeout=30)

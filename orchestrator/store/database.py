@@ -7,7 +7,6 @@ is left on a pooled connection, so PgBouncer in transaction mode is fine.
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -314,9 +313,9 @@ def _is_transient(error: BaseException) -> bool:
 def _means_unreachable(error: BaseException | None) -> bool:
     if error is None or isinstance(error, DatabaseUnavailable):
         return False
-    if isinstance(error, sqlite3.OperationalError):
-        return "unable to open" in str(error)
     module = type(error).__module__
+    if module == "sqlite3":
+        return "unable to open" in str(error)
     if not module.startswith("psycopg"):
         return False
     state = getattr(error, "sqlstate", None)
