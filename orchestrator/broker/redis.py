@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from queue import Empty
-from time import monotonic
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import ResponseError
+
+from orchestrator.clock import system_clock
 
 #: How many messages one command may take: others of the loop have their turn after it.
 _MOST_AT_ONCE = 32
@@ -64,7 +65,7 @@ class Channel(kombu_redis.Channel):
         room = self.qos.can_consume_max_estimate()
         count = _MOST_AT_ONCE if room is None else max(1, min(room, _MOST_AT_ONCE))
         connection = self._in_poll = self.client.connection
-        self._brpop_sent_at = monotonic()
+        self._brpop_sent_at = system_clock.monotonic()
         wait = self.brpop_timeout if timeout is None else timeout
         connection.send_command("BLMPOP", wait or 0, len(keys), *keys, "RIGHT", "COUNT", count)
 

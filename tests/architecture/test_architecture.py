@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -107,13 +108,26 @@ def test_an_agent_imports_the_plugin_sdk_the_standard_library_and_pydantic(file:
 
 def test_celery_stays_at_the_rim() -> None:
     rim = ("orchestrator.broker", "orchestrator.planning.canvas", "orchestrator.store.backend")
-    rim += tuple(f"worker.{name}" for name in ("app", "command", "embedded", "lifecycle", "pool", "strategy", "tasks"))
+    rim += tuple(
+        f"worker.{name}"
+        for name in ("app", "command", "embedded", "events", "lifecycle", "pool", "prefetch", "strategy", "tasks")
+    )
     assert {name for name in importers("celery", "kombu", "billiard", "amqp") if not within(name, *rim)} == set()
 
 
-def test_sql_stays_in_the_store_and_in_the_listing() -> None:
+def test_sql_stays_in_the_store() -> None:
     users = importers("sqlalchemy", "alembic", "psycopg", "sqlite3")
-    assert {name for name in users if not within(name, "orchestrator.store", "orchestrator.service")} == set()
+    assert {name for name in users if not within(name, "orchestrator.store")} == set()
+
+
+def test_producers_and_workers_load_neither_sqlalchemy_nor_a_model_sdk_to_begin_with() -> None:
+    script = """
+        import sys
+        import orchestrator.service, worker.command, worker.embedded
+        print(sorted({"sqlalchemy", "alembic", "openai", "anthropic", "redis", "sqlite3"} & sys.modules.keys()))
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(script)], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("sdk", ["openai", "anthropic"])
