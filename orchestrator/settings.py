@@ -152,9 +152,15 @@ def _profile(path: Path) -> Path:
     if not path.is_file():
         raise SettingsInvalid(f"configuration file {path} does not exist (from --config or {PREFIX}CONFIG)")
     try:
-        tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsInvalid(f"configuration file {path}: {error}") from None
+    for name, value in values.items():
+        if name.endswith("_url") and isinstance(value, str) and mask(value) != re.split("[?#]", value)[0]:
+            raise SettingsInvalid(
+                f"configuration file {path}: {name} holds a password; files are copied and committed, so secrets come from "
+                f"the environment alone: set {PREFIX}{name.upper()}"
+            )
     return path
 
 

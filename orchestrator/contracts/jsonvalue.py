@@ -26,6 +26,9 @@ def dump(value: JsonValue, *, what: str, limit_bytes: int, error: type[Nightflee
         size = len(text) if text.isascii() else len(text.encode())
     except (TypeError, ValueError, RecursionError):
         raise error(f"{what} is no JSON: {find_fault(value)}") from None
+    if _has_odd_key(value):
+        # Python would write 1 as "1" and give "1" back: the next agent must not look for what is not there.
+        raise error(f"{what} is no JSON: {find_fault(value)}")
     if "\\u0000" in text and (fault := find_fault(value)) is not None:
         raise error(f"{what} cannot be stored: {fault}")
     if size > limit_bytes:
@@ -42,6 +45,20 @@ def find_fault(value: JsonValue) -> str | None:
         return _fault_at(value, "")
     except RecursionError:
         return "it is nested too deep, or holds itself"
+
+
+def _has_odd_key(value: JsonValue) -> bool:
+    """Tell whether any object has a key that is no text, looking at nothing but objects and lists."""
+    containers = [value]
+    while containers:
+        inner = containers.pop()
+        if isinstance(inner, dict):
+            if any(not isinstance(key, str) for key, _ in _items(inner)):
+                return True
+            containers.extend(item for _, item in _items(inner) if isinstance(item, dict | list | tuple))
+        elif isinstance(inner, list | tuple):
+            containers.extend(item for _, item in _numbered(inner) if isinstance(item, dict | list | tuple))
+    return False
 
 
 def _fault_at(value: JsonValue, place: str) -> str | None:

@@ -63,6 +63,8 @@ def test_a_tuple_is_a_list() -> None:
         ({"a": [0, {"b": "x\x00y"}]}, "a[1].b ", "U+0000"),
         ({"a": "\ud800"}, "a ", "half of a surrogate pair"),
         ({"a": {(1, 2): 3}}, "a ", "has a key (1, 2) of type tuple"),
+        ({"a": ({"b": 1}, [{1: "one"}])}, "a[1][0] ", "has a key 1 of type int"),
+        ({None: 1}, "the value ", "has a key None of type NoneType"),
     ],
 )
 def test_what_cannot_be_stored_is_refused_by_its_place(value: Any, place: str, reason: str) -> None:

@@ -108,6 +108,20 @@ def test_a_profile_that_is_not_there_is_an_error_with_its_path(monkeypatch: pyte
     assert "gone.toml does not exist" in refused(monkeypatch, tmp_path / "gone.toml")
 
 
+@pytest.mark.parametrize("name", ["broker_url", "database_url"])
+def test_a_password_in_a_profile_is_an_error_that_names_the_variable_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    message = refused(monkeypatch, profile(tmp_path, f'{name} = "scheme://user:{SECRET}@host/place"\n'))
+    assert f"{name} holds a password" in message
+    assert f"set NIGHTFLEET_{name.upper()}" in message
+
+
+def test_addresses_without_a_password_may_stand_in_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = 'broker_url = "amqp://host//"\ndatabase_url = "postgresql://user@host/name?sslmode=require"\n'
+    assert not load(monkeypatch, profile(tmp_path, text)).embedded
+
+
 def test_a_profile_that_is_no_toml_is_an_error_with_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "profile.toml: " in refused(monkeypatch, profile(tmp_path, "concurrency = \n"))
 
