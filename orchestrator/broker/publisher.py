@@ -10,7 +10,7 @@ import contextlib
 import os
 import select
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from kombu.connection import Connection
@@ -81,10 +81,8 @@ class Publisher:
                 sent = 0
                 try:
                     channel = self._ready_channel()
-                    for message in rest:
-                        self._send(channel, message)
+                    for _ in self._sending(channel, rest):
                         sent += 1
-                    self._sent_all(channel)
                 except NightfleetError:
                     self._lose(rest)
                     raise
@@ -145,7 +143,14 @@ class Publisher:
 
     # One message ------------------------------------------------------------------------------------------------------
 
-    def _send(self, channel: Any, message: TaskMessage) -> None:
+    def _sending(self, channel: Any, messages: Sequence[TaskMessage]) -> Iterator[None]:
+        """Send messages; yields once for each that is sent."""
+        for message in messages:
+            queue, prepared = self._prepare(channel, message)
+            self._transmit(channel, prepared, queue, message.task_id)
+            yield
+
+    def _prepare(self, channel: Any, message: TaskMessage) -> tuple[str, Any]:
         if len(message.body) > MAX_MESSAGE_BYTES:
             raise ValueError(
                 f"message {message.task_id} has {len(message.body)} bytes: a canvas was not cut short enough"
@@ -159,14 +164,11 @@ class Publisher:
             headers=message.headers,
             properties={"correlation_id": message.task_id, "reply_to": "", "delivery_mode": 2},
         )
-        self._transmit(channel, prepared, name, message.task_id)
+        return name, prepared
 
     def _transmit(self, channel: Any, prepared: Any, queue: str, task_id: str) -> None:
         del task_id
         channel.basic_publish(prepared, exchange="", routing_key=queue)
-
-    def _sent_all(self, channel: Any) -> None:
-        """Nothing is left to do where each message is sent for itself."""
 
     def _priority(self, priority: int) -> int:
         return priority
@@ -223,10 +225,6 @@ class RedisPublisher(Publisher):
     What several threads publish at one moment travels together: each message alone would wait for an answer of its own.
     """
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._unsent: list[tuple[str, Any]] = []
-
     def _start(self) -> None:
         super()._start()
         self._together = GroupCommit(self._publish_together)
@@ -243,13 +241,9 @@ class RedisPublisher(Publisher):
     def _priority(self, priority: int) -> int:
         return 2 - priority
 
-    def _transmit(self, channel: Any, prepared: Any, queue: str, task_id: str) -> None:
-        del channel, task_id
-        self._unsent.append((queue, prepared))
-
-    def _sent_all(self, channel: Any) -> None:
-        unsent, self._unsent = self._unsent, []
-        channel.publish_all(unsent)
+    def _sending(self, channel: Any, messages: Sequence[TaskMessage]) -> Iterator[None]:
+        channel.publish_all([self._prepare(channel, message) for message in messages])
+        yield from [None] * len(messages)
 
 
 class RabbitPublisher(Publisher):
@@ -286,7 +280,8 @@ class RabbitPublisher(Publisher):
                         return
                     if readable:
                         with contextlib.suppress(TimeoutError, BlockingIOError):
-                            transport.drain_events(timeout=0)
+                            while True:
+                                transport.drain_events(timeout=0)
                     elif transport.heartbeat:
                         connection.heartbeat_check(rate=4)
                     if not self._outstanding:
