@@ -48,19 +48,19 @@ def worker_main() -> int:
 @contextlib.contextmanager
 def messages_counted(path: Path) -> Generator[None]:
     """Write the size of each message that this process hands to a broker, headers and body, as a line of `path`."""
-    before = Publisher._send  # pyright: ignore[reportPrivateUsage]
+    before = Publisher._prepare  # pyright: ignore[reportPrivateUsage]
 
-    def send(self: Publisher, channel: Any, message: TaskMessage) -> None:
+    def prepare(self: Publisher, channel: Any, message: TaskMessage) -> tuple[str, Any]:
         size = len(message.body) + len(json.dumps(message.headers))
         with path.open("a") as file:
             file.write(f"{size}\n")
-        before(self, channel, message)
+        return before(self, channel, message)
 
-    Publisher._send = send  # pyright: ignore[reportPrivateUsage]
+    Publisher._prepare = prepare  # pyright: ignore[reportPrivateUsage]
     try:
         yield
     finally:
-        Publisher._send = before  # pyright: ignore[reportPrivateUsage]
+        Publisher._prepare = before  # pyright: ignore[reportPrivateUsage]
 
 
 def settings_of(**values: Any) -> Settings:

@@ -11,6 +11,7 @@ import os
 import select
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any, Protocol
 
 from kombu.connection import Connection
@@ -310,7 +311,7 @@ class RabbitPublisher(Publisher):
 
     def _settle(self, delivery_tag: int, *, multiple: bool) -> list[str]:
         if multiple:
-            tags = [tag for tag in self._outstanding if tag <= delivery_tag]
+            tags = list(takewhile(lambda tag: tag <= delivery_tag, self._outstanding))  # they are in their order
         else:
             tags = [delivery_tag] if delivery_tag in self._outstanding else []
         settled = [self._outstanding.pop(tag) for tag in tags]
