@@ -1,0 +1,149 @@
+"""How many messages a worker holds beyond its slots, and how a running consumer is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kombu.common import QoS
+
+from worker.prefetch import Prefetch, messages_ahead
+
+
+class Timer:
+    """A timer by hand: `fire` is one interval of everything that has not been cancelled."""
+
+    def __init__(self) -> None:
+        self.entries: list[SimpleNamespace] = []
+
+    def call_repeatedly(self, seconds: float, callback: Callable[[], None]) -> Any:
+        entry = SimpleNamespace(seconds=seconds, callback=callback)
+        entry.cancel = lambda: self.entries.remove(entry)
+        self.entries.append(entry)
+        return entry
+
+    def fire(self) -> None:
+        for entry in list(self.entries):
+            entry.callback()
+
+
+class Consumer:
+    """What the step sees of Celery's consumer."""
+
+    def __init__(self, *, slots: int = 4, kind: str = "rabbitmq", hub: object | None = "a hub") -> None:
+        self.pool = SimpleNamespace(slots=slots, finished=100, longest_running_seconds=0.0)
+        self.counts: list[int] = []
+        self.qos = QoS(self.tell_broker, slots)
+        self.timer = Timer()
+        self.hub = hub
+        self.app = SimpleNamespace(kind=kind)
+
+    def tell_broker(self, prefetch_count: int) -> None:
+        self.counts.append(prefetch_count)
+
+    def interval(self, *, finished: int, oldest_seconds: float = 0.0) -> int:
+        """Let an interval pass in which so many jobs have ended; gives the prefetch count after it."""
+        self.pool.finished += finished
+        self.pool.longest_running_seconds = oldest_seconds
+        self.timer.fire()
+        return int(self.qos.value)
+
+
+@pytest.fixture
+def consumer() -> Consumer:
+    return Consumer()
+
+
+def started(consumer: Consumer) -> Prefetch:
+    step = Prefetch(consumer)
+    step.start(consumer)
+    return step
+
+
+@pytest.mark.parametrize(
+    ("slots", "finished", "oldest_seconds", "ahead"),
+    [
+        (4, 0, 0.0, 0),
+        (4, 3, 0.0, 0),
+        (4, 4, 0.0, 4),
+        (4, 400, 0.09, 4),
+        # One slot is busy for long: what waits behind it is what another worker does not get.
+        (4, 400, 0.1, 0),
+        (4, 400, 30.0, 0),
+        (1, 1, 0.0, 1),
+        (32, 32, 0.0, 32),
+        (33, 33, 0.0, 32),
+        (200, 200, 0.0, 32),
+        (200, 199, 0.0, 0),
+    ],
+)
+def test_messages_are_held_ahead_only_while_every_slot_turns_over(
+    slots: int, finished: int, oldest_seconds: float, ahead: int
+) -> None:
+    assert messages_ahead(slots, finished=finished, oldest_seconds=oldest_seconds) == ahead
+
+
+def test_a_worker_holds_one_message_for_each_slot_until_its_tasks_are_short(consumer: Consumer) -> None:
+    started(consumer)
+    assert [consumer.interval(finished=count) for count in (0, 3, 4, 50, 3, 0, 4)] == [4, 4, 8, 8, 4, 4, 8]
+
+
+def test_a_slot_that_is_busy_for_long_ends_it(consumer: Consumer) -> None:
+    started(consumer)
+    assert consumer.interval(finished=9) == 8
+    assert consumer.interval(finished=9, oldest_seconds=0.5) == 4
+    assert consumer.interval(finished=9) == 8
+
+
+def test_what_had_ended_before_the_start_does_not_count(consumer: Consumer) -> None:
+    consumer.pool.finished = 100_000
+    started(consumer)
+    assert consumer.interval(finished=1) == 4
+
+
+def test_what_others_add_to_the_prefetch_count_stays(consumer: Consumer) -> None:
+    started(consumer)
+    consumer.interval(finished=9)
+    consumer.qos.increment_eventually(3)
+    assert consumer.interval(finished=0) == 7
+
+
+def test_the_broker_is_told_by_the_consumers_own_loop(consumer: Consumer) -> None:
+    started(consumer)
+    consumer.interval(finished=9)
+    # The timer may not talk to the broker: the loop sees that the value has changed.
+    assert consumer.counts == []
+    consumer.qos.update()
+    assert consumer.counts == [8]
+
+
+def test_it_looks_ten_times_a_second_and_no_longer_once_it_is_stopped(consumer: Consumer) -> None:
+    step = started(consumer)
+    assert [entry.seconds for entry in consumer.timer.entries] == [0.1]
+    step.stop(consumer)
+    step.stop(consumer)
+    assert consumer.timer.entries == []
+    assert consumer.interval(finished=99) == 4
+
+
+def test_a_consumer_that_starts_again_begins_at_its_slots(consumer: Consumer) -> None:
+    step = started(consumer)
+    consumer.interval(finished=9)
+    step.stop(consumer)
+    # A new connection: Celery makes a new QoS.
+    consumer.qos = QoS(consumer.tell_broker, 4)
+    step.start(consumer)
+    assert consumer.interval(finished=0) == 4
+    assert consumer.interval(finished=4) == 8
+    assert len(consumer.timer.entries) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "hub", "included"),
+    [("rabbitmq", "a hub", True), ("redis", "a hub", False), ("memory", "a hub", False), ("rabbitmq", None, False)],
+)
+def test_only_where_the_broker_takes_back_what_a_dead_worker_had(kind: str, hub: str | None, included: bool) -> None:
+    consumer = Consumer(kind=kind, hub=hub)
+    assert Prefetch(consumer).include_if(consumer) is included
