@@ -292,6 +292,7 @@ class Wire:
     def _receive(self, count: int) -> bytes:
         self.reads += 1
         assert count >= 16_384
+        assert self.near.gettimeout() == 0, "a loop may not wait here"
         if self._dry or not self._pieces:
             self._dry = False
             raise BlockingIOError(errno.EAGAIN, "nothing there")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -344,12 +345,19 @@ def test_after_the_server_has_cut_the_connections_publishing_and_taking_go_on() 
             assert listener.got == ids_of([*first, *second])
 
 
+def alone_at_most(seconds: int) -> None:
+    """End a child that hangs: nobody else would."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
+
+
 def test_after_a_fork_parent_and_child_publish_over_connections_of_their_own(broker: Broker) -> None:
     publisher = broker.publisher
     publisher.publish(messages(1))
     read, write = os.pipe()
     child = os.fork()
     if child == 0:  # pragma: no cover - the parent's coverage does not see the child
+        alone_at_most(20)
         sent = b"0"
         try:
             publisher.publish(messages(2))
@@ -357,10 +365,10 @@ def test_after_a_fork_parent_and_child_publish_over_connections_of_their_own(bro
         finally:
             os.write(write, sent)
             os._exit(0)
+    os.close(write)
     assert os.read(read, 1) == b"1"
     os.waitpid(child, 0)
     os.close(read)
-    os.close(write)
     publisher.publish(messages(1))
     assert publisher.depth(QUEUE) == 4
 
@@ -388,6 +396,7 @@ def test_a_child_that_was_forked_while_a_thread_published_publishes(
             assert begun.wait(30)
             child = os.fork()
             if child == 0:  # pragma: no cover - the parent's coverage does not see the child
+                alone_at_most(20)
                 sent = b"0"
                 try:
                     # The parent's leader is not in this process: nobody may wait for it.
@@ -396,13 +405,13 @@ def test_a_child_that_was_forked_while_a_thread_published_publishes(
                 finally:
                     os.write(write, sent)
                     os._exit(0)
+            os.close(write)
             assert os.read(read, 1) == b"1"
             os.waitpid(child, 0)
         finally:
             go.set()
         future.result(30)
     os.close(read)
-    os.close(write)
     assert broker.wait() == 4
 
 

@@ -99,7 +99,8 @@ def test_blocks_in_each_other_add_up_and_the_outer_one_comes_back(lines: Any) ->
 def test_what_a_line_says_itself_goes_before_the_block(lines: Any) -> None:
     with log_scope(task="block"):
         log.info("said", task="line")
-    assert lines() == {"said": {"task": "line"}}
+        structlog.get_logger("nightfleet.other").info("said too", task="line")
+    assert lines() == {"said": {"task": "line"}, "said too": {"task": "line"}}
 
 
 def test_a_block_that_raises_leaves_nothing_behind(lines: Any) -> None:
