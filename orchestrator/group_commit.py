@@ -16,7 +16,7 @@ from orchestrator.errors import ServiceUnavailable
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
-#: What one transaction may hold: members, and bytes of their requests beyond the first.
+#: What one transaction may hold: members, and bytes of their requests; a request that is larger goes alone.
 _MOST = 32
 _MOST_BYTES = 1_000_000
 
@@ -24,12 +24,13 @@ _MOST_BYTES = 1_000_000
 class _Turn(Generic[Request, Answer]):
     """One caller."""
 
-    __slots__ = ("answer", "called", "done", "error", "request")
+    __slots__ = ("answer", "called", "done", "error", "leads", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.called = threading.Lock()
         self.done = False
+        self.leads = False
         self.answer: Answer
         self.error: BaseException | None = None
 
@@ -55,14 +56,17 @@ class GroupCommit(Generic[Request, Answer]):
     def __call__(self, request: Request) -> Answer:
         turn: _Turn[Request, Answer] = _Turn(request)
         with self._lock:
-            leads = not self._led
+            turn.leads = not self._led
             self._led = True
             self._waiting.append(turn)
-            if not leads:
-                turn.called.acquire()
-        if not leads:
-            # Released by a leader: it has the answer, or gives up the lead.
             turn.called.acquire()
+        if not turn.leads:
+            try:
+                # Released by a leader: it has the answer, or gives up the lead.
+                turn.called.acquire()
+            except BaseException:
+                self._leave(turn)
+                raise
         if not turn.done:
             self._lead()
         if turn.error is not None:
@@ -77,13 +81,28 @@ class GroupCommit(Generic[Request, Answer]):
             self._write_all(group)
         finally:
             with self._lock:
-                called = group[1:]
-                if self._waiting:
-                    called.append(self._waiting[0])
-                else:
-                    self._led = False
-            for turn in called:
+                # An interrupted leader leaves members without an answer: one of them leads next.
+                self._waiting[:0] = [turn for turn in group[1:] if not turn.done]
+                answered = [turn for turn in group[1:] if turn.done]
+                self._pass_on()
+            for turn in answered:
                 turn.called.release()
+
+    def _pass_on(self) -> None:
+        """Give the lead to whoever waits longest."""
+        if self._waiting:
+            self._waiting[0].leads = True
+            self._waiting[0].called.release()
+        else:
+            self._led = False
+
+    def _leave(self, turn: _Turn[Request, Answer]) -> None:
+        """Take back the place of a caller that was interrupted while it waited (Ctrl-C), and the lead if it had it."""
+        with self._lock:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+                if turn.leads:
+                    self._pass_on()
 
     def _take(self) -> list[_Turn[Request, Answer]]:
         count, room = 0, _MOST_BYTES
@@ -102,7 +121,7 @@ class GroupCommit(Generic[Request, Answer]):
         except ServiceUnavailable as error:
             for turn in group:
                 turn.error, turn.done = type(error)(error.message), True
-        except BaseException as error:  # noqa: BLE001 - raised again, in the thread of the caller whose error it is
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - raised again, in the thread of the caller whose it is
             for turn in group:
                 if len(group) > 1:
                     self._write_all([turn])

@@ -34,7 +34,7 @@ _QUIET = {
 #: These write a line for each frame and each step of their start, at DEBUG too.
 _NEVER_DEBUG = ("amqp", "asyncio", "celery.bootsteps", "celery.utils.functional", "kombu")
 
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
 _MASK = "***"
 _FIELDS = "nightfleet_fields"
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|PGPASSWORD)\d*$")

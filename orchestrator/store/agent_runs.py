@@ -149,7 +149,7 @@ class AgentRuns:
         return [found.get(wanted.id) if first[wanted.id] is wanted else None for wanted in group]
 
     def finish_all(self, group: Sequence[Ending]) -> list[Finish | None]:
-        """Finish each of a group in one transaction, all or none; what two of them set free together is the first one's."""
+        """Finish each of a group in one transaction, all or none; what two of them set free together is told to one."""
         if not self._one_statement:
             return self._database.transact(lambda session: [_finish(session, ending) for ending in group])
         # A claim has one end: of two for one claim (a time limit and the agent itself), the first counts.

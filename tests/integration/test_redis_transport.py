@@ -23,6 +23,7 @@ from orchestrator.broker.message import TaskMessage, task_message
 from orchestrator.broker.publisher import Publisher, RedisPublisher
 from orchestrator.broker.redis import Channel
 from orchestrator.clock import agent_run_id, ids
+from orchestrator.errors import BrokerUnavailable
 from orchestrator.store.backend import StoreBackend
 
 QUEUE = "agent.probe"
@@ -343,6 +344,35 @@ def test_after_the_server_has_cut_the_connections_publishing_and_taking_go_on() 
         with listening(broker) as listener:
             listener.drain(5)
             assert listener.got == ids_of([*first, *second])
+
+
+def test_a_batch_that_redis_did_not_take_is_sent_again(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker.publisher.publish(messages(1))
+    execute = Pipeline.execute
+    cut: list[str] = []
+
+    def cut_once(self: Any, *args: Any, **options: Any) -> Any:
+        if not cut:
+            cut.append("cut")
+            raise redis.ConnectionError("cut")
+        return execute(self, *args, **options)
+
+    monkeypatch.setattr(Pipeline, "execute", cut_once)
+    broker.publisher.publish(messages(3))
+    assert (broker.lost, broker.wait()) == ([], 4)
+
+
+def test_a_batch_for_a_server_that_is_gone_is_reported_as_lost() -> None:
+    with servers.private_redis() as server, on(server.url) as broker:
+        broker.publisher.publish(messages(1))
+        server.stop(immediate=True)
+        sent = messages(3)
+        try:
+            with pytest.raises(BrokerUnavailable):
+                broker.publisher.publish(sent)
+        finally:
+            server.start()
+        assert broker.lost == ids_of(sent)
 
 
 def alone_at_most(seconds: int) -> None:

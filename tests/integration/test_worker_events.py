@@ -113,3 +113,17 @@ def test_the_events_of_many_runs_come_in_far_fewer_messages(tmp_path: Path) -> N
         assert events.count == 3 * runs
         assert sum(events.batches) == 3 * runs
         assert len(events.batches) < events.count / 10, events.batches
+
+
+def test_a_worker_that_stops_sends_what_it_still_has(tmp_path: Path) -> None:
+    with fleet(tmp_path) as installation:
+        worker = installation.start_worker()
+        until = tmp_path / "go"
+        with received(installation) as events:
+            run = installation.orchestrator.submit("blocker", {"until": str(until)})
+            installation.until(lambda: installation.executions("begin"), "it runs")
+            worker.terminate()
+            until.touch()
+            worker.wait(45)
+            assert run.state == "succeeded"
+            installation.until(complete(events, 1), "its last event has arrived", 10)

@@ -103,6 +103,13 @@ def test_what_is_in_the_buffer_at_the_end_leaves_and_the_clock_stands(
     step.stop(consumer)
 
 
+def test_what_ends_while_the_worker_drains_is_sent_at_once(consumer: Consumer, dispatcher: Dispatcher) -> None:
+    step = started(consumer)
+    step.stop(consumer)
+    dispatcher.send("succeeded")
+    assert dispatcher.messages == [["succeeded"]]
+
+
 def test_a_consumer_that_starts_again_batches_the_events_of_its_new_buffer(consumer: Consumer) -> None:
     step = started(consumer)
     step.stop(consumer)

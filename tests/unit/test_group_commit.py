@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -223,6 +225,55 @@ def test_a_leader_that_fails_passes_the_lead_on_to_those_who_wait(error: BaseExc
     assert service.groups == [["bad"], ["a", "b"]]
     assert answers(others) == ["answer to a", "answer to b"]
     assert service.commit("later") == "answer to later"
+
+
+# Interrupted ----------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(BaseException):
+    """As a signal handler raises it, in whatever the thread does."""
+
+
+def test_a_caller_that_is_interrupted_while_it_waits_is_not_waited_for() -> None:
+    """Ctrl-C comes to the main thread only, so this test waits there itself."""
+    service = Service()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(service.commit, "first")
+        assert service.begun.wait(30)
+
+        def break_in() -> str:
+            service.until_waiting(1)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return service.commit("after")
+
+        def handler(*_: Any) -> None:
+            raise Interrupted
+
+        before = signal.signal(signal.SIGUSR1, handler)
+        try:
+            after = pool.submit(break_in)
+            with pytest.raises(Interrupted):
+                service.commit("given up")
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+            service.go.set()
+        assert first.result(30) == "answer to first"
+        assert after.result(30) == "answer to after"
+    assert "given up" not in service.written
+
+
+def test_a_leader_that_is_interrupted_hands_on_what_the_others_asked_for() -> None:
+    def fail(group: Sequence[str]) -> None:
+        if "a" in group and service.fail is not nothing:
+            service.fail = nothing
+            raise Interrupted
+
+    service = Service(fail)
+    first, a, b = service.together("first", "a", "b")
+    assert first.result() == "answer to first"
+    assert isinstance(a.exception(), Interrupted)
+    assert b.result() == "answer to b"
+    assert service.groups == [["first"], ["a", "b"], ["b"]]
 
 
 # Many -----------------------------------------------------------------------------------------------------------------

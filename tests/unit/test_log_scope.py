@@ -203,6 +203,7 @@ class Handler(logging.Handler):
         ("INFO", ["info", "warning", "error", "exception", "critical"]),
         ("WARNING", ["warning", "error", "exception", "critical"]),
         ("ERROR", ["error", "exception", "critical"]),
+        ("CRITICAL", ["critical"]),
     ],
 )
 def test_a_line_below_the_level_is_neither_processed_nor_rendered_nor_handled(

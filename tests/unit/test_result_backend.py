@@ -145,7 +145,7 @@ def test_what_a_completion_has_released_and_its_request_carries_is_published_onc
     next_id = carries(message, installation.app)
     installation.verdict = Done(frozenset({next_id}))
     installation.deliver(message)
-    assert [sent.task_id for sent in installation.sent] == [next_id]
+    assert [(sent.task_id, sent.priority) for sent in installation.sent] == [(next_id, Priority.LATER)]
 
 
 def test_the_next_link_of_a_chain_carries_the_rest_of_it(installation: Installation) -> None:

@@ -111,8 +111,8 @@ def upgrade() -> None:  # noqa: D103
         sa.ForeignKeyConstraint(["workflow_id"], ["workflow.id"], name="fk_run_workflow_id_workflow"),
         sa.PrimaryKeyConstraint("id", name="pk_run"),
     )
-    op.create_index("ix_run_listing", "run", ["project_id", "created_at", "id"], unique=False)
-    op.create_index("ix_run_state", "run", ["state", "created_at", "id"], unique=False)
+    op.create_index("ix_run_listing", "run", ["project_id", "created_at"], unique=False)
+    op.create_index("ix_run_state", "run", ["state", "created_at"], unique=False)
     op.create_index(
         "uq_run_idempotency",
         "run",
