@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import celery
 import pytest
+import servers
 import services
 from billiard.exceptions import WorkerLostError
-from celery import _state
-from celery.app import trace
-from fleet import Fleet, fleet, settings_of
+from celery import Celery
+from celery.app import app_or_default
+from celery.worker import WorkController
+from fleet import fleet, settings_of
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from steps import WORKER, Steps, ago, plan_of, task
@@ -26,33 +28,39 @@ from orchestrator.broker.app import make_app
 from orchestrator.broker.memory import MemoryTransport, memory_transport
 from orchestrator.broker.message import TaskMessage, task_message
 from orchestrator.broker.publisher import RabbitPublisher
-from orchestrator.clock import agent_run_id, ids, system_clock
-from orchestrator.contracts.dispatch import Priority
+from orchestrator.clock import agent_run_id, ids, run_id_of, system_clock
+from orchestrator.contracts.dispatch import Dispatch, Priority
 from orchestrator.contracts.run import RunState
 from orchestrator.errors import ClaimLost
+from orchestrator.group_commit import GroupCommit
 from orchestrator.kernel import Kernel
 from orchestrator.store import schema
-from orchestrator.store.agent_runs import Claim
+from orchestrator.store.agent_runs import Claim, Wanted
 from orchestrator.store.backend import StoreBackend
+from orchestrator.store.database import Database
 from orchestrator.store.fleet import Held
+from orchestrator.store.pool import Pool
+from orchestrator.store.store import Store
 from worker.app import WorkerParts, build, load_agents
 from worker.effects import Account
 from worker.execution import Execution
 from worker.lifecycle import Member
 from worker.pool import TaskPool
 
-AGENTS = '''
-import celery
+T = TypeVar("T")
+
+AGENTS = """
+from celery.app import app_or_default
 from worker.agent import BaseAgent
 
 class A(BaseAgent):
     def execute(self, data, ctx):
-        return {"app": celery.current_app.main}
+        return {"app": app_or_default().main}
 
 class B(BaseAgent):
     def execute(self, data, ctx):
         return {}
-'''
+"""
 
 
 @pytest.fixture
@@ -196,6 +204,42 @@ def test_a_revoke_of_what_still_waits_cancels_its_run_when_it_is_delivered(tmp_p
         assert (waiting.id, "t") not in installation.executions()
 
 
+# Idle workers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_says_that_it_is_idle_while_it_has_a_free_slot_and_a_connection_to_the_broker(tmp_path: Path) -> None:
+    until = tmp_path / "go"
+    with (
+        servers.private_redis() as server,
+        fleet(tmp_path, "redis", broker_url=server.url, concurrency=1, heartbeat=0.2) as installation,
+    ):
+
+        def idle() -> bool:
+            return installation.query("SELECT DISTINCT idle_from IS NULL FROM worker_queue") == [(False,)]
+
+        def beats() -> int:
+            return int(installation.query("SELECT beat_seq FROM worker")[0][0])
+
+        def still(what: bool) -> bool:
+            """Tell whether that is so after two more beats."""
+            after = beats() + 2
+            installation.until(lambda: beats() >= after, "it beats")
+            return idle() is what
+
+        installation.start_worker()
+        installation.until(idle, "a new worker is idle")
+        run = installation.orchestrator.submit("blocker", {"until": str(until)})
+        installation.until(lambda: installation.executions("begin"), "its slot is taken")
+        assert still(False)
+        until.touch()
+        assert run.wait(30).state == "succeeded"
+        assert still(True)
+        server.stop(immediate=True)
+        installation.until(lambda: not idle(), "it has nobody to get work from", timeout=20)
+        server.start()
+        installation.until(idle, "it is connected again", timeout=30)
+
+
 # Confirmations --------------------------------------------------------------------------------------------------------
 
 
@@ -234,28 +278,301 @@ def test_what_is_not_confirmed_in_time_is_reported_as_lost_and_publishing_goes_o
     with rabbit_publisher(lost) as publisher:
         publisher.publish(messages(1))
         assert publisher.flush(20)
-        sent = messages(3)
+        [sent] = messages(1)
         with publisher._lock:  # pyright: ignore[reportPrivateUsage] - nobody reads confirmations meanwhile
-            publisher.publish(sent)
+            publisher.publish([sent])
             assert not publisher.flush(0)
-        assert lost == [message.task_id for message in sent]
+        assert lost == [sent.task_id]
         publisher.publish(messages(1))
         assert publisher.flush(20)
-        assert len(lost) == 3
+        assert len(lost) == 1
 
 
-def test_when_a_submit_returns_it_is_known_which_of_its_publications_did_not_arrive(tmp_path: Path) -> None:
+def test_when_a_submit_returns_it_is_known_which_of_its_publications_did_not_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with fleet(tmp_path) as installation:
         worker = installation.start_worker()
         assert installation.orchestrator.submit("branch", {}).wait(30).state == "succeeded"
         assert installation.stop_worker(worker) == 0
-        installation.orchestrator.submit("branch", {})
         with installation.kernel.app.connection_for_write() as connection:
             installation.kernel.app.queue_for("agent.branch")(connection.default_channel).delete()
-        installation.orchestrator.submit_many("branch", [{}] * 200)
-        assert unpublished(installation) == 200
+        agent_runs = installation.orchestrator.service.kernel.store.agent_runs
+        note = agent_runs.unpublished
+
+        def note_late(dispatches: Iterable[Dispatch]) -> None:
+            threading.Event().wait(0.5)
+            note(dispatches)
+
+        monkeypatch.setattr(agent_runs, "unpublished", note_late)
+        run = installation.orchestrator.submit("branch", {})
+        assert installation.query("SELECT published_at FROM agent_run WHERE run_id = %s", run.id) == [(None,)]
 
 
-def unpublished(installation: Fleet) -> int:
-    [(count,)] = installation.query("SELECT count(*) FROM agent_run WHERE state = 'queued' AND published_at IS NULL")
-    return int(count)
+# Embedded workers -----------------------------------------------------------------------------------------------------
+
+
+def embedded(home: Path, agents: str, **settings: Any) -> Orchestrator:
+    return Orchestrator.embedded(settings=Settings(home=home, agents_path=agents, **settings))
+
+
+def in_a_new_thread(work: Callable[[], T]) -> T:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result(30)
+
+
+def current_app() -> Celery:
+    """Give the app that code without one of its own would use in this thread."""
+    found: Celery | None = app_or_default()
+    assert found is not None
+    return found
+
+
+def test_pool_threads_have_the_app_of_their_own_instance(tmp_path: Path, agents: str) -> None:
+    with (
+        embedded(tmp_path / "a", agents, namespace="first") as first,
+        embedded(tmp_path / "b", agents, namespace="second") as second,
+    ):
+        runs = [nf.submit_many("a", [{}] * 5) for nf in (first, second)]
+        assert [{run.result(20)["app"] for run in each} for each in runs] == [{"first"}, {"second"}]
+
+
+def test_an_embedded_worker_leaves_the_apps_and_the_tasks_of_its_host_alone(tmp_path: Path, agents: str) -> None:
+    here, elsewhere = current_app(), in_a_new_thread(current_app)
+    with embedded(tmp_path / "a", agents) as nf:
+        assert nf.submit("a", {}).wait(20).state == "succeeded"
+        assert current_app() is here
+        assert in_a_new_thread(current_app) is elsewhere
+        others = Celery("of the host", set_as_current=False)
+        others.finalize()
+        assert not [name for name in others.tasks if name.startswith("agent.")]
+
+
+def test_a_stopped_embedded_worker_has_no_consumer_left(
+    tmp_path: Path, agents: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start: Callable[[WorkController], None] = WorkController.start
+
+    def end_late(self: WorkController) -> None:
+        start(self)
+        threading.Event().wait(0.5)
+
+    monkeypatch.setattr(WorkController, "start", end_late)
+
+    def consumers() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "nightfleet-embedded"]
+
+    before = consumers()
+    nf = embedded(tmp_path / "a", agents)
+    assert nf.submit("a", {}).wait(20).state == "succeeded"
+    assert len(consumers()) == len(before) + 1
+    nf.close()
+    assert consumers() == before
+
+
+# The memory broker ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def connected(transport: type[MemoryTransport]) -> Generator[Connection]:
+    with Connection(transport=transport) as connection:
+        yield connection
+
+
+def bound(connection: Connection, name: str) -> None:
+    """Declare a queue that gets what is sent to the exchange of this name in every instance."""
+    Queue(name, Exchange("news", type="direct"), routing_key="all")(connection.default_channel).declare()
+
+
+def test_instances_of_the_memory_broker_share_neither_queues_nor_bindings() -> None:
+    ours, theirs = memory_transport(), memory_transport()
+    with connected(ours) as first, connected(theirs) as second:
+        bound(first, "mine")
+        bound(second, "yours")
+        second.Producer().publish("news", exchange="news", routing_key="all")
+        assert (ours.queues.size("mine"), ours.queues.has("yours")) == (0, False)
+        assert (theirs.queues.size("yours"), theirs.queues.has("mine")) == (1, False)
+
+
+class Consumer:
+    """A consumer of one queue; `looks` counts how often it has asked for a message."""
+
+    def __init__(
+        self, connection: Connection, monkeypatch: pytest.MonkeyPatch, transport: type[MemoryTransport]
+    ) -> None:
+        self._connection = connection
+        self.looks = 0
+        self.looked = threading.Event()
+        self.got: list[Any] = []
+        get = transport.queues.get
+
+        def look(name: str) -> dict[str, Any]:
+            self.looks += 1
+            self.looked.set()
+            return get(name)
+
+        monkeypatch.setattr(transport.queues, "get", look)
+        bound(connection, "mine")
+        consumer = connection.Consumer([Queue("mine")], callbacks=[self._take])
+        consumer.consume()
+
+    def _take(self, body: Any, message: Any) -> None:
+        del body
+        self.got.append(message)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a message; false when there was none."""
+        try:
+            self._connection.drain_events(timeout=seconds)
+        except TimeoutError:
+            return False
+        return True
+
+
+def test_a_waiting_consumer_does_not_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = memory_transport()
+    with connected(transport) as connection:
+        consumer = Consumer(connection, monkeypatch, transport)
+        began = system_clock.monotonic()
+        assert not consumer.wait(1.5)
+        assert system_clock.monotonic() - began >= 1.5
+        assert consumer.looks == 2
+
+
+@pytest.mark.parametrize("what", ["a message", "an acknowledgement", "a call"])
+def test_a_waiting_consumer_is_let_go_at_once_by(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = memory_transport()
+    with connected(transport) as connection, connected(transport) as other, ThreadPoolExecutor(1) as pool:
+        consumer = Consumer(connection, monkeypatch, transport)
+        if what == "an acknowledgement":
+            other.Producer().publish("news", exchange="news", routing_key="all")
+            assert consumer.wait(5)
+        consumer.looked.clear()
+        began = system_clock.monotonic()
+        waiting = pool.submit(consumer.wait, 20)
+        assert consumer.looked.wait(5)
+        if what == "a message":
+            other.Producer().publish("news", exchange="news", routing_key="all")
+        elif what == "an acknowledgement":
+            consumer.got[0].ack()
+        else:
+            transport.queues.wake()
+        assert waiting.result(30) is (what == "a message")
+        assert system_clock.monotonic() - began < 5
+
+
+# Forks ----------------------------------------------------------------------------------------------------------------
+
+
+def in_a_fork(work: Callable[[], bool]) -> bool:
+    """Tell what a function gives in a forked child."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - the parent's coverage does not see the child
+        answer = b"0"
+        try:
+            answer = b"1" if work() else b"0"
+        finally:
+            os.write(write, answer)
+            os._exit(0)
+    os.close(write)
+    answer = os.read(read, 1)
+    os.close(read)
+    os.waitpid(child, 0)
+    return answer == b"1"
+
+
+def test_no_connection_to_a_database_crosses_a_fork(database: Database) -> None:
+    pool = database.pool
+    mine = pool.take()
+    pool.give_back(mine)
+
+    def child() -> bool:
+        taken = pool.take()
+        return taken is not mine and mine not in pool._idle  # pyright: ignore[reportPrivateUsage]
+
+    assert in_a_fork(child)
+    assert pool.take() is mine
+    pool.give_back(mine)
+    assert database.execute(lambda session: session.row("database_now")) is not None
+
+
+def test_a_connection_that_was_in_use_at_a_fork_is_not_used_again_by_the_child(database: Database) -> None:
+    pool = database.pool
+    mine = pool.take()
+
+    def child() -> bool:
+        pool.give_back(mine)
+        return pool.take() is not mine and pool.take() is not mine
+
+    assert in_a_fork(child)
+    pool.give_back(mine)
+    assert database.execute(lambda session: session.row("database_now")) is not None
+
+
+def test_a_child_does_not_close_what_is_its_parents() -> None:
+    closed: list[str] = []
+
+    class Fake:
+        def close(self) -> None:
+            closed.append("by somebody")
+
+    pool = Pool(Fake, lambda _: False, size=2)
+    idle, used = pool.take(), pool.take()
+    pool.give_back(idle)
+
+    def child() -> bool:
+        pool.give_back(used, broken=True)
+        pool.forked()
+        pool.close()
+        return closed == []
+
+    assert in_a_fork(child)
+    pool.give_back(used)
+    pool.close()
+    assert len(closed) == 2
+
+
+def test_a_child_that_closes_its_copy_of_an_orchestrator_leaves_the_parents_connections_open(tmp_path: Path) -> None:
+    with fleet(tmp_path) as installation:
+        pool = installation.orchestrator.service.kernel.store.database.pool
+        mine = pool.take()
+        pool.give_back(mine)
+
+        def child() -> bool:
+            installation.orchestrator.close()
+            return True
+
+        assert in_a_fork(child)
+        # One that the server has hung up on would not be given again.
+        assert pool.take() is mine
+        pool.give_back(mine)
+
+
+def test_a_child_that_was_forked_while_a_thread_claimed_claims(store: Store) -> None:
+    steps = Steps(store, plan_of(task("a")))
+    identity = steps.id(steps.start()[0], "a")
+    inside, go = threading.Event(), threading.Event()
+    claim_all = store.agent_runs.claim_all
+
+    def slow(group: Sequence[Wanted]) -> list[Claim | None]:
+        inside.set()
+        assert go.wait(30)
+        return claim_all(group)
+
+    store.agent_runs._claim = GroupCommit(slow)  # pyright: ignore[reportPrivateUsage]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(store.agent_runs.claim, ids.new(), WORKER)
+        assert inside.wait(10)
+
+        def child() -> bool:
+            # A leader that the fork has left behind would be waited for without end.
+            signal.alarm(20)
+            store.forked()
+            return store.agent_runs.claim(identity, WORKER) is not None
+
+        claimed = in_a_fork(child)
+        go.set()
+        assert waiting.result(30) is None
+    assert claimed
+    assert steps.states(run_id_of(identity)) == {"a": "running"}
