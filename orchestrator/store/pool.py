@@ -64,8 +64,8 @@ class Pool:
 
     def give_back(self, connection: Any, *, broken: bool = False) -> None:
         """Return a connection for the next one who needs it, or close it if it is broken."""
-        if self._pid != os.getpid():
-            self._abandoned.append(connection)
+        if self._pid != os.getpid() or id(connection) not in self._born:
+            self._abandoned.append(connection)  # taken before a fork
             return
         if broken:
             self._generation += 1
@@ -83,6 +83,8 @@ class Pool:
 
     def close(self) -> None:
         """Close what is idle; the next use opens anew."""
+        if self._pid != os.getpid():
+            self.forked()
         while True:
             try:
                 connection = self._idle.pop()

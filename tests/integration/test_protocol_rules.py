@@ -505,7 +505,14 @@ def test_a_connection_that_was_in_use_at_a_fork_is_not_used_again_by_the_child(d
         pool.give_back(mine)
         return pool.take() is not mine and pool.take() is not mine
 
+    def busy_child() -> bool:
+        own = pool.take()
+        pool.give_back(mine)
+        pool.give_back(own)
+        return pool.take() is own
+
     assert in_a_fork(child)
+    assert in_a_fork(busy_child)
     pool.give_back(mine)
     assert database.execute(lambda session: session.row("database_now")) is not None
 
@@ -522,6 +529,7 @@ def test_a_child_does_not_close_what_is_its_parents() -> None:
     pool.give_back(idle)
 
     def child() -> bool:
+        pool.close()
         pool.give_back(used, broken=True)
         pool.forked()
         pool.close()
