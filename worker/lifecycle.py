@@ -196,7 +196,7 @@ class CeleryDecisions:
         """Release the claim; the next sweep publishes it."""
         execution = self._runtime.executions.get(agent_run_id)
         if execution is not None:
-            self._runtime.hand_back([execution])
+            self._runtime.hand_back([execution], crashed=True)
 
 
 def member_step(runtime: Runtime, sweep: Sweep, members: list[Member]) -> type[bootsteps.StartStopStep]:

@@ -85,13 +85,16 @@ class Runtime:
         if execution.interrupt is not None:
             execution.interrupt()
 
-    def hand_back(self, executions: list[Execution]) -> None:
-        """Give back what is still running, without a failure and at once: another worker takes it over."""
+    def hand_back(self, executions: list[Execution], *, crashed: bool = False) -> None:
+        """Give back what is still running, without a failure and at once: another worker takes it over.
+
+        `crashed` counts it as a crash of what executed it.
+        """
         for execution in executions:
             claim = execution.claim
             self.stop(execution, ClaimLost("handed back by a worker that stops"))
             orphan = Orphan(claim.id, claim.run_id, claim.epoch, claim.crashes, self.worker_id)
-            if self.store.repairs.release(orphan, crashed=False):
+            if self.store.repairs.release(orphan, crashed=crashed):
                 log.info("handed back", run_id=claim.run_id, task=claim.task)
 
     # Execution --------------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_what_a_lost_child_process_executed_is_queued_again_at_once_and_nothing_
         assert living.account.stopped is None
     row = process.row(claim)
     assert (row["state"], row["worker_id"], row["published_at"]) == ("queued", None, None)
-    assert (row["priority"], row["failures"]) == (Priority.RECOVERED, 0)
+    assert (row["priority"], row["failures"], row["crashes"]) == (Priority.RECOVERED, 0, 1)
     assert process.row(other)["state"] == "running"
 
 
