@@ -26,7 +26,7 @@ def messages_ahead(slots: int, *, finished: int, oldest_seconds: float) -> int:
 
 
 class Prefetch(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Adapts the prefetch count of a consumer ten times a second; only where the broker takes back what a dead worker had."""
+    """Adapts the prefetch count of a consumer ten times a second. Embedded, slots are all that there is."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -35,7 +35,7 @@ class Prefetch(bootsteps.StartStopStep):  # type: ignore[misc]
         self._timer: Any = None
 
     def include_if(self, consumer: Any) -> bool:
-        return consumer.hub is not None and consumer.app.kind == "rabbitmq"
+        return consumer.hub is not None and consumer.app.kind != "memory"
 
     def start(self, consumer: Any) -> None:
         pool = consumer.pool
