@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from celery import Celery
 from celery.app import app_or_default
 from celery.worker import WorkController
 from fleet import fleet, settings_of
+from forks import in_a_fork
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from steps import WORKER, Steps, ago, plan_of, task
@@ -462,24 +462,6 @@ def test_a_waiting_consumer_is_let_go_at_once_by(what: str, monkeypatch: pytest.
 
 
 # Forks ----------------------------------------------------------------------------------------------------------------
-
-
-def in_a_fork(work: Callable[[], bool]) -> bool:
-    """Tell what a function gives in a forked child."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:  # pragma: no cover - the parent's coverage does not see the child
-        answer = b"0"
-        try:
-            answer = b"1" if work() else b"0"
-        finally:
-            os.write(write, answer)
-            os._exit(0)
-    os.close(write)
-    answer = os.read(read, 1)
-    os.close(read)
-    os.waitpid(child, 0)
-    return answer == b"1"
 
 
 def test_no_connection_to_a_database_crosses_a_fork(database: Database) -> None:

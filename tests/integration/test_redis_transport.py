@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import redis
 import servers
 import services
 from fleet import settings_of
+from forks import in_a_fork
 from kombu.messaging import Consumer
 from redis.client import Pipeline
 
@@ -375,30 +375,15 @@ def test_a_batch_for_a_server_that_is_gone_is_reported_as_lost() -> None:
         assert broker.lost == ids_of(sent)
 
 
-def alone_at_most(seconds: int) -> None:
-    """End a child that hangs: nobody else would."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(seconds)
-
-
 def test_after_a_fork_parent_and_child_publish_over_connections_of_their_own(broker: Broker) -> None:
     publisher = broker.publisher
     publisher.publish(messages(1))
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:  # pragma: no cover - the parent's coverage does not see the child
-        alone_at_most(20)
-        sent = b"0"
-        try:
-            publisher.publish(messages(2))
-            sent = b"1"
-        finally:
-            os.write(write, sent)
-            os._exit(0)
-    os.close(write)
-    assert os.read(read, 1) == b"1"
-    os.waitpid(child, 0)
-    os.close(read)
+
+    def child() -> bool:
+        publisher.publish(messages(2))
+        return True
+
+    assert in_a_fork(child)
     publisher.publish(messages(1))
     assert publisher.depth(QUEUE) == 4
 
@@ -419,29 +404,20 @@ def test_a_child_that_was_forked_while_a_thread_published_publishes(
         return execute(self, *arguments, **options)
 
     monkeypatch.setattr(Pipeline, "execute", held)
-    read, write = os.pipe()
+
+    def child() -> bool:
+        # The parent's leader is not in this process: nobody may wait for it.
+        publisher.publish(messages(2))
+        return True
+
     with ThreadPoolExecutor(1) as pool:
         try:
             future = pool.submit(publisher.publish, messages(1))
             assert begun.wait(30)
-            child = os.fork()
-            if child == 0:  # pragma: no cover - the parent's coverage does not see the child
-                alone_at_most(20)
-                sent = b"0"
-                try:
-                    # The parent's leader is not in this process: nobody may wait for it.
-                    publisher.publish(messages(2))
-                    sent = b"1"
-                finally:
-                    os.write(write, sent)
-                    os._exit(0)
-            os.close(write)
-            assert os.read(read, 1) == b"1"
-            os.waitpid(child, 0)
+            assert in_a_fork(child)
         finally:
             go.set()
         future.result(30)
-    os.close(read)
     assert broker.wait() == 4
 
 
