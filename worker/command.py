@@ -11,6 +11,7 @@ from typing import Any
 from celery.apps.worker import Worker
 from celery.exceptions import SecurityWarning
 
+from orchestrator.broker.app import FleetApp
 from orchestrator.errors import SettingsInvalid
 from orchestrator.failpoints import arm
 from orchestrator.kernel import Kernel
@@ -26,9 +27,12 @@ log = get_logger("nightfleet.worker")
 class FleetWorker(Worker):
     """Celery's own worker program (signals, warm shutdown) without its banner and its logging."""
 
+    app: FleetApp
+
     def emit_banner(self) -> None:
         """Say in one line what there is to know."""
-        log.info("worker starts", name=self.hostname, slots=self.concurrency, pid=os.getpid())
+        broker = self.app.masked_broker_url
+        log.info("worker starts", name=self.hostname, slots=self.concurrency, pid=os.getpid(), broker=broker)
 
     def setup_logging(self, colorize: Any = None) -> bool:
         """Logging was set up by who started us."""

@@ -24,6 +24,8 @@ _QUIET = {
     # Each task received and succeeded: our own worker says what its agent runs do, with their run and task.
     "celery.worker.strategy": logging.WARNING,
     "celery.app.trace": logging.WARNING,
+    # "Connected to" a transport by the name of its class: our own first line says where.
+    "celery.worker.consumer.connection": logging.WARNING,
     "alembic": logging.WARNING,
     "anthropic": logging.WARNING,
     "httpcore": logging.WARNING,
