@@ -50,6 +50,12 @@ class Settings(BaseSettings):
     #: Folders and dotted modules with agents, separated like PATH.
     agents_path: str = "./agents"
     max_value_bytes: int = Field(default=8_000_000, ge=1024)
+    #: RabbitMQ's kind of queue: `quorum` queues are replicated, and know no priorities.
+    queue_type: Literal["classic", "quorum"] = "classic"
+    #: Agents that a worker serves, separated by commas; all that it has loaded by default.
+    queues: str | None = None
+    #: Where the Celery app of `celery` tasks is: `module:attribute`.
+    celery_app: str | None = None
     #: Whether workers tell Flower and Celery's other tools of each task; a fifth of the time of a worker that does little else.
     task_events: bool = True
     concurrency: int = Field(default=100, ge=1, le=5000)
@@ -64,6 +70,21 @@ class Settings(BaseSettings):
     drain_timeout: Positive = timedelta(seconds=30)
     #: How often an agent run may be on a dying worker before it is quarantined.
     max_crashes: int = Field(default=10, ge=1)
+    #: `user:password` pairs that Flower asks for, separated by commas.
+    flower_auth: SecretStr | None = None
+    flower_address: str = "127.0.0.1"
+    flower_port: int = Field(default=5555, ge=0, le=65535)
+    flower_url_prefix: str = ""
+    #: RabbitMQ's management API with user and password; Flower reads the lengths of queues there.
+    rabbitmq_api_url: SecretStr | None = None
+    #: The file of schedules for `nightfleet beat`.
+    schedules: Path = Path("config/schedules.yaml")
+    #: Where a process serves Prometheus metrics; 0 takes a free port, none serves nothing.
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    metrics_address: str = "127.0.0.1"
+    #: Log lines go to this file too, a new one each day.
+    log_file: Path | None = None
+    log_retention_days: int = Field(default=14, ge=1)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
 
@@ -95,7 +116,7 @@ class Settings(BaseSettings):
             return (*sources, TomlConfigSettingsSource(settings_cls))
         return sources
 
-    @field_validator("database_url", "broker_url", "redis_url", mode="before")
+    @field_validator("database_url", "broker_url", "redis_url", "rabbitmq_api_url", mode="before")
     @classmethod
     def _no_spaces(cls, value: Any) -> Any:
         return value.strip() if isinstance(value, str) else value
