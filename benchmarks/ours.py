@@ -26,12 +26,21 @@ class Fleet:
 
     name = OURS
 
-    def __init__(self, bench: Bench, broker: str, *, concurrency: int | None = None, agents: str | None = None) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        broker: str,
+        *,
+        concurrency: int | None = None,
+        agents: str | None = None,
+        processes: int | None = None,
+    ) -> None:
         self.bench = bench
         self.broker = broker
         self.namespace = f"bench{bench.token()}"
         self.worker: Child | None = None
         self._concurrency = concurrency
+        self._processes = processes
         self._agents = agents or str(HERE / "agents")
         self.database = bench.database()
         bench.schema(self.namespace)
@@ -63,10 +72,12 @@ class Fleet:
         }
 
     def start_worker(self) -> Child:
-        """Start the worker; it has joined the fleet when this returns."""
-        options = [] if self._concurrency is None else ["--concurrency", str(self._concurrency)]
+        """Start the worker; all its processes have joined the fleet when this returns."""
+        given = (("--concurrency", self._concurrency), ("--processes", self._processes))
+        options = [part for option, value in given if value is not None for part in (option, str(value))]
         self.worker = Child(self.bench, "worker", [BIN / "nightfleet", "worker", *options], self.environment)
-        wait_for(lambda: self.scalar("SELECT count(*) FROM @worker") > 0, "a worker joins", alive=self.worker)
+        joined = self._processes or 1
+        wait_for(lambda: self.scalar("SELECT count(*) FROM @worker") >= joined, "a worker joins", alive=self.worker)
         return self.worker
 
     def stop_worker(self) -> None:

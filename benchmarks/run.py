@@ -33,14 +33,17 @@ sys.path.append(str(HERE.parent / "tests"))
 
 import psycopg  # noqa: E402
 import services  # noqa: E402
+from batch import batch  # noqa: E402
 from embedded import embedded  # noqa: E402
 from footprint import memory, startup  # noqa: E402
 from harness import OURS, ROOT, Bench, BenchmarkError, Row  # noqa: E402
 from kombu.connection import Connection  # noqa: E402
 from latency import dispatch, pickup  # noqa: E402
+from listing import listing  # noqa: E402
 from others import CONSTRAINTS  # noqa: E402
 from producing import submit  # noqa: E402
 from redis import Redis  # noqa: E402
+from scaling import scaling  # noqa: E402
 from throughput import chain, chord, others  # noqa: E402
 from waiting import waiting  # noqa: E402
 
@@ -49,7 +52,22 @@ from orchestrator.clock import system_clock  # noqa: E402
 Benchmark = Callable[[Bench], list[Row]]
 
 BENCHMARKS: dict[str, Benchmark] = {
-    made.__name__: made for made in (chain, chord, others, submit, dispatch, pickup, embedded, waiting, memory, startup)
+    made.__name__: made
+    for made in (
+        chain,
+        chord,
+        others,
+        submit,
+        dispatch,
+        pickup,
+        batch,
+        listing,
+        embedded,
+        waiting,
+        scaling,
+        memory,
+        startup,
+    )
 }
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"

@@ -9,29 +9,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestrator.aio import AsyncOrchestrator as AsyncOrchestrator
+    from orchestrator.aio import AsyncRunHandle as AsyncRunHandle
     from orchestrator.client import Orchestrator as Orchestrator
     from orchestrator.client import RunHandle as RunHandle
+    from orchestrator.contracts.batch import BatchFailure as BatchFailure
+    from orchestrator.contracts.batch import BatchOptions as BatchOptions
+    from orchestrator.contracts.batch import BatchProgress as BatchProgress
+    from orchestrator.contracts.batch import BatchResult as BatchResult
     from orchestrator.contracts.event import RunEvent as RunEvent
     from orchestrator.contracts.policy import Limits as Limits
     from orchestrator.contracts.policy import RetryPolicy as RetryPolicy
     from orchestrator.contracts.policy import Timeouts as Timeouts
     from orchestrator.contracts.run import AgentRunResult as AgentRunResult
     from orchestrator.contracts.run import AgentRunState as AgentRunState
+    from orchestrator.contracts.run import RunFilter as RunFilter
     from orchestrator.contracts.run import RunResult as RunResult
     from orchestrator.contracts.run import RunState as RunState
     from orchestrator.contracts.run import RunSummary as RunSummary
     from orchestrator.contracts.usage import Usage as Usage
+    from orchestrator.contracts.workflow import CeleryTask as CeleryTask
     from orchestrator.contracts.workflow import Fallback as Fallback
     from orchestrator.contracts.workflow import TaskDefinition as TaskDefinition
     from orchestrator.contracts.workflow import WorkflowDefinition as WorkflowDefinition
     from orchestrator.errors import IdempotencyConflict as IdempotencyConflict
+    from orchestrator.errors import ImportConflictError as ImportConflictError
+    from orchestrator.errors import InputInvalid as InputInvalid
     from orchestrator.errors import NightfleetError as NightfleetError
     from orchestrator.errors import RunCancelled as RunCancelled
     from orchestrator.errors import RunFailed as RunFailed
     from orchestrator.errors import RunNotFound as RunNotFound
+    from orchestrator.errors import RunStateConflict as RunStateConflict
     from orchestrator.errors import ServiceUnavailable as ServiceUnavailable
     from orchestrator.errors import UnknownAgent as UnknownAgent
     from orchestrator.errors import UsageError as UsageError
+    from orchestrator.errors import ValueTooLarge as ValueTooLarge
     from orchestrator.errors import WorkflowInvalid as WorkflowInvalid
     from orchestrator.planning.builders import adaptive as adaptive
     from orchestrator.planning.builders import parallel as parallel
@@ -42,21 +54,27 @@ __version__ = "0.1.0"
 
 #: Where each exported name lives; imported when it is first asked for, so that `import orchestrator` costs little.
 _EXPORTS = {
+    "orchestrator.aio": ("AsyncOrchestrator", "AsyncRunHandle"),
     "orchestrator.client": ("Orchestrator", "RunHandle"),
+    "orchestrator.contracts.batch": ("BatchFailure", "BatchOptions", "BatchProgress", "BatchResult"),
     "orchestrator.contracts.event": ("RunEvent",),
     "orchestrator.contracts.policy": ("Limits", "RetryPolicy", "Timeouts"),
-    "orchestrator.contracts.run": ("AgentRunResult", "AgentRunState", "RunResult", "RunState", "RunSummary"),
+    "orchestrator.contracts.run": ("AgentRunResult", "AgentRunState", "RunFilter", "RunResult", "RunState", "RunSummary"),
     "orchestrator.contracts.usage": ("Usage",),
-    "orchestrator.contracts.workflow": ("Fallback", "TaskDefinition", "WorkflowDefinition"),
+    "orchestrator.contracts.workflow": ("CeleryTask", "Fallback", "TaskDefinition", "WorkflowDefinition"),
     "orchestrator.errors": (
         "IdempotencyConflict",
+        "ImportConflictError",
+        "InputInvalid",
         "NightfleetError",
         "RunCancelled",
         "RunFailed",
         "RunNotFound",
+        "RunStateConflict",
         "ServiceUnavailable",
         "UnknownAgent",
         "UsageError",
+        "ValueTooLarge",
         "WorkflowInvalid",
     ),
     "orchestrator.planning.builders": ("adaptive", "parallel", "sequential"),

@@ -1,6 +1,7 @@
 """The command line. This is the one place where errors become messages and exit codes.
 
-0 success, 1 the work failed, 2 wrong use or bad input, 3 a service that is needed cannot be reached, 130 interrupted.
+0 success, 1 the work failed, 2 wrong use or bad input, 3 a service that is needed cannot be reached, 4 stopped by a
+threshold, 130 interrupted, 143 told to end.
 What is heavy is imported by the commands that need it, so that `--help` costs next to nothing.
 """
 
@@ -15,15 +16,23 @@ from typing import NoReturn
 import click
 
 import orchestrator
-from orchestrator.commands.fleet import agents, db, emulator, worker
+from orchestrator.commands.batch import batch
+from orchestrator.commands.beat import beat
+from orchestrator.commands.completion import VARIABLE, answer, completion
+from orchestrator.commands.doctor import doctor
+from orchestrator.commands.fleet import agents, db, emulator
+from orchestrator.commands.flower import flower
+from orchestrator.commands.init import init
+from orchestrator.commands.interrupts import exit_code_of_interrupt, termination_interrupts
 from orchestrator.commands.runs import runs
+from orchestrator.commands.schema import schema
+from orchestrator.commands.sections import Sections
 from orchestrator.commands.work import run, submit
+from orchestrator.commands.worker import worker
 from orchestrator.errors import NightfleetError, ServiceUnavailable, UsageError
 
-_INTERRUPTED = 130
 
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(orchestrator.__version__, prog_name="nightfleet", message="%(prog)s %(version)s")
 def cli() -> None:
     """Run workflows of agents, in this process or on a fleet.
@@ -33,23 +42,26 @@ def cli() -> None:
     """
 
 
-for command in (run, submit, runs, agents, worker, db, emulator):
+for command in (run, submit, batch, runs, agents, worker, beat, flower, db, emulator, doctor, init, schema, completion):
     cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; `arguments` are those of the process if not given."""
+    if VARIABLE in os.environ:
+        answer(cli)
     sys.exit(_exit_code(arguments))
 
 
 def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
-        code = cli.main(arguments, prog_name="nightfleet", standalone_mode=False)
+        with termination_interrupts():
+            code = cli.main(arguments, prog_name="nightfleet", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort:
-        return _INTERRUPTED
+    except click.Abort as error:
+        return exit_code_of_interrupt(error.__cause__)
     except NightfleetError as error:
         _tell(error, error.message)
         return exit_code_of(error)
@@ -75,7 +87,7 @@ def exit_code_of(error: NightfleetError) -> int:
 
 
 def _tell(error: Exception, message: str) -> None:
-    from orchestrator.observability.logging import redactor
+    from orchestrator.observability.redact import redactor
 
     redact = redactor(os.environ)
     if os.environ.get("NIGHTFLEET_LOG_LEVEL", "").upper() == "DEBUG":

@@ -83,6 +83,11 @@ def run_id_of(agent_run_id: str) -> str:
     return f"{agent_run_id[:-5]}00000"
 
 
+def created_at(run_id: str) -> datetime:
+    """Give the time at which a run's id was made, by the clock of the host that made it."""
+    return datetime.fromtimestamp(int(run_id.replace("-", "")[:12], 16) / 1000, UTC)
+
+
 def jitter(seconds: float, spread: float) -> float:
     """Give `seconds` moved by at most `spread` (0..1) of itself, up or down, uniformly."""
     return seconds * (1 + random.uniform(-spread, spread))  # noqa: S311 - spreads load, protects nothing

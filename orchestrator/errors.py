@@ -31,6 +31,7 @@
     │       └── ModelCapabilityError  the model cannot do this at all
     ├── RunFailed                   raised by `run.result()`                       (exit 1)
     ├── RunCancelled                raised by `run.result()`                       (exit 1)
+    ├── ResultsUnwritable           the result file of a batch cannot be written   (exit 1)
     └── ClaimLost                   control flow: another claim has taken over; stop, write nothing
 
 Errors cross processes as data (`to_data`, `from_data`), never as pickles. `retryable` and `retry_after` belong to the
@@ -284,6 +285,12 @@ class RunCancelled(NightfleetError):
     """The run was cancelled before it ended."""
 
     code = "run_cancelled"
+
+
+class ResultsUnwritable(NightfleetError):
+    """The result file of a batch cannot be written; what it lacks is in the database."""
+
+    code = "results_unwritable"
 
 
 class ClaimLost(NightfleetError):

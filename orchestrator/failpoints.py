@@ -37,6 +37,10 @@ POINTS = frozenset(
         "after_claim",  # the claim is committed, the agent has not begun
         "before_completion",  # the agent has returned, nothing is recorded
         "after_completion",  # recorded; the message is not acknowledged, successors are not published
+        "before_firing",  # a schedule is due, nothing is submitted
+        "after_batch_submit",  # runs of a batch are created, the batch does not know them
+        "before_batch_write",  # runs of a batch have ended, their results are not written
+        "after_batch_write",  # ... are written
     }
 )
 

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from orchestrator.advance import error_info
 from orchestrator.clock import Clock, ids, system_clock
+from orchestrator.contracts.dispatch import queue_of
 from orchestrator.contracts.event import RunEvent
 from orchestrator.contracts.jsonvalue import dump
-from orchestrator.contracts.run import AgentRunResult, AgentRunState, ErrorInfo, RunResult, RunState, RunSummary
+from orchestrator.contracts.run import (
+    AgentRunResult,
+    AgentRunState,
+    RunFilter,
+    RunResult,
+    RunState,
+    RunSummary,
+)
 from orchestrator.contracts.usage import Usage
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
-from orchestrator.errors import InputInvalid, UnknownAgent
+from orchestrator.errors import (
+    ImportConflictError,
+    InputInvalid,
+    RunNotFound,
+    ServiceUnavailable,
+    UnknownAgent,
+    UsageError,
+)
+from orchestrator.failpoints import failpoint
 from orchestrator.imports import require_ours
 from orchestrator.kernel import Kernel
 from orchestrator.planning.canvas import compose, messages_of
@@ -23,8 +38,13 @@ from orchestrator.planning.files import resolve_workflow
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.inputs import Upstream, run_output
 from orchestrator.planning.validate import validate
+from orchestrator.store.creation import Created, NewRun
 from orchestrator.store.database import times
-from orchestrator.store.runs import Created, NewRun, parse
+from orchestrator.store.repairs import TAKEN_AT_ONCE
+from orchestrator.store.runs import parse
+from orchestrator.stream import events_of, moment
+
+log = logging.getLogger("nightfleet.service")
 
 Workflow = str | WorkflowDefinition | TaskDefinition
 
@@ -46,9 +66,17 @@ class Service:
     # Submitting -------------------------------------------------------------------------------------------------------
 
     def submit(
-        self, workflow: Workflow, inputs: Sequence[Any], *, project: str, keys: Sequence[str | None]
+        self,
+        workflow: Workflow,
+        inputs: Sequence[Any],
+        *,
+        project: str,
+        keys: Sequence[str | None],
+        connection: Any = None,
     ) -> list[str]:
         """Create one run for each input, whole or not at all, and publish what is ready; gives the runs' ids.
+
+        With a `connection` they are created in its transaction and published after its commit; see `Enlisted`.
 
         Raises before anything is stored: `WorkflowInvalid`, `UnknownAgent`, `InputInvalid`, `ValueTooLarge`,
         `IdempotencyConflict`, `BrokerUnavailable`, `DatabaseUnavailable`. A broker that is lost after that costs time
@@ -62,12 +90,48 @@ class Service:
         ]
         if not runs:
             return []
-        self.kernel.publisher.ensure()
+        if connection is not None:
+            return self._enlist(plan, runs, project, connection)
+        self.kernel.publisher.ensure({queue_of(task.agent) for task in plan.tasks})
         if self.kernel.own_runs is not None:
             self.kernel.own_runs.update(run.id for run in runs)
         created = self._store.runs.create(plan, runs, project=project)
         self._publish(plan, created)
+        _note_submitted(created.ids, plan, project)
         return list(created.ids)
+
+    def _enlist(self, plan: Plan, runs: Sequence[NewRun], project: str, connection: Any) -> list[str]:
+        if self.kernel.settings.embedded:
+            raise UsageError(
+                "an embedded orchestrator keeps its runs in a file of its own, which no transaction of yours reaches: "
+                "submit after your commit, without a connection, or use a fleet"
+            )
+        from orchestrator.store.enlisted import Enlisted
+
+        caller = Enlisted(self._store.database, connection)
+        created = caller.create(plan, runs, self._store.runs.place(plan, project)).ids
+        caller.after_commit(lambda: self.publish(created))
+        return list(created)
+
+    def publish(self, run_ids: Sequence[str]) -> None:
+        """Publish what of these runs is due and not published; what cannot be published now is left to the sweep."""
+        try:
+            while due := self._store.repairs.take_due(run_ids):
+                if not self.kernel.advancer.republish(due) or len(due) < TAKEN_AT_ONCE:
+                    return
+        except ServiceUnavailable as error:
+            log.warning("runs of a transaction are left to the sweep: %s", error.message)
+
+    def publish_committed(self, run_id: str) -> None:
+        """Publish a run of a caller's transaction; raises `RunNotFound`, saying why, while that is not committed."""
+        try:
+            self.state(run_id)
+        except RunNotFound:
+            raise RunNotFound(
+                f"run {run_id} is not there: the transaction that it was submitted in is still open, or was rolled back; "
+                "wait for it after the commit"
+            ) from None
+        self.publish([run_id])
 
     def plan(self, workflow: Workflow) -> Plan:
         """Give the plan of a workflow, checked against the agents that are known; raises everything that is wrong with it."""
@@ -88,7 +152,10 @@ class Service:
         return plan
 
     def _local_agents(self) -> frozenset[str]:
-        loader = require_ours("worker.loader")
+        try:
+            loader = require_ours("worker.loader")
+        except ImportConflictError:
+            return frozenset()  # a producer has no use for plugins, and may have a module `worker` of its own
         loaded = loader.AgentLoader(self.kernel.settings.agents_path, base=Path.cwd()).load()
         return frozenset(loaded.agents)
 
@@ -102,6 +169,7 @@ class Service:
         return names
 
     def _publish(self, plan: Plan, created: Created) -> None:
+        failpoint("after_commit_before_publish")
         canvases = [canvas for ready in created.ready if ready for canvas in compose(plan, ready[0].run_id, ready)]
         sent = self.kernel.advancer.send([message for canvas in canvases for message in messages_of(canvas)])
         if sent:
@@ -127,11 +195,11 @@ class Service:
             state=state,
             input=parse(head[4]),
             output=run_output(plan.workflow, outputs) if state is RunState.SUCCEEDED else None,
-            error=_error(head[5]),
+            error=error_info(head[5]),
             agent_runs=parts,
             usage=sum((part.usage for part in parts), Usage()),
             warnings=self._warnings(state, rows, plan, outputs),
-            created_at=_time(head[6]),
+            created_at=moment(head[6]),
             started_at=times(head[7]),
             finished_at=times(head[8]),
         )
@@ -158,53 +226,30 @@ class Service:
         """Give the run's state; raises `RunNotFound`."""
         return self._store.runs.state(run_id)
 
-    def list(
-        self, *, project: str | None = None, state: RunState | None = None, workflow: str | None = None, limit: int = 50
-    ) -> list[RunSummary]:
-        """Give the newest runs first, at most `limit`."""
+    def states(self, run_ids: Sequence[str]) -> dict[str, RunState]:
+        """Give the states of those of the runs that exist, in one statement."""
+        return self._store.runs.states_of(run_ids)
+
+    def list(self, which: RunFilter | None = None, *, limit: int = 50, after: str | None = None) -> list[RunSummary]:
+        """Give the newest runs that are meant, at most `limit`; `after` goes on behind that run. Raises `RunNotFound`."""
         from orchestrator.store.listing import list_runs
 
-        return list_runs(self._store.database, project=project, state=state, workflow_name=workflow, limit=limit)
+        return list_runs(self._store.database, which or RunFilter(), limit=limit, after=after)
+
+    def count(self, which: RunFilter) -> int:
+        """Give the number of runs that are meant."""
+        from orchestrator.store.listing import count_runs
+
+        return count_runs(self._store.database, which)
 
     def events(self, run_id: str, after: str | None = None) -> Iterator[RunEvent]:
         """Give what has happened since `after` (from the beginning without it), up to now; see `RunEvent.cursor`."""
-        seen, last_progress = _decode_cursor(after)
-        state = self.state(run_id)
-        rows = self._store.runs.states(run_id)
-        lines = self._store.runs.events_after(run_id, last_progress or run_id)
-        if len(seen) < len(rows) + 1:
-            seen += "-" * (len(rows) + 1 - len(seen))
-        marks = list(seen)
+        return events_of(self._store.runs, run_id, after)
 
-        def event(kind: Any, last: str, **fields: Any) -> RunEvent:
-            return RunEvent(cursor=_encode_cursor("".join(marks), last), kind=kind, run_id=run_id, **fields)
-
-        for identity, task, message, data, at in lines:
-            last_progress = identity
-            yield event(
-                "progress",
-                last_progress,
-                task=task,
-                agent=None,
-                state=None,
-                message=message,
-                data=parse(data),
-                at=_time(at),
-            )
-        for position, task, agent, part_state, epoch, error, at in rows:
-            mark = _mark(part_state, epoch)
-            if marks[position + 1] == mark:
-                continue
-            marks[position + 1] = mark
-            if at is not None:
-                fields = {"task": task, "agent": agent, "state": part_state, "error": _error(error), "at": _time(at)}
-                yield event("agent_run", last_progress, **fields)
-        mark = _mark(state, 0)
-        if marks[0] != mark:
-            marks[0] = mark
-            head = self._store.runs.head(run_id)
-            at = times(head[8]) or times(head[7]) or _time(head[6])
-            yield event("run", last_progress, task=None, agent=None, state=state, error=_error(head[5]), at=at)
+    def news(self, run_id: str, after: str | None = None) -> tuple[Sequence[RunEvent], bool]:
+        """Give what has happened since `after`, and whether that is all there will be."""
+        final = self.state(run_id).final
+        return tuple(self.events(run_id, after)), final
 
     # Changing ---------------------------------------------------------------------------------------------------------
 
@@ -232,6 +277,13 @@ class Service:
         return found
 
 
+def _note_submitted(run_ids: Sequence[str], plan: Plan, project: str) -> None:
+    """Say which run this is, where it was asked for: workers say the same id in every line about it."""
+    which = {"run_id": run_ids[0]} if len(run_ids) == 1 else {"first_run_id": run_ids[0], "last_run_id": run_ids[-1]}
+    about = {**which, "runs": len(run_ids), "workflow": plan.workflow.name, "project": project}
+    log.info("submitted %s", " ".join(which.values()), extra=about)
+
+
 def submitted(inputs: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Cut a stream of inputs into lists of at most `size`."""
     chunk: list[Any] = []
@@ -256,47 +308,9 @@ def _agent_run_result(row: Sequence[Any]) -> AgentRunResult:
         worker=row[7],
         model=row[8],
         output=parse(row[9]),
-        error=_error(row[10]),
+        error=error_info(row[10]),
         usage=Usage() if row[11] is None else Usage.model_validate_json(row[11]),
         queued_at=times(row[12]),
         started_at=times(row[13]),
         finished_at=times(row[14]),
     )
-
-
-def _error(text: str | None) -> ErrorInfo | None:
-    return None if text is None else ErrorInfo.model_validate_json(text)
-
-
-def _time(value: Any) -> datetime:
-    found = times(value)
-    if found is None:
-        raise ValueError("a time that must be set is not")
-    return found
-
-
-# A cursor is what its reader has seen: one character for the run and one for each agent run, and the last progress line.
-
-
-def _mark(state: str, epoch: int) -> str:
-    order = "pbqrsSFCK"
-    known = {
-        "pending": 0, "blocked": 1, "queued": 2, "running": 3, "suspended": 4, "succeeded": 5, "failed": 6,
-        "cancelled": 7, "skipped": 8,
-    }  # fmt: skip
-    return chr(0x30 + known[state] + len(order) * (epoch % 7))
-
-
-def _encode_cursor(marks: str, last_progress: str) -> str:
-    return base64.urlsafe_b64encode(zlib.compress(f"{last_progress}|{marks}".encode())).decode().rstrip("=")
-
-
-def _decode_cursor(cursor: str | None) -> tuple[str, str]:
-    if not cursor:
-        return "", ""
-    try:
-        text = zlib.decompress(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))).decode()
-    except (ValueError, zlib.error):
-        raise InputInvalid(f"{cursor!r} is no cursor: take it from RunEvent.cursor as it is") from None
-    last, _, marks = text.partition("|")
-    return marks, last

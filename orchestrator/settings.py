@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from orchestrator.contracts.policy import Positive
 from orchestrator.errors import SettingsInvalid
+from orchestrator.shipped import shipped_folder
 
 PREFIX = "NIGHTFLEET_"
 
@@ -163,9 +164,7 @@ def find_profile(name: str) -> Path:
 
 def shipped_profiles() -> dict[str, Path]:
     """Give the profiles that ship, by name: data of the wheel, or the checkout's `config/`."""
-    root = Path(__file__).resolve().parents[1]
-    folders = (root / "worker" / "_shipped" / "config", root / "config")
-    folder = next((folder for folder in folders if folder.is_dir()), None)
+    folder = shipped_folder("config")
     return {} if folder is None else {path.stem: path for path in folder.glob("*.toml")}
 
 

@@ -35,14 +35,14 @@ _WORKER = "import sys; sys.path.append(sys.argv[1]); import fleet; sys.exit(flee
 
 def worker_main() -> int:
     """Run a worker from the environment, counting what it publishes if a test wants that."""
-    from orchestrator.observability.logging import setup_logging
+    from orchestrator.commands.place import set_up_process_logging
     from worker.command import run_worker
 
     settings = Settings.load()
-    setup_logging(settings.log_level, settings.log_format)
+    set_up_process_logging(settings)
     counted = os.environ.get("NIGHTFLEET_TEST_MESSAGES")
     with messages_counted(Path(counted)) if counted else contextlib.nullcontext():
-        return run_worker(settings)
+        return run_worker(settings, reload="NIGHTFLEET_TEST_RELOAD" in os.environ)
 
 
 @contextlib.contextmanager

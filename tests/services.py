@@ -64,6 +64,10 @@ HOME = ROOT / ".services"
 STATE = HOME / "state.json"
 
 NAMES = r"NIGHTFLEET_TEST_(\w+_URL|CA_FILE)"
+#: What tests need beside the servers: certificates, and a browser that looks at Flower.
+PROGRAMS = ("openssl", "chromium", "chromedriver")
+#: The Debian packages of programs that have another name.
+PACKAGES = {"postgres": "postgresql", "chromedriver": "chromium-driver"}
 KINDS: tuple[type[Server], ...] = (Postgres, RabbitMQ, Redis, PgBouncer)
 
 
@@ -87,7 +91,7 @@ def start() -> dict[str, str]:
     kinds = _ours()
     if kinds and sys.platform != "linux":
         raise ServicesError(f"Servers are started on Linux only: find them elsewhere, {ELSEWHERE}", 3)
-    if missing := [name for name in ("openssl", *(kind.binary for kind in kinds)) if kinds and not installed(name)]:
+    if missing := [name for name in (*PROGRAMS, *(kind.binary for kind in kinds)) if kinds and not installed(name)]:
         _install(missing)
     with _locked_state() as state:
         servers = _servers(state, kinds)
@@ -154,7 +158,7 @@ def status() -> bool:
 
 def _install(names: Iterable[str]) -> None:
     """Install exactly the packages of these programs where that is ours to do: as root on Debian."""
-    packages = ["postgresql" if name == "postgres" else name for name in names]
+    packages = [PACKAGES.get(name, name) for name in names]
     if os.geteuid() != 0 or not Path("/etc/debian_version").exists():
         command = f"sudo apt-get install {' '.join(packages)}"
         raise ServicesError(

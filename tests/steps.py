@@ -15,8 +15,8 @@ from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import AgentRuns, Claim, Finish, Outcome
+from orchestrator.store.creation import NewRun
 from orchestrator.store.database import Database, times
-from orchestrator.store.runs import NewRun
 from orchestrator.store.store import Store
 from orchestrator.store.tables import agent_run, run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 import warnings
@@ -10,16 +11,21 @@ from typing import Any
 
 from celery.apps.worker import Worker
 from celery.exceptions import SecurityWarning
+from celery.utils.nodenames import host_format
 
 from orchestrator.broker.app import FleetApp
-from orchestrator.errors import SettingsInvalid
+from orchestrator.contracts.dispatch import queue_of
+from orchestrator.errors import SettingsInvalid, UsageError
 from orchestrator.failpoints import arm
 from orchestrator.kernel import Kernel
-from orchestrator.observability.logging import get_logger
+from orchestrator.observability.endpoint import Endpoint, require_client
+from orchestrator.observability.logging import get_logger, name_process
 from orchestrator.settings import Settings
 from orchestrator.store import schema
-from worker.app import build, load_agents
+from worker.app import WorkerParts, build, load_agents, served
+from worker.gate import FleetConsumer
 from worker.pool import TaskPool
+from worker.reload import Reloader
 
 log = get_logger("nightfleet.worker")
 
@@ -40,11 +46,13 @@ class FleetWorker(Worker):
         return True
 
 
-def run_worker(settings: Settings, *, name: str | None = None) -> int:
+def run_worker(settings: Settings, *, name: str | None = None, number: int = 0, reload: bool = False) -> int:
     """Run one worker until it is told to stop (SIGTERM and SIGINT drain); gives the exit code.
 
-    Raises `SettingsInvalid` without a fleet or without a single agent, `SchemaOutOfDate`, and `DatabaseUnavailable` or
-    `BrokerUnavailable` when one of them cannot be reached at the start; later it waits for them.
+    `number` tells the processes of one supervisor apart; with `reload` plugins that change are used without a restart.
+    Raises `SettingsInvalid` without a fleet or without a single agent, `UnknownAgent` for one that it shall serve and
+    has not, `SchemaOutOfDate`, and `DatabaseUnavailable` or `BrokerUnavailable` when one of them cannot be reached at the
+    start; later it waits for them.
     """
     if settings.embedded:
         raise SettingsInvalid("a worker needs a fleet: set NIGHTFLEET_BROKER_URL and NIGHTFLEET_DATABASE_URL")
@@ -54,15 +62,20 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
     kernel = Kernel.build(settings)
     schema.check(kernel.store.database)
     kernel.publisher.ensure()
-    agents = load_agents(settings)
+    agents = served(load_agents(settings), settings)
     if not agents.agents:
         raise SettingsInvalid(f"no agent was found in {settings.agents_path!r}: set NIGHTFLEET_AGENTS_PATH, or add one")
+    kernel.publisher.ensure(queue_of(agent) for agent in agents.agents)
     parts = build(kernel, agents)
-    hostname = f"{name or f'worker-{os.getpid()}'}@{socket.gethostname()}"
+    reloader = Reloader(parts) if reload else None
+    hostname = node_name(name, number)
+    name_process(worker=hostname)
+    endpoint = _serve_metrics(parts, number)
     controller = FleetWorker(
         app=kernel.app,
         hostname=hostname,
         pool_cls=TaskPool,
+        consumer_cls=FleetConsumer,
         concurrency=settings.concurrency,
         loglevel=settings.log_level,
         without_gossip=True,
@@ -71,9 +84,44 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
         quiet=False,
     )
     controller.start()
+    if reloader is not None:
+        reloader.stop()
+    if endpoint is not None:
+        endpoint.close()
     parts.close()
     kernel.close()
     return int(controller.exitcode or 0)
+
+
+def _serve_metrics(parts: WorkerParts, number: int) -> Endpoint | None:
+    """Serve metrics if that is wanted; the processes of one supervisor have ports in a row."""
+    port = parts.kernel.settings.metrics_port
+    if port is None:
+        return None
+    require_client()
+    from worker.metrics import serve_worker_metrics
+
+    return serve_worker_metrics(parts, port + max(0, number - 1) if port else 0)
+
+
+def node_name(name: str | None, number: int = 0) -> str:
+    """Give what Celery calls this process: `name@host`, with `%h %n %d %i %I` expanded as `celery worker -n` does.
+
+    A name without a host is on this one. `number` is what `%i` stands for; without `%i` it is put behind the name.
+    """
+    given = name or f"worker-{os.getpid()}"
+    process: Any = {"i": str(number), "I": f"-{number}" if number else ""}
+    try:
+        expanded: str = host_format(given, **process)
+    except ValueError:
+        raise UsageError(
+            f"--hostname {given!r}: %h is the host with its domain, %n the host, %d the domain and %i the process; "
+            "write %% for a percent sign"
+        ) from None
+    own, _, host = expanded.partition("@")
+    if name and number and not re.search("%[iI]", name):
+        own += f"-{number}"
+    return f"{own}@{host or socket.gethostname()}"
 
 
 def main() -> None:

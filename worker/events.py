@@ -4,43 +4,36 @@ Celery flushes its buffer whenever the loop comes round, which under load is one
 work, for every two or three events: a fifth of a busy worker's time.
 """
 
-# Celery has no annotations: what pyright infers from one implementation is no contract.
-# pyright: reportIncompatibleMethodOverride=false
-
 from __future__ import annotations
 
 from typing import Any
 
-from celery import bootsteps
+from worker.steps import TimedStep
 
-#: How late Flower may hear of a task.
-_EVERY_SECONDS = 0.25
 #: At this many buffered events Celery flushes at once.
 _MOST = 200
 
 
-class EventBatches(bootsteps.StartStopStep):  # type: ignore[misc]
+class EventBatches(TimedStep):
     """Sends the events that a consumer has buffered, four times a second."""
 
     requires = ("celery.worker.consumer.events:Events",)
+    #: How late Flower may hear of a task.
+    every_seconds = 0.25
 
-    def __init__(self, consumer: Any, **options: Any) -> None:
-        super().__init__(consumer, **options)
-        self._timer: Any = None
-
-    def start(self, consumer: Any) -> None:
+    def begin(self, consumer: Any) -> bool:
         dispatcher = consumer.event_dispatcher
-        # An embedded worker has no events, and a loop of its own.
-        if dispatcher is not None and dispatcher.enabled and consumer.hub is not None:
-            dispatcher.on_send_buffered = None
-            dispatcher.buffer_limit = _MOST
-            self._timer = consumer.timer.call_repeatedly(_EVERY_SECONDS, dispatcher.flush)
+        if dispatcher is None or not dispatcher.enabled:
+            return False
+        dispatcher.on_send_buffered = None
+        dispatcher.buffer_limit = _MOST
+        return True
 
-    def stop(self, consumer: Any) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-            # What ends while the worker drains has no clock any more: Celery's own way again.
-            dispatcher = consumer.event_dispatcher
-            dispatcher.buffer_limit = 1
-            dispatcher.flush()
+    def tick(self, consumer: Any) -> None:
+        consumer.event_dispatcher.flush()
+
+    def end(self, consumer: Any) -> None:
+        # What ends while the worker drains has no clock any more: Celery's own way again.
+        dispatcher = consumer.event_dispatcher
+        dispatcher.buffer_limit = 1
+        dispatcher.flush()

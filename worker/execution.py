@@ -13,6 +13,13 @@ from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Claim
 from worker.effects import Account
 
+_MAX_ERROR_CHARACTERS = 8000
+
+
+def storable(text: str) -> str:
+    """Cut what an agent says to a bound, and take out what Postgres cannot store."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()[:_MAX_ERROR_CHARACTERS]
+
 
 @dataclass(frozen=True, slots=True)
 class Ignored:

@@ -15,11 +15,14 @@ from typing import Any, Protocol
 from celery import bootsteps
 
 from orchestrator.clock import run_id_of, system_clock
+from orchestrator.contracts.dispatch import agent_run_id_of
 from orchestrator.errors import ClaimLost, NightfleetError, ServiceUnavailable
 from orchestrator.observability.logging import get_logger
 from orchestrator.recovery import Sweep
 from orchestrator.settings import Settings
 from orchestrator.store.repairs import Orphan
+from orchestrator.store.revoke import Revocation, revoke
+from worker.request import claimed_by
 from worker.runtime import Runtime
 
 log = get_logger("nightfleet.worker")
@@ -42,14 +45,15 @@ class Pulse:
 
     def __init__(self, runtime: Runtime, name: str, slots: int) -> None:
         self._fleet = runtime.store.fleet
-        self._cards = [loaded.card for loaded in runtime.agents.agents.values()]
+        self._runtime = runtime
         self._worker_id = runtime.worker_id
         self._name = name
         self._slots = slots
 
     def join(self) -> None:
-        """Announce the process, its agents and its queues."""
-        self._fleet.join(self._worker_id, name=self._name, pid=os.getpid(), slots=self._slots, cards=self._cards)
+        """Announce the process, its agents as they are now, and its queues."""
+        cards = self._runtime.agents.cards
+        self._fleet.join(self._worker_id, name=self._name, pid=os.getpid(), slots=self._slots, cards=cards)
 
     def beat(self, *, idle: bool, draining: bool) -> None:
         """Beat once; joins again when the fleet has declared this process dead meanwhile."""
@@ -63,13 +67,15 @@ class Pulse:
 
 
 class Member:
-    """Keeps a process in the fleet from `start` to `stop`; `idle` tells whether it has a consumer and a free slot."""
+    """Keeps a process in the fleet from `start` to `stop`; `connected` tells whether it has a consumer."""
 
-    def __init__(self, runtime: Runtime, sweep: Sweep, slots: Slots, *, name: str, idle: Callable[[], bool]) -> None:
+    def __init__(
+        self, runtime: Runtime, sweep: Sweep, slots: Slots, *, name: str, connected: Callable[[], bool]
+    ) -> None:
         self.runtime = runtime
         self.sweep = sweep
         self._slots = slots
-        self._idle = idle
+        self._connected = connected
         self._settings: Settings = runtime.settings
         self._beat_seconds = self._settings.heartbeat.total_seconds()
         self._ttl = self._settings.lease_ttl.total_seconds()
@@ -80,6 +86,21 @@ class Member:
         self._last_beat = 0.0
         self._joined = False
 
+    @property
+    def slots(self) -> int:
+        """How many agents it can run at a time."""
+        return self._slots.slots
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has a live connection to the broker."""
+        return self._connected()
+
+    @property
+    def heartbeat_age_seconds(self) -> float:
+        """Time since the last sign of life that the database has taken."""
+        return system_clock.monotonic() - self._last_beat
+
     def start(self) -> None:
         """Join the fleet (if the database is away, as soon as it is back) and start beating and sweeping."""
         self._last_beat = system_clock.monotonic()
@@ -88,6 +109,11 @@ class Member:
             thread = threading.Thread(target=work, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
+
+    def announce(self) -> None:
+        """Tell the fleet which agents this process has now; raises `DatabaseUnavailable`."""
+        if self._joined:
+            self._pulse.join()
 
     def drain(self) -> None:
         """Claim nothing new from now on; the next beat tells the fleet."""
@@ -121,7 +147,7 @@ class Member:
     def _beat_once(self) -> None:
         try:
             if self._joined:
-                self._pulse.beat(idle=self._idle(), draining=self._draining)
+                self._pulse.beat(idle=self._connected() and not self._slots.full, draining=self._draining)
             else:
                 self._pulse.join()
                 self._joined = True
@@ -185,12 +211,17 @@ class CeleryDecisions:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def revoked(self, agent_run_id: str) -> None:
-        """Cancel the run."""
-        self._runtime.store.runs.cancel(run_id_of(agent_run_id))
-        execution = self._runtime.executions.get(agent_run_id)
-        if execution is not None:
-            self._runtime.stop(execution, ClaimLost("revoked"))
+    def revoked(self, task_id: str) -> Revocation:
+        """Cancel the run, and stop what this process executes of it at its next effect."""
+        execution = self._runtime.executions.get(task_id.rpartition(".")[0])
+        claim = execution.claim if execution and claimed_by(execution.claim.id) == task_id else None
+        revocation = revoke(self._runtime.store.runs, task_id, claim)
+        if revocation in {Revocation.CANCELLED, Revocation.ENDED}:
+            run_id = run_id_of(agent_run_id_of(task_id))
+            for running in self._runtime.executions.all():
+                if running.claim.run_id == run_id:
+                    self._runtime.stop(running, ClaimLost("revoked"))
+        return revocation
 
     def lost(self, agent_run_id: str) -> None:
         """Release the claim; the next sweep publishes it."""
@@ -211,12 +242,13 @@ def member_step(runtime: Runtime, sweep: Sweep, members: list[Member]) -> type[b
             super().__init__(parent)
 
         def start(self, parent: Any) -> None:
-            def idle() -> bool:
+            def connected() -> bool:
                 consumer = parent.consumer
                 connection = getattr(consumer, "connection", None)
-                return bool(connection is not None and connection.connected and not parent.pool.full)
+                return bool(connection is not None and connection.connected)
 
-            member = Member(runtime, sweep, parent.pool, name=parent.hostname or socket.gethostname(), idle=idle)
+            name = parent.hostname or socket.gethostname()
+            member = Member(runtime, sweep, parent.pool, name=name, connected=connected)
             members.append(member)
             member.start()
 

@@ -28,12 +28,16 @@ from orchestrator.contracts.agent import AgentCard
 from orchestrator.errors import PluginInvalid, UnknownAgent
 from orchestrator.planning.hints import did_you_mean
 from worker.agent import BaseAgent
+from worker.nodes import BUILT_IN
 from worker.plugin import LoadedAgent, load_class, name_if_any
 
 log = logging.getLogger("nightfleet.loader")
 
 #: Distributions offer agents in this group: `name = "package.module:Class"`, or a module that defines some.
 ENTRY_POINT_GROUP = "nightfleet.agents"
+
+#: Before the name of a plugin's module; behind it the plugin's name and a key of its content.
+MODULE_PREFIX = "_nightfleet_agent_"
 
 #: The folder of the default path: nobody has asked for it, so it may be missing.
 _DEFAULT_FOLDER = Path("agents")
@@ -55,7 +59,7 @@ class PluginProblem:
 
 @dataclass(frozen=True, slots=True)
 class LoadedAgents:
-    """Every agent that can run here, by name, and what could not be loaded."""
+    """Every agent that can run here, by name, the built-in ones among them, and what could not be loaded."""
 
     agents: Mapping[str, LoadedAgent]
     problems: tuple[PluginProblem, ...] = ()
@@ -72,7 +76,7 @@ class LoadedAgents:
         for problem in self.problems:
             if problem.agent == name:
                 raise UnknownAgent(f"the agent {name!r} cannot be used: {problem.origin}: {problem.message}")
-        known = ", ".join(self.agents) or "none"
+        known = ", ".join(each for each in self.agents if each not in BUILT_IN) or "none"
         raise UnknownAgent(f"there is no agent {name!r} here{did_you_mean(name, self.agents)} (known: {known})")
 
 
@@ -193,7 +197,7 @@ def _merge(own: list[LoadedAgent | PluginProblem], shipped: list[LoadedAgent | P
     broken = {problem.agent for problem in problems}
     for name in theirs.keys() & ours.keys():
         log.info("agent %r of %s overrides the one that ships", name, theirs[name].card.origin)
-    chosen = {name: loaded for name, loaded in ours.items() if name not in broken} | theirs
+    chosen = {name: loaded for name, loaded in ours.items() if name not in broken} | theirs | dict(BUILT_IN)
     return LoadedAgents(MappingProxyType(dict(sorted(chosen.items()))), (*problems, *our_problems))
 
 
@@ -233,7 +237,7 @@ def _execute(root: Path, main: Path) -> _Contents:
     digest = _digest(root)
     key = hashlib.sha256(f"{root}\0{digest}".encode()).hexdigest()[:8]
     stem = re.sub(r"\W", "_", root.stem if root == main else root.name)
-    name = f"_nightfleet_agent_{stem}_{key}"
+    name = f"{MODULE_PREFIX}{stem}_{key}"
     with _executing:
         module = sys.modules.get(name) or _new_module(name, root, main)
     return _Contents(digest, _agents_in(module, lambda agent_class: agent_class.__module__ == name))

@@ -15,7 +15,7 @@ from pydantic_core import PydanticSerializationError
 from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.policy import Limits, Timeouts
-from orchestrator.contracts.workflow import NAME_PATTERN
+from orchestrator.contracts.workflow import NAME_PATTERN, NODE_KINDS
 from orchestrator.errors import InputInvalid, OutputInvalid, PluginInvalid
 from worker.agent import AsyncContext, BaseAgent, Context, name_of
 
@@ -123,6 +123,8 @@ def _attribute_faults(agent_class: type[BaseAgent]) -> Iterator[str]:
     name: Any = name_of(agent_class)
     if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
         yield f"its name {name!r} does not match {NAME_PATTERN}: set `name` to lower-case letters, digits and _"
+    if name in NODE_KINDS:
+        yield f"its name {name!r} stands for tasks that name a {name} in place of an agent: set `name` to another one"
     yield from _capability_faults(agent_class.CAPABILITIES)
     model: Any = agent_class.model
     if model is not None and not (isinstance(model, str) and _MODEL.fullmatch(model)):

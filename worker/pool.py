@@ -108,6 +108,15 @@ class TaskPool(BasePool):
         self._queue.put(job)
         return job
 
+    def resize(self, slots: int) -> None:
+        """Have so many slots from now on; what runs goes on, and surplus threads end when they are free."""
+        with self._lock:
+            self.slots = slots
+            for _ in range(self._threads - slots):
+                self._queue.put(None)
+            for _ in range(min(self._waiting, slots - self._threads)):
+                self._start_thread()
+
     def on_stop(self) -> None:
         """Let running jobs end; those without a thread are left to the broker, which delivers them again."""
         with contextlib.suppress(Empty):
@@ -151,10 +160,11 @@ class TaskPool(BasePool):
         threading.Thread(target=self._work, name="nightfleet-slot", daemon=True).start()
 
     def _work(self) -> None:
-        if self.app is not None:
-            # Without a current app of its own the thread would fall back to Celery's default one, on localhost.
-            self.app.set_current()
         while (job := self._queue.get()) is not None:
+            if self.app is not None:
+                # Without a current app the thread would fall back to Celery's default one, on localhost; and the job
+                # before may have imported an app of the user's, which makes itself the current one.
+                self.app.set_current()
             job.began = system_clock.monotonic()
             with self._lock:
                 self._waiting = max(0, self._waiting - 1)
@@ -172,6 +182,9 @@ class TaskPool(BasePool):
                 self._ended.notify_all()
         with self._lock:
             self._threads -= 1
+            if self._waiting and self._threads < self.slots:
+                # It was told to end when there were fewer slots.
+                self._start_thread()
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = dict(super()._get_info())

@@ -5,14 +5,11 @@ each slot. While every slot turns over several times a second nobody waits for l
 the next delivery takes longer than a task: then a worker holds up to twice as many.
 """
 
-# Celery has no annotations: what pyright infers from one implementation is no contract.
-# pyright: reportIncompatibleMethodOverride=false
-
 from __future__ import annotations
 
 from typing import Any
 
-from celery import bootsteps
+from worker.steps import TimedStep
 
 _EVERY_SECONDS = 0.1
 #: More ahead does not make it faster.
@@ -25,36 +22,33 @@ def messages_ahead(slots: int, *, finished: int, oldest_seconds: float) -> int:
     return min(slots, _MOST) if turns_over else 0
 
 
-class Prefetch(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Adapts the prefetch count of a consumer ten times a second. Embedded, slots are all that there is."""
+def counts_for_each_queue(consumer: Any) -> bool:
+    """Tell whether the broker counts a consumer's messages for each queue by itself: on quorum queues, and RabbitMQ 4."""
+    return consumer.app.kind == "rabbitmq" and consumer.qos_global is False
+
+
+class Prefetch(TimedStep):
+    """Adapts the prefetch count of a consumer ten times a second, where one count is for all queues together."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
+    every_seconds = _EVERY_SECONDS
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
-        self._timer: Any = None
+        self._ahead = 0
+        self._counted = 0
 
-    def include_if(self, consumer: Any) -> bool:
-        return consumer.hub is not None and consumer.app.kind != "memory"
+    def begin(self, consumer: Any) -> bool:
+        self._ahead, self._counted = 0, consumer.pool.finished
+        # Embedded, slots are all that there is; `Gate` looks after consumers that count for each queue.
+        return consumer.app.kind != "memory" and not counts_for_each_queue(consumer)
 
-    def start(self, consumer: Any) -> None:
+    def tick(self, consumer: Any) -> None:
         pool = consumer.pool
-        ahead, counted = 0, pool.finished
-
-        def adapt() -> None:
-            nonlocal ahead, counted
-            finished, counted = pool.finished - counted, pool.finished
-            wanted = messages_ahead(pool.slots, finished=finished, oldest_seconds=pool.longest_running_seconds)
-            if wanted > ahead:
-                consumer.qos.increment_eventually(wanted - ahead)
-            elif wanted < ahead:
-                consumer.qos.decrement_eventually(ahead - wanted)
-            ahead = wanted
-
-        self._timer = consumer.timer.call_repeatedly(_EVERY_SECONDS, adapt)
-
-    def stop(self, consumer: Any) -> None:
-        del consumer
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        finished, self._counted = pool.finished - self._counted, pool.finished
+        wanted = messages_ahead(pool.slots, finished=finished, oldest_seconds=pool.longest_running_seconds)
+        if wanted > self._ahead:
+            consumer.qos.increment_eventually(wanted - self._ahead)
+        elif wanted < self._ahead:
+            consumer.qos.decrement_eventually(self._ahead - wanted)
+        self._ahead = wanted

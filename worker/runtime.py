@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
+import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from orchestrator.advance import Advancer
 from orchestrator.clock import system_clock
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.policy import Timeouts
-from orchestrator.contracts.run import AgentRunState, ErrorInfo
+from orchestrator.contracts.run import AgentRunState, ErrorInfo, RunState
 from orchestrator.contracts.workflow import Fallback, TaskDefinition
 from orchestrator.errors import (
     AgentTimeout,
@@ -27,6 +27,7 @@ from orchestrator.errors import (
 )
 from orchestrator.failpoints import failpoint
 from orchestrator.observability.logging import get_logger, log_scope
+from orchestrator.observability.redact import Redact, redactor
 from orchestrator.planning.canvas import uncarried
 from orchestrator.planning.inputs import Upstream, task_input
 from orchestrator.settings import Settings
@@ -34,15 +35,16 @@ from orchestrator.store.agent_runs import Claim, Finish, Outcome
 from orchestrator.store.repairs import Orphan
 from orchestrator.store.store import Store
 from worker.agent import AsyncContext, Context
-from worker.effects import Account, CallModel, Effect, Report, RunStep
-from worker.execution import Done, Execution, Executions, Failed, Ignored, Retrying, Verdict
+from worker.effects import Account
+from worker.execution import Done, Execution, Executions, Failed, Ignored, Retrying, Verdict, storable
+from worker.host import Host
 from worker.llm.providers import Providers
 from worker.loader import LoadedAgent, LoadedAgents
+from worker.meter import Meter, NoMeter
+from worker.nodes import Nodes
 from worker.pool import Deadlines, EventLoop, give_up_current_job
 
 log = get_logger("nightfleet.worker")
-
-_MAX_ERROR_CHARACTERS = 8000
 
 
 @dataclass(slots=True)
@@ -58,26 +60,38 @@ class Runtime:
     loop: EventLoop = field(default_factory=EventLoop)
     deadlines: Deadlines = field(default_factory=Deadlines)
     executions: Executions = field(default_factory=Executions)
+    meter: Meter = field(default_factory=NoMeter)
+    #: Masks what is secret in this process.
+    redact: Redact = field(default_factory=lambda: redactor(os.environ))
+    #: What stands behind tasks that name a function or a Celery task.
+    nodes: Nodes = field(init=False)
 
-    def run(self, agent_run_id: str, carries: frozenset[str]) -> Verdict:
-        """Claim an agent run and take it to its next recorded state; `carries` is what its request would publish."""
+    def __post_init__(self) -> None:
+        self.nodes = Nodes(self.settings, self.store.agent_runs)
+
+    def run(self, agent_run_id: str, carries: frozenset[str], claimed: Callable[[], None] = lambda: None) -> Verdict:
+        """Claim an agent run and take it to its next recorded state; `carries` is what its request would publish.
+
+        `claimed` is called once it is ours.
+        """
         claim = self.store.agent_runs.claim(agent_run_id, self.worker_id)
         if claim is None:
             return Ignored()
+        claimed()
         failpoint("after_claim")
         plan = self.store.runs.plan(claim.workflow_id)
         task = plan.tasks[claim.position]
         account = Account(model=self.providers.default_model())
         execution = Execution(claim, plan, account, task, system_clock.monotonic())
+        older = self.executions.get(claim.id)
+        if older is not None and older.claim.epoch < claim.epoch:
+            # Cancelled and retried, say. Nothing would stop it once the new one has taken its place.
+            self.stop(older, ClaimLost("claimed again by the same worker"))
         with self.executions.holding(execution), self._logged(execution):
-            try:
-                output = self._execute(execution)
-            except ClaimLost:
-                log.warning("claim lost", reason="cancelled, or taken over by another worker")
-                return Ignored()
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent raises is its outcome
-                return self._settle_failure(execution, from_exception(error))
-            return self._settle_success(execution, output, carries)
+            verdict = self._conclude(execution, carries)
+        if not execution.given_up:
+            self._count(execution, verdict)
+        return verdict
 
     def stop(self, execution: Execution, error: NightfleetError) -> None:
         """Stop an execution at its next effect, an async one at its await."""
@@ -99,10 +113,24 @@ class Runtime:
 
     # Execution --------------------------------------------------------------------------------------------------------
 
+    def _conclude(self, execution: Execution, carries: frozenset[str]) -> Verdict:
+        """Execute a claim and record what came of it."""
+        try:
+            output = self._execute(execution)
+        except ClaimLost:
+            log.warning("claim lost", reason="cancelled, or taken over by another worker")
+            return Ignored()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent raises is its outcome
+            return self._settle_failure(execution, from_exception(error))
+        return self._settle_success(execution, output, carries)
+
+    def _count(self, execution: Execution, verdict: Verdict) -> None:
+        self.meter.executed(execution.claim.agent, verdict, system_clock.monotonic() - execution.began)
+
     def _execute(self, execution: Execution) -> str:
         """Run the agent; gives its output as JSON text."""
         claim = execution.claim
-        loaded = self.agents.get(claim.agent)
+        loaded = self.nodes.bind(self.agents.get(claim.agent), execution)
         agent_class = loaded.agent_class
         execution.account.model = agent_class.model or execution.account.model
         execution.account.limits = agent_class.limits
@@ -112,7 +140,7 @@ class Runtime:
         timeouts = _timeouts(execution.task, agent_class.timeouts)
         context_class = AsyncContext if loaded.is_async else Context
         context = context_class(
-            Host(self, execution),
+            Host(execution.claim, self.store, self.providers, self.loop, self.redact),
             execution.account,
             run_id=claim.run_id,
             task=claim.task,
@@ -150,28 +178,7 @@ class Runtime:
                 raise ClaimLost("the hard time limit has passed")
 
     def _call_async(self, execution: Execution, coroutine: Any, soft: float | None, hard: float | None) -> Any:
-        async def bounded() -> Any:
-            execution.interrupt = _interrupter()
-            try:
-                async with asyncio.timeout(hard):
-                    soft_limit = asyncio.timeout(soft)
-                    try:
-                        async with soft_limit:
-                            return await coroutine
-                    except TimeoutError:
-                        if soft_limit.expired():
-                            raise AgentTimeout(f"the soft time limit of {soft:g} s has passed") from None
-                        raise
-            except TimeoutError as error:
-                if isinstance(error, AgentTimeout) or hard is None:
-                    raise
-                raise AgentTimeout(f"the hard time limit of {hard:g} s has passed") from None
-            except asyncio.CancelledError:
-                if execution.account.stopped is None:
-                    raise
-                raise execution.account.stopped from None
-
-        future = self.loop.submit(bounded())
+        future = self.loop.submit(_bounded(execution, coroutine, soft, hard))
         give_up = give_up_current_job()
         # An agent that swallows its cancellation is left to itself a second later.
         cancel = self._at(None if hard is None else hard + 1, lambda: self._expire(execution, hard, give_up))
@@ -190,7 +197,8 @@ class Runtime:
         execution.given_up = True
         execution.account.stopped = ClaimLost("the hard time limit has passed")
         with self._logged(execution):
-            self._settle_failure(execution, AgentTimeout(f"the hard time limit of {hard:g} s has passed"))
+            verdict = self._settle_failure(execution, AgentTimeout(f"the hard time limit of {hard:g} s has passed"))
+        self._count(execution, verdict)
         give_up(hard)
 
     # Settlement -------------------------------------------------------------------------------------------------------
@@ -204,6 +212,7 @@ class Runtime:
             return Ignored()
         failpoint("after_completion")
         log.info("succeeded", seconds=round(system_clock.monotonic() - execution.began, 3))
+        self._count_end(execution, finished)
         released = finished.released
         self.advancer.publish(execution.plan, execution.claim.run_id, uncarried(released, carries))
         if finished.undecided:
@@ -212,8 +221,9 @@ class Runtime:
 
     def _settle_failure(self, execution: Execution, error: NightfleetError) -> Verdict:
         claim, task, account = execution.claim, execution.task, execution.account
+        error = _masked(error, self.redact)
         info = ErrorInfo(
-            code=error.code, message=_storable(error.message), retryable=error.retryable, task=task.id
+            code=error.code, message=storable(error.message), retryable=error.retryable, task=task.id
         ).model_dump_json()
         if error.retryable and claim.failures < task.retry.retries:
             delay = task.retry.delay_seconds(claim.failures + 1, error.retry_after)
@@ -230,13 +240,21 @@ class Runtime:
             finished = self._patiently(lambda: self._finish(execution, outcome))
             if finished is None:
                 return Ignored()
+            self._count_end(execution, finished)
             # The task has not returned normally, so Celery publishes nothing of what its request carries.
             self.advancer.publish(execution.plan, claim.run_id, finished.released)
             if finished.undecided:
                 self.advancer.advance(claim.run_id)
             return Failed(error)
         ended = self._patiently(lambda: self.store.runs.fail(claim, outcome) or None)
-        return Failed(error) if ended else Ignored()
+        if not ended:
+            return Ignored()
+        self.meter.run_ended(claim.run_id, RunState.FAILED)
+        return Failed(error)
+
+    def _count_end(self, execution: Execution, finished: Finish) -> None:
+        if finished.ended:
+            self.meter.run_ended(execution.claim.run_id, RunState.SUCCEEDED)
 
     def _requeue(self, execution: Execution, verdict: Retrying, info: str, **how: Any) -> Verdict:
         put_back = self._patiently(lambda: self.store.agent_runs.requeue(execution.claim, error=info, **how) or None)
@@ -271,48 +289,41 @@ class Runtime:
         claim = execution.claim
         return log_scope(
             run_id=claim.run_id,
+            agent_run_id=claim.id,
             task=claim.task,
             agent=claim.agent,
             epoch=claim.epoch,
-            worker_id=self.worker_id,
             tenant_id=claim.tenant_id,
         )
 
 
-class Host:
-    """Performs the effects of one execution."""
+def _masked(error: NightfleetError, redact: Redact) -> NightfleetError:
+    """Give the error without the secrets of this process: it goes to the database and to Celery's tools."""
+    message = redact(error.message)
+    return error if message == error.message else NightfleetError.from_data({**error.to_data(), "message": message})
 
-    def __init__(self, runtime: Runtime, execution: Execution) -> None:
-        self._runtime = runtime
-        self._execution = execution
 
-    def perform(self, effect: Effect) -> Any:
-        match effect:
-            case CallModel(request):
-                return self._runtime.providers.provider_for(request.model).invoke(request)
-            case RunStep(function, args, kwargs):
-                outcome = function(*args, **kwargs)
-                if inspect.isawaitable(outcome):
-                    raise InputInvalid(
-                        "ctx.step was given a coroutine function: make `execute` async, or pass a plain one"
-                    )
-                return outcome
-            case Report(message, fraction):
-                claim = self._execution.claim
-                data = None if fraction is None else json.dumps({"fraction": fraction})
-                text = _storable(message)
-                self._runtime.store.runs.add_event(claim.run_id, claim.tenant_id, claim.task, text, data)
-                return None
-
-    async def perform_async(self, effect: Effect) -> Any:
-        if isinstance(effect, RunStep) and inspect.iscoroutinefunction(effect.function):
-            return await effect.function(*effect.args, **effect.kwargs)
-        return await self._runtime.loop.run_blocking(self.perform, effect)
-
-    def log(self, event: str, fields: Mapping[str, Any]) -> None:
-        log.info(
-            event, **{f"agent_{key}" if key in {"event", "run_id", "task"} else key: fields[key] for key in fields}
-        )
+async def _bounded(execution: Execution, coroutine: Any, soft: float | None, hard: float | None) -> Any:
+    """Await an agent within its limits; an interruption is told as what caused it."""
+    execution.interrupt = _interrupter()
+    try:
+        async with asyncio.timeout(hard):
+            soft_limit = asyncio.timeout(soft)
+            try:
+                async with soft_limit:
+                    return await coroutine
+            except TimeoutError:
+                if soft_limit.expired():
+                    raise AgentTimeout(f"the soft time limit of {soft:g} s has passed") from None
+                raise
+    except TimeoutError as error:
+        if isinstance(error, AgentTimeout) or hard is None:
+            raise
+        raise AgentTimeout(f"the hard time limit of {hard:g} s has passed") from None
+    except asyncio.CancelledError:
+        if execution.account.stopped is None:
+            raise
+        raise execution.account.stopped from None
 
 
 def _interrupter() -> Any:
@@ -346,8 +357,3 @@ def _upstream(claim: Claim) -> dict[str, Upstream]:
         info = None if error is None else ErrorInfo.model_validate(error)
         found[task] = Upstream(AgentRunState(state), output, info)
     return found
-
-
-def _storable(text: str) -> str:
-    """Cut text to a bound and take out what Postgres cannot store."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()[:_MAX_ERROR_CHARACTERS]

@@ -24,7 +24,6 @@ _NOTHING = json.loads(EMPTY_BODY)
 def agent_run_strategy(task: Any, app: Any, consumer: Any, **_: Any) -> OnMessage:
     """Give the function that Celery's consumer calls with each delivery for `task`."""
     eventer = consumer.event_dispatcher
-    sends_events = bool(eventer and eventer.enabled and task.send_events)
     request_class: Any = create_request_cls(
         symbol_by_name(task.Request), task, consumer.pool, consumer.hostname, eventer, app=app
     )
@@ -47,19 +46,7 @@ def agent_run_strategy(task: Any, app: Any, consumer: Any, **_: Any) -> OnMessag
         )
         if request.id in revoked and request.revoked():
             return
-        if sends_events:
-            eventer.send(
-                "task-received",
-                uuid=request.id,
-                name=request.name,
-                args=request.argsrepr,
-                kwargs=request.kwargsrepr,
-                root_id=request.root_id,
-                parent_id=request.parent_id,
-                retries=0,
-                eta=None,
-                expires=None,
-            )
+        request.received()
         task_reserved(request)
         for callback in callbacks:
             callback(request)

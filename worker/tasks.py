@@ -16,6 +16,7 @@ from orchestrator.contracts.dispatch import agent_run_id_of, queue_of
 from orchestrator.errors import NightfleetError
 from orchestrator.planning.canvas import carried
 from worker.execution import Done, Failed, Ignored, Retrying
+from worker.request import claim_noted
 from worker.runtime import Runtime
 
 
@@ -26,6 +27,7 @@ class AgentTask(Task):
     ignore_result = False
     max_retries = None
     Strategy = "worker.strategy:agent_run_strategy"
+    Request = "worker.request:AgentRequest"
     #: Logged as what they are, without a traceback of ours.
     throws = (NightfleetError,)
     app: FleetApp
@@ -34,7 +36,7 @@ class AgentTask(Task):
     def run(self, *_: Any, **__: Any) -> None:
         """Take one delivery to its verdict."""
         request = self.request
-        verdict = self.runtime.run(agent_run_id_of(request.id), carried(request.chain, request.chord))
+        verdict = self.runtime.run(agent_run_id_of(request.id), carried(request.chain, request.chord), claim_noted())
         match verdict:
             case Done(released):
                 # What is carried on is exactly what this completion has released.
@@ -60,7 +62,12 @@ def register(app: FleetApp, runtime: Runtime, agents: Iterable[str]) -> None:
     """Register one task for each agent on this app and let it consume their queues."""
     names = [queue_of(agent) for agent in agents]
     for name in names:
-        kind = type("AgentTask", (AgentTask,), {"name": name, "runtime": runtime})
-        app.register_task(kind())
+        register_task(app, runtime, name)
     app.send = runtime.advancer.send
     app.consume(names)
+
+
+def register_task(app: FleetApp, runtime: Runtime, name: str) -> None:
+    """Register the task of one agent on this app."""
+    kind = type("AgentTask", (AgentTask,), {"name": name, "runtime": runtime})
+    app.register_task(kind())

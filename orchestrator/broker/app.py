@@ -28,6 +28,10 @@ _REDIS = frozenset({"redis", "rediss"})
 
 _HEARTBEAT_SECONDS = 10
 
+#: RabbitMQ drops what it has delivered more often than a queue's limit, 20 by default since 4.0. A message of ours is
+#: delivered again by each restart of a worker, and how often an agent run may take its worker along the database decides.
+_MOST_DELIVERIES = 1_000_000
+
 
 class FleetApp(Celery):
     """A Celery app whose results are the agent runs and whose messages are ours."""
@@ -50,6 +54,11 @@ class FleetApp(Celery):
                 from orchestrator.broker.redis import RedisTransport
 
                 self.transport = RedisTransport
+            if self.kind != "rabbitmq" and settings.queue_type == "quorum":
+                raise SettingsInvalid(
+                    f"NIGHTFLEET_QUEUE_TYPE: only RabbitMQ has quorum queues, and the broker is {mask(url)}; unset it, or set "
+                    "NIGHTFLEET_BROKER_URL to amqp://..."
+                )
         super().__init__(settings.namespace, set_as_current=False, changes=_configuration(settings, url, self.kind))
         self.masked_broker_url = mask(url)
 
@@ -119,8 +128,14 @@ class FleetApp(Celery):
     def queue_for(self, name: str) -> Queue:
         """Give the declaration of an agent's queue, the same wherever it is declared."""
         full = f"{self.settings.namespace}.{name}"
-        arguments = {"x-max-priority": int(max(Priority))} if self.kind == "rabbitmq" else None
-        return Queue(full, routing_key=full, queue_arguments=arguments, durable=True)
+        return Queue(full, routing_key=full, queue_arguments=self._queue_arguments(), durable=True)
+
+    def _queue_arguments(self) -> dict[str, Any] | None:
+        if self.kind != "rabbitmq":
+            return None
+        if self.settings.queue_type == "quorum":
+            return {"x-queue-type": "quorum", "x-delivery-limit": _MOST_DELIVERIES}
+        return {"x-max-priority": int(max(Priority))}
 
     @property
     def bootsteps(self) -> dict[str, set[Any]]:

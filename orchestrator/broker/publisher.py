@@ -10,17 +10,18 @@ import contextlib
 import os
 import select
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any, Protocol
 
+from amqp.exceptions import PreconditionFailed
 from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.exceptions import KombuError
 
 from orchestrator.broker.message import MAX_MESSAGE_BYTES, TaskMessage
 from orchestrator.clock import system_clock
-from orchestrator.errors import BrokerUnavailable, NightfleetError
+from orchestrator.errors import BrokerUnavailable, NightfleetError, SettingsInvalid
 from orchestrator.failpoints import failpoint
 from orchestrator.group_commit import GroupCommit
 
@@ -48,7 +49,14 @@ class Publisher:
         self._connect = connect
         self._queue_for = queue_for
         self._masked_url = masked_url
-        self._on_lost = on_lost
+        #: How many messages did not arrive, and how often the broker could not be reached.
+        self.lost = self.outages = 0
+
+        def reported(task_ids: list[str]) -> None:
+            self.lost += len(task_ids)
+            on_lost(task_ids)
+
+        self._on_lost = reported
         self._start()
 
     def _start(self) -> None:
@@ -97,12 +105,15 @@ class Publisher:
                 else:
                     return
 
-    def ensure(self) -> None:
-        """Make sure that the broker can be reached; raises `BrokerUnavailable`."""
+    def ensure(self, queues: Iterable[str] = ()) -> None:
+        """Make sure that the broker can be reached and has these queues; raises `BrokerUnavailable` or `SettingsInvalid`."""
         self._check_fork()
         with self._lock:
             try:
-                self._ready_channel()
+                channel = self._ready_channel()
+                for name in queues:
+                    if name not in self._declared:
+                        self._declare(channel, name)
             except NightfleetError:
                 raise
             except Exception as error:
@@ -214,6 +225,7 @@ class Publisher:
             self._on_lost([message.task_id for message in messages])
 
     def _unavailable(self, error: BaseException) -> BrokerUnavailable:
+        self.outages += 1
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return BrokerUnavailable(
             f"cannot reach the broker {self._masked_url}: {reason}; start it or correct NIGHTFLEET_BROKER_URL"
@@ -252,6 +264,18 @@ class RabbitPublisher(Publisher):
 
     Messages are `mandatory`: one that reaches no queue comes back and counts as lost.
     """
+
+    def _declare(self, channel: Any, name: str) -> str:
+        try:
+            return super()._declare(channel, name)
+        except PreconditionFailed as error:
+            # The channel is closed now.
+            self._drop_connection()
+            raise SettingsInvalid(
+                f"the queue {self._queue_for(name).name} at {self._masked_url} is of another kind than NIGHTFLEET_QUEUE_TYPE "
+                f"says ({error.reply_text}). Set NIGHTFLEET_QUEUE_TYPE to what it was; or stop all workers, delete the "
+                "queues and start them again: what waited is published anew; or take another NIGHTFLEET_NAMESPACE"
+            ) from error
 
     def _transmit(self, channel: Any, prepared: Any, queue: str, task_id: str) -> None:
         self._sequence += 1

@@ -1,16 +1,16 @@
-"""`agents`, `worker`, `db` and `emulator`: what an installation consists of."""
+"""`agents`, `db` and `emulator`: what an installation consists of."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.commands import render
-from orchestrator.commands.place import NO_FLEET, Listing, Place, json_option, looking, place_options, set_up_logging
-from orchestrator.errors import SettingsInvalid, UnknownAgent
+from orchestrator.commands import completion, render
+from orchestrator.commands.init import new
+from orchestrator.commands.place import Listing, Place, json_option, looking, place_options, set_up_logging
+from orchestrator.errors import UnknownAgent
 
 if TYPE_CHECKING:
     from orchestrator.contracts.agent import AgentCard
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @click.group(cls=Listing)
 def agents() -> None:
-    """List and show agents; alone it lists them."""
+    """List, show and make agents; alone it lists them."""
+
+
+agents.add_command(new)
 
 
 @agents.command("list")
@@ -41,7 +44,7 @@ def list_agents(place: Place, *, as_json: bool) -> None:
 
 
 @agents.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.agents)
 @place_options()
 @json_option
 def show(name: str, place: Place, *, as_json: bool) -> None:
@@ -58,62 +61,28 @@ def show(name: str, place: Place, *, as_json: bool) -> None:
 
 
 def _found(settings: Settings) -> dict[str, tuple[AgentCard, int]]:
-    """Give every agent with the number of live workers that serve it; what the fleet has announced comes first."""
+    """Give every agent with the number of live workers that serve it; what the fleet has announced comes first.
+
+    Without `function` and `celery`, which every worker has and no workflow names as agents.
+    """
+    from orchestrator.contracts.workflow import NODE_KINDS
     from orchestrator.imports import require_ours
 
     set_up_logging(settings)
     loaded = require_ours("worker.loader").AgentLoader(settings.agents_path, base=Path.cwd()).load()
     for problem in loaded.problems:
         click.echo(render.problem_line(problem.origin, problem.message), err=True)
-    here: dict[str, tuple[AgentCard, int]] = {card.name: (card, 0) for card in loaded.cards}
-    if settings.embedded:
-        return dict(sorted(here.items()))
-    with looking(settings) as service:
-        ttl = settings.lease_ttl.total_seconds()
-        announced = service.kernel.store.fleet.agents(lease_ttl_seconds=ttl)
-    return dict(sorted((here | {card.name: (card, workers) for card, workers in announced}).items()))
+    found: dict[str, tuple[AgentCard, int]] = {card.name: (card, 0) for card in loaded.cards}
+    if not settings.embedded:
+        with looking(settings) as service:
+            ttl = settings.lease_ttl.total_seconds()
+            announced = service.kernel.store.fleet.agents(lease_ttl_seconds=ttl)
+        found |= {card.name: (card, workers) for card, workers in announced}
+    return {name: found[name] for name in sorted(found.keys() - set(NODE_KINDS))}
 
 
 def _data(card: AgentCard, workers: int) -> dict[str, Any]:
     return {**card.model_dump(mode="json"), "workers": workers}
-
-
-@click.command()
-@place_options(embedded=False)
-@click.option("--concurrency", type=click.IntRange(1, 5000), metavar="N", help="Agents at a time in one process.")
-@click.option("--processes", type=click.IntRange(1, 256), metavar="N", help="So many processes, kept alive.")
-@click.option("--name", metavar="NAME", help="What the worker is called in listings.")
-@click.option("--supervised", is_flag=True, hidden=True)
-def worker(place: Place, *, concurrency: int | None, processes: int | None, name: str | None, supervised: bool) -> int:
-    """Run agents for the fleet until told to stop (SIGTERM and Ctrl-C let running agents end)."""
-    from orchestrator.imports import require_ours
-    from orchestrator.observability.logging import setup_logging
-
-    settings = place.settings({"concurrency": concurrency})
-    setup_logging(settings.log_level, settings.log_format)
-    if settings.embedded:
-        raise SettingsInvalid(f"a worker serves a fleet: {NO_FLEET}; without a fleet `nightfleet run` needs no worker")
-    if supervised:
-        require_ours("worker.supervisor").drain_when_orphaned()
-    if processes is not None:
-        commands = [
-            _worker_command(place, concurrency, None if name is None else f"{name}-{number}")
-            for number in range(1, processes + 1)
-        ]
-        return require_ours("worker.supervisor").supervise(commands)
-    return require_ours("worker.command").run_worker(settings, name=name)
-
-
-def _worker_command(place: Place, concurrency: int | None, name: str | None) -> list[str]:
-    """Give the command of one supervised worker; `-P` keeps the working folder from shadowing what it imports."""
-    given = (
-        ("--config", place.config),
-        ("--agents-path", place.agents_path),
-        ("--concurrency", concurrency),
-        ("--name", name),
-    )
-    options = [part for option, value in given if value is not None for part in (option, str(value))]
-    return [sys.executable, "-P", "-m", "orchestrator.cli", "worker", "--supervised", *options]
 
 
 @click.group()

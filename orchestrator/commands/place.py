@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.commands.completion import profiles
 from orchestrator.errors import RunNotFound
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from orchestrator.client import Orchestrator
     from orchestrator.observability.logging import Sink
     from orchestrator.service import Service
@@ -38,9 +41,20 @@ class Listing(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `list` before options that stand alone."""
-        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+        # A shell that completes has not heard the last word yet: that may be another command.
+        alone = not args and not ctx.resilient_parsing
+        if alone or (args and args[0].startswith("-") and args[0] not in ctx.help_option_names):
             args = ["list", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Complete the commands, and the options of `list`, which stand for themselves."""
+        found = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            command = self.commands["list"]
+            with command.make_context("list", [], parent=ctx, resilient_parsing=True) as inner:
+                found += command.shell_complete(inner, incomplete)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,7 @@ def place_options(*, embedded: bool = True, agents: bool = True) -> Callable[[Co
             "--config",
             envvar="NIGHTFLEET_CONFIG",
             metavar="FILE",
+            shell_complete=profiles,
             help="A TOML profile, or the name of one that ships (rabbitmq, redis, embedded, default).",
         )
     ]
@@ -115,11 +130,23 @@ def set_up_logging(settings: Settings, stream: Sink | None = None) -> None:
         logging.getLogger("nightfleet.worker").addFilter(_is_news)
 
 
+def set_up_process_logging(settings: Settings) -> None:
+    """Log for a process of a fleet: at the level that is set, to stderr and to the file that is set."""
+    from orchestrator.observability.logging import setup_logging
+
+    file = None
+    if settings.log_file is not None:
+        from orchestrator.observability.daily import DailyFile
+
+        file = DailyFile(settings.log_file, settings.log_retention_days)
+    setup_logging(settings.log_level, settings.log_format, file=file)
+
+
 def _is_news(_record: logging.LogRecord) -> bool:
     """Tell whether a line is about something else than an agent run, whose fate the command itself shows."""
-    from structlog.contextvars import get_contextvars
+    from orchestrator.observability.logging import scope_fields
 
-    return "run_id" not in get_contextvars()
+    return "run_id" not in scope_fields()
 
 
 @contextmanager

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.contracts.agent import AgentCard
     from orchestrator.contracts.event import RunEvent
-    from orchestrator.contracts.run import AgentRunResult, RunResult, RunSummary
+    from orchestrator.contracts.run import AgentRunResult, ErrorInfo, RunResult, RunSummary
 
 #: Marks a column whose cells are numbers.
 _RIGHT = ">"
@@ -51,7 +51,7 @@ def between(start: datetime | None, end: datetime | None) -> float | None:
 
 def moment(at: datetime) -> str:
     """Give a time in UTC to the second."""
-    return at.strftime("%Y-%m-%d %H:%M:%SZ")
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def printable(text: str) -> str:
@@ -88,10 +88,11 @@ def model_of(part: AgentRunResult) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def agent_runs_table(result: RunResult) -> str:
-    """Give the agent runs with their timings; `offline` is called what it is."""
-    headers = ("task", "agent", "state", "model", ">tries", ">waited", ">took")
-    return table(headers, [_agent_run_row(part) for part in result.agent_runs])
+def agent_runs_table(result: RunResult, *, workers: bool = False) -> str:
+    """Give the agent runs with their timings, and where they ran if that is wanted; `offline` is called what it is."""
+    headers = ("task", "agent", "state", "model", ">tries", ">waited", ">took", *(("worker",) if workers else ()))
+    rows = ((*_agent_run_row(part), *((part.worker or "-",) if workers else ())) for part in result.agent_runs)
+    return table(headers, rows)
 
 
 def _agent_run_row(part: AgentRunResult) -> tuple[str, ...]:
@@ -109,12 +110,17 @@ def _agent_run_row(part: AgentRunResult) -> tuple[str, ...]:
 
 def errors_of(result: RunResult) -> list[str]:
     """Give a line for each task that failed, and one for the run where no task is to blame."""
-    lines = [f"{part.task}: {part.error.code}: {part.error.message}" for part in result.agent_runs if part.error]
+    lines = [_error_line(part.error, part.task) for part in result.agent_runs if part.error]
     if result.error and not any(part.error == result.error for part in result.agent_runs):
-        place = f"{result.error.task}: " if result.error.task else ""
-        line = f"{place}{result.error.code}: {result.error.message}"
+        line = _error_line(result.error)
         lines = lines if line in lines else [*lines, line]
     return [printable(line) for line in lines]
+
+
+def _error_line(error: ErrorInfo, task: str | None = None) -> str:
+    """Give an error with the task that raised it and its code, by which runs can be found again."""
+    place = task or error.task
+    return f"{place}: {error.code}: {error.message}" if place else f"{error.code}: {error.message}"
 
 
 def headline(result: RunResult) -> str:
@@ -124,8 +130,8 @@ def headline(result: RunResult) -> str:
     return f"run {result.id} ({one_line(result.workflow)}) {result.state}{length}"
 
 
-def run_page(result: RunResult) -> str:
-    """Give everything about a run but its input and outputs."""
+def run_page(result: RunResult, *, workers: bool = False) -> str:
+    """Give everything about a run but its input and outputs; `workers` says that there are some to be told apart."""
     usage = result.usage
     facts = [
         ("run", result.id),
@@ -138,7 +144,10 @@ def run_page(result: RunResult) -> str:
     if usage.model_calls:
         tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
         facts.append(("models", f"{usage.model_calls:,} call{'s' if usage.model_calls != 1 else ''}, {tokens}"))
-    parts = ["\n".join(f"{name:<10}{one_line(value)}" for name, value in facts), agent_runs_table(result)]
+    parts = [
+        "\n".join(f"{name:<10}{one_line(value)}" for name, value in facts),
+        agent_runs_table(result, workers=workers),
+    ]
     parts += ["\n".join(f"warning: {warning}" for warning in result.warnings)] if result.warnings else []
     parts += ["\n".join(errors_of(result))] if errors_of(result) else []
     return "\n\n".join(parts)
@@ -157,7 +166,7 @@ def runs_table(rows: Sequence[RunSummary]) -> str:
                 one_line(row.workflow, 40),
                 str(row.state),
                 duration(between(row.started_at, row.finished_at)),
-                "" if row.error is None else one_line(f"{row.error.task or row.error.code}: {row.error.message}", 60),
+                "" if row.error is None else one_line(_error_line(row.error), 70),
             )
             for row in rows
         ],

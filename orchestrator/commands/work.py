@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.commands import attend, render
+from orchestrator.commands.completion import workflows
 from orchestrator.commands.place import (
     NO_FLEET,
     Command,
@@ -24,17 +24,10 @@ from orchestrator.commands.place import (
     set_up_logging,
     timeout_option,
 )
-from orchestrator.errors import (
-    InputInvalid,
-    NightfleetError,
-    ServiceUnavailable,
-    SettingsInvalid,
-    UsageError,
-    ValueTooLarge,
-)
+from orchestrator.commands.session import working
+from orchestrator.errors import InputInvalid, SettingsInvalid, UsageError, ValueTooLarge
 
 if TYPE_CHECKING:
-    from orchestrator.client import Orchestrator, RunHandle
     from orchestrator.contracts.workflow import WorkflowDefinition
     from orchestrator.settings import Settings
 
@@ -66,7 +59,7 @@ class Work:
 def work_options(command: Command) -> Command:
     """Add WORKFLOW, `--input`, `--text` and `--project`; the command gets them as `work`."""
 
-    @click.argument("workflow")
+    @click.argument("workflow", shell_complete=workflows)
     @click.option("--input", "given", metavar="JSON|@FILE|-", help="The input: JSON, a file of JSON, or - for stdin.")
     @click.option("--text", metavar="TEXT|@FILE|-", help='The input {"text": ...}: text, a file, or - for stdin.')
     @click.option("--project", default="default", show_default=True, help="The project that the run belongs to.")
@@ -104,25 +97,20 @@ def run(work: Work, place: Place, *, timeout: float | None, dry_run: bool, merma
     if place.agents_path is not None and not settings.embedded:
         raise UsageError("--agents-path is for agents in this process: add --embedded, or give it to the workers")
     given = work.input(settings.max_value_bytes)
-    nf = producing(settings)
-    handle: RunHandle | None = None
     try:
-        handle = nf.submit(definition, given, project=work.project)
-        click.echo(f"run {handle.id}: {render.one_line(definition.name)}", err=True)
-        result = attend.attend(nf.service, handle.id, screen, timeout=timeout)
-    except attend.TimeIsUp as error:
-        click.echo(f"Error: {error}", err=True)
-        if as_json and handle is not None:
-            click.echo(handle.snapshot().model_dump_json(indent=2))
-        leave(nf, handle, settings, place)
+        with working(place, settings) as session:
+            handle = session.nf.submit(definition, given, project=work.project)
+            session.run_id = handle.id
+            click.echo(f"run {handle.id}: {render.one_line(definition.name)}", err=True)
+            try:
+                result = attend.attend(session.nf.service, handle.id, screen, timeout=timeout)
+            except attend.TimeIsUp as error:
+                click.echo(f"Error: {error}", err=True)
+                if as_json:
+                    click.echo(handle.snapshot().model_dump_json(indent=2))
+                raise
+    except attend.TimeIsUp:
         return 1
-    except (KeyboardInterrupt, ServiceUnavailable):
-        leave(nf, handle, settings, place)
-        raise
-    except NightfleetError:
-        nf.close()
-        raise
-    nf.close()
     return attend.conclude(result, flags=place.flags, as_json=as_json)
 
 
@@ -142,29 +130,6 @@ def submit(work: Work, place: Place, *, idempotency_key: str | None, as_json: bo
     with producing(settings) as nf:
         handle = nf.submit(definition, given, project=work.project, idempotency_key=idempotency_key)
     click.echo(json.dumps({"id": handle.id}) if as_json else handle.id)
-
-
-def leave(nf: Orchestrator, handle: RunHandle | None, settings: Settings, place: Place) -> None:
-    """Go away from a run that has not ended, and say what becomes of it."""
-    if not settings.embedded:
-        if handle is not None:
-            click.echo(
-                f"run {handle.id} goes on: `nightfleet runs watch {handle.id}{place.flags}` shows it, "
-                f"`nightfleet runs cancel {handle.id}{place.flags}` ends it",
-                err=True,
-            )
-        return
-    click.echo(
-        f"stopping: agents that run have {render.duration(settings.drain_timeout.total_seconds())} to end; "
-        "Ctrl-C again stops at once",
-        err=True,
-    )
-    try:
-        nf.close()
-    except KeyboardInterrupt:
-        # Threads of agents would hold up an orderly exit; what they had is in the database.
-        os._exit(130)
-    click.echo(f"what is unfinished goes on with `nightfleet runs resume{place.flags}`", err=True)
 
 
 def parse_json(what: str, text: str) -> Any:

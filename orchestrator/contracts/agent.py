@@ -22,3 +22,9 @@ class AgentCard(Value):
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     origin: str = ""
+
+
+class ServedAgent(AgentCard):
+    """An agent with the number of live workers that serve it: 0 without a fleet."""
+
+    workers: int

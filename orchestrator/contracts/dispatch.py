@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 
 from orchestrator.clock import run_id_of
+
+_TASK_ID = re.compile(r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.[0-9]{1,9}", re.ASCII)
 
 
 class Priority(IntEnum):
@@ -37,12 +40,17 @@ class Dispatch:
 
 def agent_run_id_of(task_id: str) -> str:
     """Give the agent run that a Celery task id stands for; raises `ValueError` for an id that is not of this form."""
-    agent_run_id, dot, number = task_id.rpartition(".")
-    if not dot or not number.isdigit() or len(agent_run_id) != 36:
+    found = _TASK_ID.fullmatch(task_id)
+    if found is None:
         raise ValueError(f"{task_id!r} is the Celery id of no agent run")
-    return agent_run_id
+    return found[1]
 
 
 def queue_of(agent: str) -> str:
     """Give the name of an agent's queue, routing key and Celery task; the namespace comes before it at the broker."""
     return f"agent.{agent}"
+
+
+def agent_of(queue: str) -> str:
+    """Give the agent whose queue this is."""
+    return queue.removeprefix("agent.")

@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
+from pydantic import AwareDatetime
+
 from orchestrator.contracts.policy import Value
 from orchestrator.contracts.usage import Usage
 
@@ -132,3 +134,18 @@ class RunSummary(Value):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+
+
+class RunFilter(Value):
+    """Which runs are meant: those that meet every condition that is given; all of them without any.
+
+    `error` is the code of the error that failed a run, `workflow` a workflow's name. `since` and `before` are about when
+    a run was created, and must be aware.
+    """
+
+    project: str | None = None
+    states: tuple[RunState, ...] = ()
+    workflow: str | None = None
+    error: str | None = None
+    since: AwareDatetime | None = None
+    before: AwareDatetime | None = None

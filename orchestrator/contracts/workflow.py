@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from orchestrator.contracts.policy import RetryPolicy, Timeouts, Value
+from orchestrator.contracts.policy import Positive, RetryPolicy, Timeouts, Value
 
 #: Ids of tasks and names of agents: they become routing keys, queue names and Celery task names.
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
@@ -18,7 +18,25 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 #: No task has this id: it addresses every task of a run in messages.
 RESERVED_TASK_IDS = frozenset({"all", "input"})
 
+#: Tasks that name a Python function or a Celery task instead of an agent. These words stand in the place of their agent,
+#: in queues, listings and Flower, so no plugin has such a name.
+NODE_KINDS = ("function", "celery")
+
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
+
+
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def _dotted_path(path: str) -> str:
+    module, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
+    if not _DOTTED.fullmatch(module) or not _DOTTED.fullmatch(attribute):
+        raise ValueError(f"{path!r} names nothing that can be imported: write package.module:name")
+    return path
+
+
+#: Where something is in a Python module: `package.module:name`, or with a dot in place of the colon.
+DottedPath = Annotated[str, AfterValidator(_dotted_path)]
 
 
 class Fallback(Value):
@@ -27,25 +45,81 @@ class Fallback(Value):
     fallback: Name
 
 
+class CeleryTask(Value):
+    """A task of the user's own Celery app, by its registered name; it runs on that app's own workers.
+
+    `app` is where the app is (`module:attribute`), by default what NIGHTFLEET_CELERY_APP of the worker says. `queue` is
+    one of the app's own; without it the app's routes decide. After `timeout` without a result the task is revoked.
+    """
+
+    task: str = Field(min_length=1, max_length=255)
+    app: DottedPath | None = None
+    queue: str | None = Field(default=None, min_length=1, max_length=255)
+    timeout: Positive | None = None
+
+
+def _as_celery_task(value: Any) -> Any:
+    if not isinstance(value, str | dict | CeleryTask | None):
+        raise ValueError("write `celery: registered.task.name`, or an object with task, app, queue and timeout")  # noqa: TRY004
+    return {"task": value} if isinstance(value, str) else value  # pyright: ignore[reportUnknownVariableType]
+
+
 OnError = Literal["fail", "continue"] | Fallback
+
+_NODE_ADVICE = {
+    "function": "write `function: package.module:name`",
+    "celery": "write `celery: registered.task.name`",
+}
 
 
 class TaskDefinition(Value):
     """One node: an agent, what it waits for, what it gets, and what happens when it fails.
 
-    `input` maps names to JSON values in which `${task.field}` and `${input.field}` are replaced; without it the task gets
-    the run's input (a first task), its one predecessor's output, or `{id: output}` of several. `when` is a CEL condition
-    over `input` and the outputs of the tasks in `after`, by id; a task whose condition is false is skipped.
+    In place of an agent it may name a Python `function` (`package.module:name`) or a `celery` task of the user's own;
+    `agent` is then that word. `input` maps names to JSON values in which `${task.field}` and `${input.field}` are
+    replaced; without it the task gets the run's input (a first task), its one predecessor's output, or `{id: output}` of
+    several. `when` is a CEL condition over `input` and the outputs of the tasks in `after`, by id; a task whose condition
+    is false is skipped.
     """
 
     id: Name
-    agent: Name
+    agent: Name = ""
     after: tuple[Name, ...] = ()
     input: dict[str, Any] | None = None
     when: str | None = Field(default=None, min_length=1, max_length=4096)
     retry: RetryPolicy = RetryPolicy()
     timeouts: Timeouts = Timeouts()
     on_error: OnError = "fail"
+    function: DottedPath | None = None
+    celery: Annotated[CeleryTask | None, BeforeValidator(_as_celery_task)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _agent_of_a_node(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not given.get("agent"):  # pyright: ignore[reportUnknownMemberType]
+            named: list[str] = [kind for kind in NODE_KINDS if given.get(kind) is not None]  # pyright: ignore[reportUnknownMemberType]
+            return {**given, "agent": named[0]} if named else given  # pyright: ignore[reportUnknownVariableType]
+        return given  # pyright: ignore[reportUnknownVariableType]
+
+    @model_validator(mode="after")
+    def _exactly_one_kind(self) -> Self:
+        named = [kind for kind in NODE_KINDS if getattr(self, kind) is not None]
+        if not self.agent:
+            raise ValueError("what the task does is missing: give it an agent, a function or a celery task")
+        if len(named) > 1 or (named and self.agent != named[0]):
+            given = " and ".join(named if self.agent in NODE_KINDS else ["agent", *named])
+            raise ValueError(f"a task is one of agent, function and celery, and this one has {given}: keep one")
+        if self.agent in NODE_KINDS and not named:
+            raise ValueError(f"{self.agent!r} is no agent: {_NODE_ADVICE[self.agent]}")
+        if isinstance(self.on_error, Fallback) and self.on_error.fallback in NODE_KINDS:
+            raise ValueError(f"on_error: a fallback is an agent, and {self.on_error.fallback!r} is none")
+        return self
+
+    @property
+    def does(self) -> str:
+        """Who does the work, for people: the agent's name, `function package.module:name` or `celery images.resize`."""
+        named = self.function or (self.celery and self.celery.task)
+        return f"{self.agent} {named}" if named else self.agent
 
     def references(self) -> tuple[str, ...]:
         """Give the paths inside every `${...}` of the declared input, such as `reader.text`."""

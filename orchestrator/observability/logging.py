@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import partial
 from types import MappingProxyType
@@ -18,6 +17,7 @@ from structlog.stdlib import ExtraAdder, ProcessorFormatter
 from structlog.typing import EventDict, Processor
 
 from orchestrator.clock import Clock, system_clock
+from orchestrator.observability.redact import Redact, redactor
 
 #: What a library says at INFO is not what an operator asks for with INFO; at DEBUG everything is told.
 _QUIET = {
@@ -37,17 +37,11 @@ _QUIET = {
 _NEVER_DEBUG = ("amqp", "asyncio", "celery.bootsteps", "celery.utils.functional", "kombu")
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
-_MASK = "***"
 _FIELDS = "nightfleet_fields"
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|PGPASSWORD)\d*$")
-#: Shorter values are words and numbers that would be masked wherever they stand.
-_SHORTEST_SECRET = 8
-# Begins with a literal and is bounded: a line of a megabyte must not take a minute.
-_URL_PASSWORD = re.compile(r"(://[^\s/:@\"']{0,256}):[^\s\"'<>]{1,1024}@")
-_PROVIDER_KEY = re.compile(r"\bsk-[\w-]{8,}")
-
 
 _scope: ContextVar[Mapping[str, object]] = ContextVar("nightfleet_log_scope", default=MappingProxyType({}))
+#: What every line of this process has: see `name_process`.
+_process: dict[str, object] = {}
 
 
 class Sink(Protocol):
@@ -66,27 +60,19 @@ class Sink(Protocol):
         ...
 
 
-def setup_logging(level: str, format: Literal["console", "json"], stream: Sink | None = None) -> None:
+def setup_logging(
+    level: str, format: Literal["console", "json"], stream: Sink | None = None, *, file: Sink | None = None
+) -> None:
     """Send what structlog and the standard library log to `stream` (stderr), rendered the same way, secrets masked.
 
-    `level` is DEBUG, INFO, WARNING or ERROR. Replaces what was set up before; contextvars bound with structlog are in
-    every line.
+    `level` is DEBUG, INFO, WARNING or ERROR; every line goes to `file`, too. Replaces what was set up before;
+    contextvars bound with structlog are in every line.
     """
     out: Sink = sys.stderr if stream is None else stream
     shared = _shared(system_clock)
-    handler = logging.StreamHandler(out)
-    handler.setFormatter(
-        ProcessorFormatter(
-            foreign_pre_chain=[*shared, ExtraAdder(), _from_record],
-            processors=[
-                ProcessorFormatter.remove_processors_meta,
-                *_renderer(format, colors=out.isatty()),
-                _Redacted(redactor(os.environ)),
-            ],
-        )
-    )
+    redact = redactor(os.environ)
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [_handler(sink, format, shared, redact) for sink in (out, file) if sink is not None]
     root.setLevel(level)
     _set_levels(root.level)
     logging.captureWarnings(capture=True)
@@ -96,6 +82,42 @@ def setup_logging(level: str, format: Literal["console", "json"], stream: Sink |
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+def name_process(**fields: object) -> None:
+    """Add fields to every line of this process, whoever logs it and in whichever thread: the name of a worker."""
+    _process.update(fields)
+
+
+def scope_fields() -> Mapping[str, object]:
+    """Give the fields of the innermost `log_scope` around the caller."""
+    return _scope.get()
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """One sink; a line that it cannot take is named without its content, which nobody has looked through for secrets."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
+        kind = sys.exc_info()[0]
+        if sys.stderr is not None and self.stream is not sys.stderr:  # pyright: ignore[reportUnnecessaryComparison]
+            sys.stderr.write(
+                f"a line of {record.name} could not be written: {kind.__name__ if kind else 'no reason'}\n"
+            )
+
+
+def _handler(sink: Sink, format: Literal["console", "json"], shared: list[Processor], redact: Redact) -> _Handler:
+    handler = _Handler(sink)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=[*shared, ExtraAdder(), _from_record],
+            processors=[
+                ProcessorFormatter.remove_processors_meta,
+                *_renderer(format, colors=sink.isatty()),
+                _Redacted(redact),
+            ],
+        )
+    )
+    return handler
 
 
 class _Logger(structlog.stdlib.BoundLogger):
@@ -140,7 +162,7 @@ class log_scope:  # noqa: N801 - used like a function, in `with`
 
 
 def _merge_scope(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    return {**_scope.get(), **event}
+    return {**_process, **_scope.get(), **event}
 
 
 def _to_record(_logger: Any, _method: str, event: EventDict) -> Any:
@@ -160,30 +182,10 @@ def _from_record(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return event
 
 
-def redactor(env: Mapping[str, str]) -> Callable[[str], str]:
-    """Give a function that masks passwords in URLs, keys of providers, and what `env` holds under names of secrets."""
-    values = {
-        value.strip()
-        for name, value in env.items()
-        if _SECRET_NAME.search(name.upper()) and len(value.strip()) >= _SHORTEST_SECRET
-    }
-    # In a JSON line a quote or a backslash is written as two characters.
-    values |= {json.dumps(value, ensure_ascii=False)[1:-1] for value in values}
-    longest_first = sorted(values, key=len, reverse=True)
-    known = re.compile("|".join(map(re.escape, longest_first))) if values else None
-
-    def redact(text: str) -> str:
-        if known is not None:
-            text = known.sub(_MASK, text)
-        return _PROVIDER_KEY.sub(f"sk-{_MASK}", _URL_PASSWORD.sub(rf"\1:{_MASK}@", text))
-
-    return redact
-
-
 class _Redacted:
     """The last processor: sees the whole line, its traceback too, so nothing gets past it."""
 
-    def __init__(self, redact: Callable[[str], str]) -> None:
+    def __init__(self, redact: Redact) -> None:
         self._redact = redact
 
     def __call__(self, _logger: Any, _method: str, line: Any) -> str:

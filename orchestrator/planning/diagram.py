@@ -61,7 +61,7 @@ def _stages(workflow: WorkflowDefinition) -> list[list[TaskDefinition]]:
 
 
 def _title(task: TaskDefinition) -> str:
-    return task.id if task.id == task.agent else f"{task.id} ({task.agent})"
+    return task.id if task.id == task.does else f"{task.id} ({task.does})"
 
 
 def _notes(task: TaskDefinition) -> list[str]:

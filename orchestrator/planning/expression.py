@@ -5,6 +5,8 @@
     sequence = step { "|" step }
     step     = "[" sequence { "," sequence } "]" | "(" sequence ")" | task
     task     = agent | id "=" agent
+
+Expressions know agents alone: a Python function or a Celery task has its place in a file or a `TaskDefinition`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from orchestrator.contracts.workflow import NAME_PATTERN, TaskDefinition, WorkflowDefinition
+from orchestrator.contracts.workflow import NAME_PATTERN, NODE_KINDS, TaskDefinition, WorkflowDefinition
 from orchestrator.errors import WorkflowInvalid
 from orchestrator.planning import compose
 from orchestrator.planning.compose import Tasks
@@ -24,6 +26,9 @@ MAX_NESTING = 50
 
 _NAME = re.compile(NAME_PATTERN)
 _NAME_RULE = "names have lower-case letters, digits and _, begin with a letter, and are at most 63 long"
+_AGENTS_ALONE = (
+    "an expression names agents: a function or a Celery task has its place in a file, or in a TaskDefinition"
+)
 _TOKEN = re.compile(r"(?P<word>[\w.$-]+)|(?P<sign>[^\s])")
 
 
@@ -103,17 +108,20 @@ class _Parser:
         return compose.in_parallel(branches)
 
     def _task(self) -> TaskDefinition:
+        first = self._token
         word = self._word()
-        if self._accept("="):
-            return TaskDefinition(id=word, agent=self._word())
-        return TaskDefinition(id=self._ids.take(word), agent=word)
+        agent, named = (self._token, self._word()) if self._accept("=") else (first, None)
+        if (named or word) in NODE_KINDS:
+            raise self._error(f"{agent.text!r} is no agent: {_AGENTS_ALONE}", agent)
+        return TaskDefinition(id=self._ids.take(word) if named is None else word, agent=named or word)
 
     def _word(self) -> str:
         token = self._token
         if not token.is_word:
             raise self._expected("an agent")
         if not _NAME.fullmatch(token.text):
-            raise self._error(f"{token.text!r} is no name: {_NAME_RULE}", token)
+            hint = f"; {_AGENTS_ALONE}" if "." in token.text else ""
+            raise self._error(f"{token.text!r} is no name: {_NAME_RULE}{hint}", token)
         self._next += 1
         return token.text
 

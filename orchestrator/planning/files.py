@@ -6,6 +6,8 @@
     tasks:
       reader:   {agent: reader}                          # the agent is the task's id where it is not given
       critic:   {agent: critic, after: [reader], on_error: continue, retry: {retries: 5}}
+      clean:    {function: "myproject.text:clean"}       # a Python function in place of an agent
+      resize:   {celery: {task: images.resize, queue: images, timeout: 60}}   # a task of your own Celery app
       praise:   {agent: writer, after: [critic], when: "critic.score > 7"}
       rewrite:  {agent: writer, after: [critic], when: else}   # no other condition after the same tasks holds
 
@@ -24,7 +26,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.contracts.policy import RetryPolicy, Timeouts
-from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
+from orchestrator.contracts.workflow import NODE_KINDS, CeleryTask, TaskDefinition, WorkflowDefinition
 from orchestrator.errors import UsageError, WorkflowInvalid
 from orchestrator.planning import condition
 from orchestrator.planning.expression import parse_expression
@@ -39,7 +41,12 @@ _ELSE = "else"
 _SAMPLE = "write for example `tasks: {reader: {}, editor: {after: [reader]}}`"
 _A_TASK = "expected the task's fields, such as {agent: reader, after: [other]}"
 _NAME_RULE = "a name has lower-case letters, digits and _, begins with a letter, and is at most 63 long"
-_MODELS: Mapping[Path, type[BaseModel]] = {(): TaskDefinition, ("retry",): RetryPolicy, ("timeouts",): Timeouts}
+_MODELS: Mapping[Path, type[BaseModel]] = {
+    (): TaskDefinition,
+    ("retry",): RetryPolicy,
+    ("timeouts",): Timeouts,
+    ("celery",): CeleryTask,
+}
 
 
 def resolve_workflow(source: str | WorkflowDefinition | TaskDefinition | FilePath) -> WorkflowDefinition:
@@ -166,7 +173,9 @@ class _Reader:
 
     def _task(self, path: Path, fields: dict[str, Any]) -> Iterator[TaskDefinition]:
         """Give the one task, or none if it has problems. A key without a value counts as absent."""
-        given = {"agent": fields["id"]} | {key: value for key, value in fields.items() if value is not None}
+        given = {key: value for key, value in fields.items() if value is not None}
+        if given.keys().isdisjoint(("agent", *NODE_KINDS)):
+            given["agent"] = fields["id"]
         if isinstance(given.get("after"), str):
             given["after"] = [given["after"]]
         try:

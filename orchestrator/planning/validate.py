@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from itertools import islice
 from textwrap import shorten
 
-from orchestrator.contracts.workflow import RESERVED_TASK_IDS, Fallback, TaskDefinition, WorkflowDefinition
+from orchestrator.contracts.workflow import NODE_KINDS, RESERVED_TASK_IDS, Fallback, TaskDefinition, WorkflowDefinition
 from orchestrator.errors import UnknownAgent, WorkflowInvalid
 from orchestrator.planning import condition
 from orchestrator.planning.hints import did_you_mean
@@ -28,7 +28,7 @@ def validate(workflow: WorkflowDefinition, known_agents: Collection[str] | None)
     """
     found = _problems(workflow)
     problems = list(islice(found, MAX_PROBLEMS))
-    unknown = {} if known_agents is None else _unknown_agents(workflow, frozenset(known_agents))
+    unknown = {} if known_agents is None else _unknown_agents(workflow, frozenset(known_agents).union(NODE_KINDS))
     texts = (_describe(agent, users, known_agents or ()) for agent, users in unknown.items())
     if unknown and not problems:
         raise UnknownAgent("\n".join(islice(texts, MAX_PROBLEMS)), details={"agents": list(unknown)})

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from celery import Celery, states
 from celery.backends.base import BaseBackend
-from celery.exceptions import WorkerLostError
+from celery.exceptions import TaskRevokedError, WorkerLostError
 
 from orchestrator.contracts.dispatch import agent_run_id_of
 from orchestrator.contracts.run import AgentRunState
@@ -37,8 +37,8 @@ CELERY_STATES = {
 class Decisions(Protocol):
     """What Celery decides about a task, for the worker (or whoever runs the app) to carry out."""
 
-    def revoked(self, agent_run_id: str) -> None:
-        """Somebody revoked it: cancel its run."""
+    def revoked(self, task_id: str) -> object:
+        """Somebody revoked this Celery id: cancel its run."""
 
     def lost(self, agent_run_id: str) -> None:
         """The child process that executed it is gone: hand it back."""
@@ -47,8 +47,8 @@ class Decisions(Protocol):
 class NoDecisions:
     """For processes that execute nothing."""
 
-    def revoked(self, agent_run_id: str) -> None:
-        del agent_run_id
+    def revoked(self, task_id: str) -> None:
+        del task_id
 
     def lost(self, agent_run_id: str) -> None:
         del agent_run_id
@@ -82,7 +82,7 @@ class StoreBackend(BaseBackend):
 
     def mark_as_revoked(self, task_id: str, *_: Any, **__: Any) -> None:
         """Make Flower's Revoke a cancel."""
-        self.decisions.revoked(agent_run_id_of(task_id))
+        self.decisions.revoked(task_id)
 
     def process_cleanup(self) -> None:
         """Nothing to clean up after a task."""
@@ -118,6 +118,8 @@ class StoreBackend(BaseBackend):
         meta["status"] = CELERY_STATES[AgentRunState(state)]
         if meta["status"] == states.FAILURE:
             meta["result"] = NightfleetError.from_data(json.loads(error))
+        elif meta["status"] == states.REVOKED:
+            meta["result"] = TaskRevokedError(state)
         elif output is not None:
             meta["result"] = json.loads(output)
         return {**meta, "children": [], "date_done": times(finished_at)}

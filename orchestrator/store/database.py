@@ -74,7 +74,7 @@ class Session:
                         copy.write_row(row)
             else:
                 marks = ", ".join("?" * len(columns))
-                adapted = [[_sqlite_value(value) for value in row] for row in rows]
+                adapted = [[sqlite_value(value) for value in row] for row in rows]
                 cursor.executemany(f"INSERT INTO {table} ({names}) VALUES ({marks})", adapted)
         finally:
             cursor.close()
@@ -91,7 +91,7 @@ class Session:
         cursor = self._connection.cursor()
         if self._database.dialect == "sqlite":
             for key, value in parameters.items():
-                parameters[key] = _sqlite_value(value)
+                parameters[key] = sqlite_value(value)
         try:
             cursor.execute(self._database.statement(statement), parameters)
         except BaseException:
@@ -162,6 +162,8 @@ class Database:
         self._connector = Connector(self.url, connect_timeout=connect_timeout, prepare=prepare)
         self.pool = Pool(self._connector.open, self._connector.is_stale, size=pool_size)
         self._statements: dict[str, str] = {}
+        #: How often there was no connection to be had, or one was lost.
+        self.outages = 0
         # A deferred BEGIN fails with SQLITE_BUSY when it turns from reader to writer; an immediate one waits its turn.
         self.begin = "BEGIN" if self.dialect == "postgresql" else "BEGIN IMMEDIATE"
 
@@ -263,10 +265,12 @@ class Database:
     def explained(self, error: BaseException) -> BaseException:
         """Give the error as one of ours if it means that the database cannot be reached, else as it is."""
         if isinstance(error, PoolTimeout):
+            self.outages += 1
             return DatabaseUnavailable(f"database {self.masked_url}: no connection was free in time ({error})")
         cause = getattr(error, "orig", None) or error  # what SQLAlchemy has wrapped
         if not _means_unreachable(cause):
             return error
+        self.outages += 1
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
         if self.url.password:
             reason = reason.replace(str(self.url.password), "***")
@@ -283,7 +287,8 @@ def times(value: Any) -> datetime | None:
     return datetime.strptime(str(value), _SQLITE_TIME).replace(tzinfo=UTC)
 
 
-def _sqlite_value(value: Any) -> Any:
+def sqlite_value(value: Any) -> Any:
+    """Give a parameter as SQLite takes it: times as text that sorts, lists as JSON."""
     match value:
         case datetime():
             return value.astimezone(UTC).strftime(_SQLITE_TIME)

@@ -53,13 +53,14 @@ class Fleet:
         self._database = database
 
     def join(self, worker_id: str, *, name: str, pid: int, slots: int, cards: Sequence[AgentCard]) -> None:
-        """Announce a worker process, its agents and its queues; again after its row was removed."""
+        """Announce a worker process, its agents and its queues; again after its row was removed or its agents changed."""
 
         def work(session: Session) -> None:
             session.run("add_worker", id=worker_id, name=name, pid=pid, slots=slots)
             for card in sorted(cards, key=lambda card: card.name):
                 session.run("add_agent", name=card.name, queue=queue_of(card.name), card=card.model_dump_json())
                 session.run("add_worker_queue", worker_id=worker_id, queue=queue_of(card.name))
+            session.run("keep_worker_queues", worker_id=worker_id, queues=[queue_of(card.name) for card in cards])
 
         self._database.transact(work)
 

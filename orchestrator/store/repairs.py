@@ -11,6 +11,8 @@ from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.run import RunState
 from orchestrator.store.database import Database, Session, times
 
+#: The most rows that `take_due` gives, as its statements say.
+TAKEN_AT_ONCE = 500
 #: Something published this much earlier than what has been claimed since should have been claimed too.
 TRAFFIC_MARGIN_SECONDS = 30.0
 

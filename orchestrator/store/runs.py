@@ -2,60 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.clock import ids
-from orchestrator.contracts.dispatch import Dispatch, Priority, queue_of
+from orchestrator.contracts.dispatch import Dispatch, queue_of
 from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.contracts.workflow import WorkflowDefinition
-from orchestrator.errors import IdempotencyConflict, RunNotFound, RunStateConflict
+from orchestrator.errors import RunNotFound, RunStateConflict
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Claim, Outcome
-from orchestrator.store.database import Database, Session, times
+from orchestrator.store.creation import Created, Creation, NewRun, Place, database_now, first_uses
+from orchestrator.store.database import Database, Session
 from orchestrator.store.defaults import DEFAULT_TENANT_ID
 
-_RUN_COLUMNS = (
-    "id",
-    "tenant_id",
-    "project_id",
-    "workflow_id",
-    "state",
-    "input",
-    "idempotency_key",
-    "input_digest",
-    "created_at",
-)
-_AGENT_RUN_COLUMNS = (
-    "id", "tenant_id", "run_id", "task", "position", "agent", "queue", "priority", "state", "predecessors", "gated",
-    "dispatch", "queued_at", "published_at",
-)  # fmt: skip
-_COUNTDOWN_COLUMNS = ("id", "tenant_id", "run_id", "remaining")
-
-
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-
-@dataclass(frozen=True, slots=True)
-class NewRun:
-    """A run to create: `input` is JSON text."""
-
-    id: str
-    input: str
-    idempotency_key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    """Ids in the order asked for (of the first run where a key was used before) and what is ready to be published."""
-
-    ids: tuple[str, ...]
-    ready: tuple[tuple[Dispatch, ...], ...]
 
 
 class Runs:
@@ -76,61 +40,16 @@ class Runs:
         A run whose idempotency key was used before is not inserted: its id is the first one's. Raises
         `IdempotencyConflict` (and inserts nothing) when the key was used with another workflow or input.
         """
-        project_id = self._project_id(project)
-        workflow_id = self._workflow_id(plan.workflow)
-        return self._database.transact(lambda session: self._create(session, plan, runs, (project_id, workflow_id)))
+        place = self.place(plan, project)
 
-    def _create(self, session: Session, plan: Plan, runs: Sequence[NewRun], keys: tuple[str, str]) -> Created:
-        project_id, workflow_id = keys
-        now = times(_only(session.row("database_now")))
-        run_rows: list[tuple[Any, ...]] = []
-        part_rows: list[tuple[Any, ...]] = []
-        countdown_rows: list[tuple[Any, ...]] = []
-        identities: list[str] = []
-        in_batch: dict[str, tuple[Any, ...]] = {}
-        ready: list[tuple[Dispatch, ...]] = []
-        for new in runs:
-            digest = None
-            if new.idempotency_key is not None:
-                digest = hashlib.sha256(new.input.encode()).hexdigest()[:32]
-                key = new.idempotency_key
-                first = in_batch.get(key) or session.row("run_by_key", project_id=project_id, key=key)
-                if first is not None:
-                    _check_same(first, (workflow_id, digest), key)
-                    identities.append(first[0])
-                    continue
-                in_batch[key] = (new.id, workflow_id, digest)
-            identities.append(new.id)
-            run_rows.append(
-                (
-                    new.id,
-                    DEFAULT_TENANT_ID,
-                    project_id,
-                    workflow_id,
-                    "pending",
-                    new.input,
-                    new.idempotency_key,
-                    digest,
-                    now,
-                )
-            )
-            part_rows.extend(_agent_run_rows(plan, new.id, now))
-            countdown_rows.append((new.id, DEFAULT_TENANT_ID, new.id, len(plan.ends)))
-            countdown_rows.extend(
-                (plan.id_at(new.id, position), DEFAULT_TENANT_ID, new.id, count)
-                for position, count in plan.countdowns.items()
-            )
-            ready.append(
-                tuple(
-                    Dispatch(plan.id_at(new.id, position), 1, plan.tasks[position].agent, Priority.NEW)
-                    for position in plan.firsts
-                    if not plan.gated[position]
-                )
-            )
-        session.insert("run", _RUN_COLUMNS, run_rows)
-        session.insert("agent_run", _AGENT_RUN_COLUMNS, part_rows)
-        session.insert("countdown", _COUNTDOWN_COLUMNS, countdown_rows)
-        return Created(tuple(identities), tuple(ready))
+        def work(session: Session) -> Created:
+            return Creation(plan, place, database_now(session)).insert(session, runs, first_uses(session, place, runs))
+
+        return self._database.transact(work)
+
+    def place(self, plan: Plan, project: str) -> Place:
+        """Give where runs of a workflow and a project belong; either is stored at its first use, in a transaction of its own."""
+        return Place(self._project_id(project), self._workflow_id(plan.workflow))
 
     def _project_id(self, name: str) -> str:
         found = self._projects.get(name)
@@ -196,12 +115,15 @@ class Runs:
 
         return self._database.transact(work)
 
-    def cancel(self, run_id: str) -> bool:
-        """End a run as cancelled, with everything that is open; false when it had ended already."""
+    def cancel(self, run_id: str, if_so: Callable[[Session], bool] = lambda _: True) -> bool:
+        """End a run as cancelled, with everything that is open; false when it had ended already.
+
+        `if_so` is asked when nobody else can change the run any more; if it says no, nothing is done.
+        """
         _check_id(run_id)
 
         def work(session: Session) -> bool:
-            if not _lock_open(session, run_id):
+            if not _lock_open(session, run_id) or not if_so(session):
                 return False
             _end(session, run_id, RunState.CANCELLED, None)
             return True
@@ -249,6 +171,11 @@ class Runs:
             raise not_found(run_id)
         return RunState(row[0])
 
+    def states_of(self, run_ids: Sequence[str]) -> dict[str, RunState]:
+        """Give the states of those of the runs that exist."""
+        rows = self._database.execute(lambda session: session.rows("runs_pulse", ids=list(run_ids)))
+        return {row[0]: RunState(row[1]) for row in rows}
+
     def states(self, run_id: str) -> list[tuple[Any, ...]]:
         """Give (position, task, agent, state, epoch, error, at) of its agent runs."""
         return self._database.execute(lambda session: session.rows("run_states", run_id=run_id))
@@ -279,23 +206,6 @@ def _check_id(run_id: str) -> None:
 def not_found(run_id: str) -> RunNotFound:
     """Make the error for a run that is not there."""
     return RunNotFound(f"there is no run {run_id} in this database; `nightfleet runs` lists them")
-
-
-def _agent_run_rows(plan: Plan, run_id: str, now: Any) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = []
-    for position, task in enumerate(plan.tasks):
-        before = plan.predecessors[position]
-        ready = not before and not plan.gated[position]
-        rows.append(
-            (
-                plan.id_at(run_id, position), DEFAULT_TENANT_ID, run_id, task.id, position, task.agent, queue_of(task.agent),
-                int(Priority.LATER if before else Priority.NEW),
-                (AgentRunState.QUEUED if ready else AgentRunState.BLOCKED).value,
-                [plan.id_at(run_id, index) for index in before], plan.gated[position],
-                1 if ready else 0, now if ready else None, now if ready else None,
-            )
-        )  # fmt: skip
-    return rows
 
 
 def _reopen_rows(session: Session, plan: Plan, run_id: str) -> tuple[Dispatch, ...]:
@@ -331,15 +241,6 @@ def _lock_open(session: Session, run_id: str) -> bool:
 def _end(session: Session, run_id: str, state: RunState, error: str | None) -> None:
     session.run("cancel_open", run_id=run_id)
     session.run("set_run_state", run_id=run_id, state=state.value, error=error)
-
-
-def _check_same(first: tuple[Any, ...], given: tuple[str, str | None], key: str) -> None:
-    if (first[1], first[2]) != given:
-        what = "another workflow" if first[1] != given[0] else "another input"
-        raise IdempotencyConflict(
-            f"the idempotency key {key!r} was used for run {first[0]} with {what}: use a new key for a new job",
-            details={"run_id": first[0]},
-        )
 
 
 def _only(row: tuple[Any, ...] | None) -> Any:

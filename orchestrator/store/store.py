@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.settings import Settings
 from orchestrator.store.agent_runs import AgentRuns
+from orchestrator.store.batches import Batches
 from orchestrator.store.database import Database
 from orchestrator.store.fleet import Fleet
 from orchestrator.store.repairs import Repairs
@@ -17,6 +18,7 @@ class Store:
         self.database = database
         self.runs = Runs(database)
         self.agent_runs = AgentRuns(database)
+        self.batches = Batches(database)
         self.fleet = Fleet(database)
         self.repairs = Repairs(database)
 

@@ -107,7 +107,12 @@ workflow = Table(
     Column("definition", Json, nullable=False),
     _created(),
     UniqueConstraint("tenant_id", "digest"),
+    Index("ix_workflow_name", "name"),
 )
+
+#: On Postgres alone: not every SQLite has the operator, and none of the embedded ones has a million failed runs.
+_ERROR_CODE = text("(error ->> 'code')")
+_FAILED = text("error IS NOT NULL")
 
 run = Table(
     "run",
@@ -125,8 +130,16 @@ run = Table(
     Column("started_at", Time),
     Column("finished_at", Time),
     # Without the id: on a table that was never analysed the planner would look ids up in them, through the whole index.
-    Index("ix_run_listing", "project_id", "created_at"),
+    # Which listing reads which of them, and why there are so many: `listing.py`.
     Index("ix_run_state", "state", "created_at"),
+    Index("ix_run_project", "project_id", "state", "created_at"),
+    Index("ix_run_workflow", "workflow_id", "project_id", "state", "created_at"),
+    Index("ix_run_error", _ERROR_CODE, "created_at", "project_id", postgresql_where=_FAILED).ddl_if("postgresql"),
+    Index(
+        "ix_run_workflow_error",
+        *("workflow_id", "project_id", _ERROR_CODE, "created_at"),
+        postgresql_where=_FAILED,
+    ).ddl_if("postgresql"),
     Index(
         "uq_run_idempotency",
         "project_id",
@@ -159,6 +172,7 @@ agent_run = Table(
     Column("dispatch", Integer, nullable=False, server_default="0"),
     #: How often the sweep has published it again since it was queued; doubles the delay of the next time.
     Column("republished", SmallInteger, nullable=False, server_default="0"),
+    #: Who runs it, and nobody once it does not run any more.
     Column("worker_id", Id),
     Column("output", Json),
     Column("error", Json),
@@ -170,6 +184,8 @@ agent_run = Table(
     Column("claimed_at", Time),
     Column("started_at", Time),
     Column("finished_at", Time),
+    #: The name of the worker that claimed it last: it outlives the worker's own row.
+    Column("worker", Text),
     Index("ix_agent_run_run", "run_id", "position"),
     Index(
         "ix_agent_run_lost",

@@ -3,107 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 from kombu.connection import Connection
+from shell import AGENTS, ROOT, Shell, run_id_in
 
 from orchestrator.contracts.run import RunResult
-
-ROOT = Path(__file__).parents[2]
-_SCRIPT = Path(sys.executable).with_name("nightfleet")
-COMMAND = [str(_SCRIPT)] if _SCRIPT.exists() else [sys.executable, "-P", "-m", "orchestrator.cli"]
-
-#: Agents of the tests: one that waits for a file, one that fails until there is one, one whose output is no JSON.
-AGENTS = '''
-import threading
-from pathlib import Path
-from worker.agent import BaseAgent, Context
-
-
-class Waiter(BaseAgent):
-    """Wait until the file `go` is there."""
-
-    def execute(self, data: dict, ctx: Context) -> dict:
-        ctx.progress("waiting", 0.5)
-        pause = threading.Event()
-        while not Path("go").exists():
-            pause.wait(0.01)
-        return {"text": "gone"}
-
-
-class Picky(BaseAgent):
-    """Fail until the file `go` is there."""
-
-    def execute(self, data: dict, ctx: Context) -> dict:
-        if not Path("go").exists():
-            raise ValueError("not yet")
-        return {"text": "at last"}
-
-
-class Sloppy(BaseAgent):
-    """Return a set."""
-
-    def execute(self, data: dict, ctx: Context) -> dict:
-        return {"tags": {"a"}}
-'''
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-    seconds: float
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass(frozen=True)
-class Shell:
-    """A folder to work in, and the environment of whoever works there."""
-
-    folder: Path
-    environment: dict[str, str]
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*COMMAND, *arguments],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **self.environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, *arguments: str, stdin: str = "", **environment: str) -> Done:
-        began = time.monotonic()
-        with Shell(self.folder, {**self.environment, **environment}).start(*arguments) as process:
-            try:
-                out, err = process.communicate(stdin, timeout=15)
-            finally:
-                process.kill()
-        return Done(process.returncode, out, err, time.monotonic() - began)
-
-    def write(self, name: str, text: str) -> str:
-        path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        return name
 
 
 @pytest.fixture
@@ -112,12 +26,6 @@ def nf(tmp_path: Path) -> Shell:
     shell = Shell(tmp_path, {})
     shell.write("agents/probes.py", AGENTS)
     return shell
-
-
-def run_id_in(text: str) -> str:
-    found = re.search(r"run ([0-9a-f-]{36})", text)
-    assert found, text
-    return found[1]
 
 
 class TestRun:
@@ -244,7 +152,7 @@ class TestRuns:
         assert [run["project"] for run in nf("runs", "--project", "press", "--json").json()] == ["press"]
         assert len(nf("runs", "--limit", "1", "--json").json()) == 1
         assert nf("runs", "--workflow", "other", "--json").json() == []
-        assert "picky: ValueError: not yet" in nf("runs").out
+        assert "picky: agent_failed: ValueError: not yet" in nf("runs").out
 
         page = nf("runs", "show", run_id)
         assert page.code == 0

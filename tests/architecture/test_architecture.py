@@ -110,7 +110,21 @@ def test_celery_stays_at_the_rim() -> None:
     rim = ("orchestrator.broker", "orchestrator.planning.canvas", "orchestrator.store.backend")
     rim += tuple(
         f"worker.{name}"
-        for name in ("app", "command", "embedded", "events", "lifecycle", "pool", "prefetch", "strategy", "tasks")
+        for name in (
+            "app",
+            "command",
+            "control",
+            "embedded",
+            "foreign_app",
+            "gate",
+            "lifecycle",
+            "pool",
+            "reload",
+            "request",
+            "steps",
+            "strategy",
+            "tasks",
+        )
     )
     assert {name for name in importers("celery", "kombu", "billiard", "amqp") if not within(name, *rim)} == set()
 
@@ -242,10 +256,12 @@ def test_what_a_plugin_author_imports_brings_no_client_of_any_service() -> None:
 # The surface ----------------------------------------------------------------------------------------------------------
 
 EXPORTS = [
-    "AgentRunResult", "AgentRunState", "Fallback", "IdempotencyConflict", "Limits", "NightfleetError", "Orchestrator",
-    "RetryPolicy", "RunCancelled", "RunEvent", "RunFailed", "RunHandle", "RunNotFound", "RunResult", "RunState",
-    "RunSummary", "ServiceUnavailable", "Settings", "TaskDefinition", "Timeouts", "UnknownAgent", "Usage", "UsageError",
-    "WorkflowDefinition", "WorkflowInvalid", "adaptive", "parallel", "sequential",
+    "AgentRunResult", "AgentRunState", "AsyncOrchestrator", "AsyncRunHandle", "BatchFailure", "BatchOptions",
+    "BatchProgress", "BatchResult", "CeleryTask", "Fallback", "IdempotencyConflict", "ImportConflictError",
+    "InputInvalid", "Limits", "NightfleetError", "Orchestrator", "RetryPolicy", "RunCancelled", "RunEvent", "RunFailed",
+    "RunFilter", "RunHandle", "RunNotFound", "RunResult", "RunState", "RunStateConflict", "RunSummary",
+    "ServiceUnavailable", "Settings", "TaskDefinition", "Timeouts", "UnknownAgent", "Usage", "UsageError",
+    "ValueTooLarge", "WorkflowDefinition", "WorkflowInvalid", "adaptive", "parallel", "sequential",
 ]  # fmt: skip
 
 

@@ -258,6 +258,25 @@ def test_an_outcome_is_stored_as_it_is(steps: Steps) -> None:
     assert row["finished_at"] >= row["started_at"]
 
 
+def test_the_name_of_the_worker_outlives_its_claim_and_the_worker_itself(steps: Steps) -> None:
+    def workers(run_id: str) -> list[str | None]:
+        return [row[7] for row in steps.store.runs.parts(run_id)]
+
+    steps.store.fleet.join(WORKER, name="w-1@host", pid=1, slots=1, cards=[])
+    steps.store.fleet.join(OTHER_WORKER, name="w-2@host", pid=1, slots=1, cards=[])
+    [run_id] = steps.start()
+    assert workers(run_id) == [None, None]
+    steps.requeue(steps.claim(run_id, "reader"))
+    assert workers(run_id) == ["w-1@host", None]
+    claim = steps.claim(run_id, "reader", OTHER_WORKER)
+    assert steps.store.runs.fail(claim, FAILED)
+    steps.store.fleet.leave(OTHER_WORKER)
+    assert workers(run_id) == ["w-2@host", None]
+    assert steps.row(run_id, "reader")["worker_id"] is None
+    steps.store.runs.reopen(run_id)
+    assert workers(run_id) == [None, None]
+
+
 def test_peek_gives_the_state_that_celerys_tools_show(steps: Steps) -> None:
     [run_id] = steps.start()
     agent_runs = steps.store.agent_runs

@@ -12,9 +12,9 @@ from orchestrator.clock import ids
 from orchestrator.contracts.dispatch import Dispatch, Priority
 from orchestrator.contracts.run import RunState
 from orchestrator.errors import IdempotencyConflict, RunNotFound
+from orchestrator.store.creation import NewRun
 from orchestrator.store.database import Database, times
 from orchestrator.store.defaults import DEFAULT_PROJECT_ID, DEFAULT_TENANT_ID
-from orchestrator.store.runs import NewRun
 from orchestrator.store.store import Store
 from orchestrator.store.tables import (
     agent_run,
@@ -195,6 +195,30 @@ def test_two_threads_with_one_new_key_and_two_inputs_get_one_run_and_one_error(s
     outcomes = race(*(lambda text=str(number): create(text) for number in range(4)))
     [made] = store.runs.unfinished()
     assert sorted(outcomes) == [made, *[f"refused in favour of {made}"] * 3]
+
+
+def test_five_hundred_keys_are_looked_up_by_one_statement(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(store, plan_of(task("reader")))
+    known = steps.create(*(new(f"doc-{number}") for number in range(0, 500, 2)))
+    run_statements: list[str] = []
+    statement = Database.statement
+
+    def noted(self: Database, name: str) -> str:
+        run_statements.append(name)
+        return statement(self, name)
+
+    monkeypatch.setattr(Database, "statement", noted)
+    found = steps.create(*(new(f"doc-{number}") for number in range(500)))
+    assert run_statements == ["database_now", "runs_by_keys"]
+    assert found[::2] == known
+    assert rows_in(store.database, run) == [500]
+
+
+@pytest.mark.parametrize("key", ["", "Ключ ✓", "a'b\"c\\d", "{x,y}", "NULL", "x" * 2000])
+def test_a_key_is_any_text(store: Store, key: str) -> None:
+    steps = Steps(store, plan_of(task("reader")))
+    first, other = steps.create(new(key), new(f"{key}."))
+    assert steps.create(new(f"{key}."), new(key)) == (other, first)
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from orchestrator.contracts.run import RunState
 from orchestrator.errors import DatabaseUnavailable, SettingsInvalid
 from orchestrator.settings import Settings
 from orchestrator.store import schema
+from orchestrator.store.creation import NewRun
 from orchestrator.store.database import Database, Session
-from orchestrator.store.runs import NewRun
 from orchestrator.store.store import Store
 
 SECRET = "s3cr%t/p@ss"

@@ -14,13 +14,16 @@ from worker.prefetch import Prefetch, messages_ahead
 class Consumer:
     """What the step sees of Celery's consumer."""
 
-    def __init__(self, *, slots: int = 4, kind: str = "rabbitmq", hub: object | None = "a hub") -> None:
+    def __init__(
+        self, *, slots: int = 4, kind: str = "rabbitmq", hub: object | None = "a hub", qos_global: bool = True
+    ) -> None:
         self.pool = SimpleNamespace(slots=slots, finished=100, longest_running_seconds=0.0)
         self.counts: list[int] = []
         self.qos = QoS(self.tell_broker, slots)
         self.timer = Timer()
         self.hub = hub
         self.app = SimpleNamespace(kind=kind)
+        self.qos_global = qos_global
 
     def tell_broker(self, prefetch_count: int) -> None:
         self.counts.append(prefetch_count)
@@ -123,9 +126,20 @@ def test_a_consumer_that_starts_again_begins_at_its_slots(consumer: Consumer) ->
 
 
 @pytest.mark.parametrize(
-    ("kind", "hub", "included"),
-    [("rabbitmq", "a hub", True), ("redis", "a hub", True), ("memory", "a hub", False), ("rabbitmq", None, False)],
+    ("kind", "hub", "qos_global", "adapts"),
+    [
+        ("rabbitmq", "a hub", True, True),
+        # Celery says so of Redis, where one count is for all queues all the same.
+        ("redis", "a hub", False, True),
+        ("memory", "a hub", True, False),
+        ("rabbitmq", None, True, False),
+        # Quorum queues: the gate's business.
+        ("rabbitmq", "a hub", False, False),
+    ],
 )
-def test_only_a_worker_of_a_fleet_adapts(kind: str, hub: str | None, included: bool) -> None:
-    consumer = Consumer(kind=kind, hub=hub)
-    assert Prefetch(consumer).include_if(consumer) is included
+def test_a_count_is_adapted_where_it_is_one_for_all_queues_of_a_fleets_worker(
+    kind: str, hub: str | None, qos_global: bool, adapts: bool
+) -> None:
+    consumer = Consumer(kind=kind, hub=hub, qos_global=qos_global)
+    started(consumer)
+    assert bool(consumer.timer.entries) is adapts

@@ -46,8 +46,8 @@ class Decided:
     cancelled: list[str] = field(default_factory=list[str])
     handed_back: list[str] = field(default_factory=list[str])
 
-    def revoked(self, agent_run_id: str) -> None:
-        self.cancelled.append(agent_run_id)
+    def revoked(self, task_id: str) -> None:
+        self.cancelled.append(task_id)
 
     def lost(self, agent_run_id: str) -> None:
         self.handed_back.append(agent_run_id)
@@ -66,7 +66,7 @@ class Installation:
         runtime = SimpleNamespace(run=self._run, advancer=SimpleNamespace(send=self.sent.extend))
         register(self.app, cast("Runtime", runtime), ["a0", "a1", "a2", "end"])
 
-    def _run(self, agent_run_id: str, carries: frozenset[str]) -> Verdict:
+    def _run(self, agent_run_id: str, carries: frozenset[str], claimed: Callable[[], None]) -> Verdict:
         return self.verdict
 
     def deliver(self, message: TaskMessage) -> None:
@@ -129,7 +129,7 @@ def test_every_other_failure_was_recorded_by_who_noticed_it_and_decides_nothing(
 def test_a_revoke_is_a_cancel(installation: Installation) -> None:
     revoked = task_id()
     installation.app.backend.mark_as_revoked(revoked, "revoked", request=None, store_result=True)
-    assert installation.decided == Decided(cancelled=[revoked.removesuffix(".3")])
+    assert installation.decided == Decided(cancelled=[revoked])
 
 
 # What a request carries -----------------------------------------------------------------------------------------------

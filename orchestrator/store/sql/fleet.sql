@@ -19,6 +19,9 @@ ON CONFLICT (id) DO NOTHING
 -- add_worker_queue: a queue that a worker consumes
 INSERT INTO @worker_queue (worker_id, queue) VALUES (:worker_id, :queue) ON CONFLICT DO NOTHING
 
+-- keep_worker_queues: no other queues than these are a worker's any more
+DELETE FROM @worker_queue WHERE worker_id = :worker_id AND NOT (queue = ANY(:queues::text[]))
+
 -- beat: one sign of life for everything that a worker holds
 UPDATE @worker SET beat_at = now(), beat_seq = beat_seq + 1, draining = :draining WHERE id = :id
 

@@ -83,13 +83,13 @@ RETURNING id, run_id, agent, queue, dispatch, priority
 SELECT DISTINCT a.run_id FROM @agent_run a JOIN @countdown c ON c.id = a.id
 WHERE a.state = 'blocked' AND a.gated AND c.remaining = 0 LIMIT 100
 
--- take_due_of: the same for some runs only, on SQLite, where each process moves its own runs
+-- take_due_of: the same for some runs only: those of one embedded process, or of a producer's transaction
 UPDATE @agent_run SET published_at = now(), dispatch = dispatch + 1
 WHERE id IN (
     SELECT id FROM @agent_run
     WHERE state = 'queued' AND published_at IS NULL AND (due_at IS NULL OR due_at <= now())
-      AND run_id IN (SELECT value FROM json_each(:runs))
-    ORDER BY due_at LIMIT 500
+      AND run_id = ANY(:runs::uuid[])
+    ORDER BY due_at LIMIT 500 /*pg FOR UPDATE SKIP LOCKED */
 )
 RETURNING id, run_id, agent, queue, dispatch, priority
 

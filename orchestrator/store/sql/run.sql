@@ -1,6 +1,11 @@
 -- database_now: the database's time
 SELECT now()
 
+-- whereabouts: the time, and which table of which server this is, as text that no setting of a session changes
+SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'),
+       to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'),
+       current_database()::text, to_regclass(:table::text)::oid::bigint
+
 -- find_project: a project by name
 SELECT p.id, p.tenant_id FROM @project p WHERE p.name = :name AND p.tenant_id = :tenant_id
 
@@ -17,8 +22,9 @@ VALUES (:id, :tenant_id, :digest, :name, :definition/*pg ::jsonb*/, now()) ON CO
 -- workflow_definition: the definition that runs keep
 SELECT definition FROM @workflow WHERE id = :id
 
--- run_by_key: the run that used an idempotency key first
-SELECT id, workflow_id, input_digest FROM @run WHERE project_id = :project_id AND idempotency_key = :key
+-- runs_by_keys: the runs that used idempotency keys first
+SELECT idempotency_key, id, workflow_id, input_digest FROM @run
+WHERE project_id = :project_id AND idempotency_key = ANY(:keys::text[])
 
 -- lock_run: hold a run alone, for a change of its state that no agent run may overtake
 SELECT state, workflow_id FROM @run WHERE id = :run_id /*pg FOR UPDATE */
@@ -36,7 +42,8 @@ SELECT id, position, task, state FROM @agent_run WHERE run_id = :run_id ORDER BY
 
 -- reopen_row: put an agent run that did not succeed back to the start
 UPDATE @agent_run
-SET state = :state/*pg ::text*/, failures = 0, crashes = 0, error = NULL, worker_id = NULL, finished_at = NULL, started_at = NULL,
+SET state = :state/*pg ::text*/, failures = 0, crashes = 0, error = NULL, worker_id = NULL, worker = NULL,
+    finished_at = NULL, started_at = NULL,
     due_at = NULL, priority = 1, agent = :agent, queue = :queue, republished = 0,
     queued_at = CASE WHEN :state/*pg ::text*/ = 'queued' THEN now() END,
     published_at = CASE WHEN :state/*pg ::text*/ = 'queued' THEN now() END,
@@ -53,13 +60,15 @@ FROM @run r JOIN @project p ON p.id = r.project_id JOIN @workflow w ON w.id = r.
 WHERE r.id = :run_id
 
 -- run_parts: its agent runs
-SELECT a.id, a.task, a.agent, a.state, a.epoch, a.failures, a.crashes, w.name, a.model, a.output, a.error, a.usage,
+SELECT a.id, a.task, a.agent, a.state, a.epoch, a.failures, a.crashes, a.worker, a.model, a.output, a.error, a.usage,
        a.queued_at, a.started_at, a.finished_at, a.queue, a.worker_id
-FROM @agent_run a LEFT JOIN @worker w ON w.id = a.worker_id
-WHERE a.run_id = :run_id ORDER BY a.position
+FROM @agent_run a WHERE a.run_id = :run_id ORDER BY a.position
 
 -- run_pulse: as little as tells whether anything has changed
 SELECT state FROM @run WHERE id = :run_id
+
+-- runs_pulse: the same of many runs
+SELECT id, state FROM @run WHERE id = ANY(:ids::uuid[])
 
 -- run_states: states and epochs of the agent runs, for the stream of events
 SELECT position, task, agent, state, epoch, error, coalesce(finished_at, claimed_at, queued_at) FROM @agent_run

@@ -1,0 +1,272 @@
+"""The producer's surface for asyncio: `AsyncOrchestrator`, with the names and parameters of `Orchestrator`.
+
+What asks a service is awaited and done in one of a few threads; waiting holds none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from orchestrator.client import (
+    FIRST_POLL_SECONDS,
+    LAST_POLL_SECONDS,
+    Orchestrator,
+    output_of,
+    seconds_of,
+    too_late,
+)
+from orchestrator.endings import Endings
+
+if TYPE_CHECKING:
+    from orchestrator.contracts.batch import BatchOptions, BatchProgress, BatchResult
+    from orchestrator.contracts.event import RunEvent
+    from orchestrator.contracts.run import RunFilter, RunResult, RunState, RunSummary
+    from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
+    from orchestrator.settings import Settings
+
+    Workflow = str | WorkflowDefinition | TaskDefinition
+
+T = TypeVar("T")
+
+#: Calls are short; more of them at a time than connections in the pool would only wait for those.
+_THREADS = 8
+
+
+class AsyncOrchestrator:
+    """Submits workflows and finds runs from asyncio: `Orchestrator` with `await`, lazy, and fit for any event loop.
+
+    Cancelling a task that awaits something here leaves runs alone: what was being submitted is stored whole or not at
+    all, and an idempotency key tells which.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._bridge = _Bridge(Orchestrator(settings))
+
+    @classmethod
+    def embedded(
+        cls, home: str | Path | None = None, *, agents_path: str | None = None, settings: Settings | None = None
+    ) -> Self:
+        """Give an orchestrator that runs its agents in threads of this process, with its state in SQLite under `home`."""
+        made = cls(settings)
+        made._bridge = _Bridge(Orchestrator.embedded(home, agents_path=agents_path, settings=settings))
+        return made
+
+    async def submit(
+        self,
+        workflow: Workflow,
+        input: Any = None,
+        *,
+        project: str = "default",
+        idempotency_key: str | None = None,
+        connection: Any = None,
+    ) -> AsyncRunHandle:
+        """Store a run, whole or not at all, and publish its first tasks; see `Orchestrator.submit`.
+
+        A `connection` is a blocking one, as there; nothing else may use it meanwhile.
+        """
+        submit = partial(self._bridge.blocking.submit, workflow, input, project=project)
+        run = await self._bridge.call(submit, idempotency_key=idempotency_key, connection=connection)
+        return AsyncRunHandle(self._bridge, run.id, joined=connection is not None)
+
+    async def submit_many(
+        self, workflow: Workflow, inputs: Iterable[Any], *, project: str = "default", connection: Any = None
+    ) -> list[AsyncRunHandle]:
+        """Store a run for each input, hundreds in one transaction, and publish them; gives handles in the same order."""
+        submit_many = self._bridge.blocking.submit_many
+        runs = await self._bridge.call(submit_many, workflow, inputs, project=project, connection=connection)
+        return [AsyncRunHandle(self._bridge, run.id, joined=connection is not None) for run in runs]
+
+    async def publish(self, runs: Iterable[AsyncRunHandle]) -> None:
+        """Publish what of these runs is committed and not published yet, without waiting for a sweep."""
+        found = [self._bridge.blocking.run(run.id) for run in runs]
+        await self._bridge.call(self._bridge.blocking.publish, found)
+
+    async def batch(
+        self,
+        data: str | Path,
+        workflow: Workflow,
+        *,
+        out: str | Path,
+        project: str = "default",
+        options: BatchOptions | None = None,
+        on_progress: Callable[[BatchProgress], None] | None = None,
+    ) -> BatchResult:
+        """Run the workflow on each row of a file: exactly one result line for each in `out`; see `Orchestrator.batch`.
+
+        `on_progress` is called on the event loop. Cancelled, it stops at its next look at the open runs; the same call
+        goes on with them.
+        """
+        loop, stopped = asyncio.get_running_loop(), threading.Event()
+
+        def tell(progress: BatchProgress) -> None:
+            if stopped.is_set():
+                raise _Stopped
+            if on_progress is not None:
+                loop.call_soon_threadsafe(on_progress, progress)
+
+        batch = partial(self._bridge.blocking.batch, data, workflow, out=out, project=project)
+        own = ThreadPoolExecutor(1, thread_name_prefix="nightfleet-batch")  # it takes hours: in no shared thread
+        working = loop.run_in_executor(own, partial(batch, options=options, on_progress=tell))
+        own.shutdown(wait=False)
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            stopped.set()
+            with contextlib.suppress(_Stopped):
+                await working
+            raise
+
+    def run(self, run_id: str) -> AsyncRunHandle:
+        """Give the handle of a run, anywhere; using it raises `RunNotFound` when there is none."""
+        return AsyncRunHandle(self._bridge, run_id)
+
+    async def runs(
+        self, which: RunFilter | None = None, *, limit: int = 50, after: str | None = None
+    ) -> list[RunSummary]:
+        """Give the newest runs first; see `Orchestrator.runs`."""
+        return await self._bridge.call(self._bridge.blocking.runs, which, limit=limit, after=after)
+
+    async def resume(self) -> list[AsyncRunHandle]:
+        """Take up what an earlier embedded process left unfinished."""
+        return [AsyncRunHandle(self._bridge, run.id) for run in await self._bridge.call(self._bridge.blocking.resume)]
+
+    async def close(self) -> None:
+        """Stop embedded workers cleanly and close connections; the next use starts anew."""
+        await self._bridge.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncRunHandle:
+    """One run, by its id: `RunHandle` with `await`; its state is a call here, `await run.state()`."""
+
+    def __init__(self, bridge: _Bridge, run_id: str, *, joined: bool = False) -> None:
+        self._bridge = bridge
+        self._run = bridge.blocking.run(run_id)
+        self._joined = joined
+        self.id = run_id
+
+    def __repr__(self) -> str:
+        return f"AsyncRunHandle({self.id!r})"
+
+    async def snapshot(self) -> RunResult:
+        """Give the run as it is now."""
+        return await self._bridge.call(self._run.snapshot)
+
+    async def state(self) -> RunState:
+        """Give the run's state now."""
+        return await self._bridge.call(lambda: self._run.state)
+
+    async def wait(self, timeout: float | timedelta | None = None) -> RunResult:  # noqa: ASYNC109 - the mirror's
+        """Wait until the run is final, failed and cancelled ones too; raises `TimeoutError`."""
+        seconds = seconds_of(timeout)
+        if not (await self._bridge.call(self._look)).final:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._bridge.endings().wait_for(self.id)
+            except TimeoutError:
+                raise too_late(self.id, seconds or 0.0) from None
+        return await self.snapshot()
+
+    async def result(self, timeout: float | timedelta | None = None) -> Any:  # noqa: ASYNC109
+        """Wait for the output; raises `RunFailed` with the reason, `RunCancelled`, or `TimeoutError`."""
+        return output_of(await self.wait(timeout))
+
+    async def events(self, after: str | None = None) -> AsyncIterator[RunEvent]:
+        """Give what happens in the run until it is final, from its beginning or from behind the cursor `after`."""
+        cursor, final, pause = after, False, FIRST_POLL_SECONDS
+        await self._bridge.call(self._look)
+        while not final:
+            news, final = await self._bridge.call(self._news, cursor)
+            for event in news:
+                cursor = event.cursor
+                yield event
+            if not final:
+                await asyncio.sleep(pause)
+                pause = min(LAST_POLL_SECONDS, pause * 1.3)
+
+    async def publish(self) -> None:
+        """Publish the run's first tasks now if nobody has; see `Orchestrator.publish`."""
+        await self._bridge.call(self._run.publish)
+
+    async def cancel(self) -> bool:
+        """Cancel the run: final at once. False when it had ended already."""
+        return await self._bridge.call(self._run.cancel)
+
+    async def retry(self) -> None:
+        """Open a failed or cancelled run again: what succeeded is kept, the rest runs anew."""
+        await self._bridge.call(self._run.retry)
+
+    def _news(self, cursor: str | None) -> tuple[Sequence[RunEvent], bool]:
+        return self._bridge.blocking.service.news(self.id, cursor)
+
+    def _look(self) -> RunState:
+        """Give the run's state; a run of a caller's transaction is published first."""
+        service = self._bridge.blocking.service
+        if self._joined:
+            service.publish_committed(self.id)
+            self._joined = False
+        return service.state(self.id)
+
+
+class _Stopped(Exception):
+    """Ends a batch whose task was cancelled."""
+
+
+class _Bridge:
+    """From event loops to one blocking orchestrator: a few threads for its calls, one question for all who wait."""
+
+    def __init__(self, blocking: Orchestrator) -> None:
+        self.blocking = blocking
+        self._executor: ThreadPoolExecutor | None = None
+        self._pid = os.getpid()
+        self._endings: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Endings] = weakref.WeakKeyDictionary()
+
+    async def call(self, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """Do what blocks in a thread, in the caller's context."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads(), partial(context.run, work, *arguments, **named)
+        )
+
+    def endings(self) -> Endings:
+        """Give what waits for runs on the running loop."""
+        loop = asyncio.get_running_loop()
+        found = self._endings.get(loop)
+        if found is None:
+            found = self._endings[loop] = Endings(self._states)
+        return found
+
+    async def close(self) -> None:
+        await self.call(self.blocking.close)
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False)
+
+    async def _states(self, run_ids: list[str]) -> dict[str, RunState]:
+        return await self.call(lambda: self.blocking.service.states(run_ids))
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pid != os.getpid():
+            self._executor, self._pid = None, os.getpid()  # its threads did not survive the fork
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="nightfleet-async")
+        return self._executor

@@ -1,0 +1,95 @@
+"""The runs of a batch: creating them from rows, and reading what came of them, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from orchestrator.batch.result import RowResult
+from orchestrator.batch.source import Row
+from orchestrator.batch.takeover import Takeover
+from orchestrator.contracts.run import ErrorInfo, RunState
+from orchestrator.errors import InputInvalid, RunStateConflict, ValueTooLarge
+from orchestrator.failpoints import failpoint
+from orchestrator.planning.frontier import Plan
+from orchestrator.planning.inputs import run_output
+from orchestrator.service import Service
+from orchestrator.store.batches import EndedRun
+
+#: Outputs are read and written in parts: together they may be large.
+_OUTPUTS_AT_ONCE = 100
+
+_CANCELLED = ErrorInfo(code="run_cancelled", message="the run was cancelled")
+
+
+class BatchRuns:
+    """Creates at most one run for each line, however often it is asked: the idempotency key is the batch's id and the line.
+
+    With `retry_failed`, a run that exists and has failed is opened again.
+    """
+
+    def __init__(self, service: Service, plan: Plan, *, project: str, batch_id: str, retry_failed: bool) -> None:
+        self._service = service
+        self._plan = plan
+        self._project = project
+        self._batch_id = batch_id
+        self._retry_failed = retry_failed
+        self._takeover = Takeover(service.kernel)
+        self._store = service.kernel.store.batches
+
+    def create(self, rows: Sequence[Row]) -> tuple[list[tuple[str, int]], list[RowResult]]:
+        """Give the run of each row with its line, and the results of rows whose values no run can have.
+
+        Raises `ServiceUnavailable`; some of the runs may exist then, and the next call gives them.
+        """
+        created, refused = self._submit(rows)
+        failpoint("after_batch_submit")
+        ids = [run_id for run_id, _ in created]
+        if self._retry_failed:
+            self._reopen(ids)
+        self._takeover.take(ids)
+        return created, refused
+
+    def results(self, lines: dict[str, int]) -> Iterator[dict[str, RowResult]]:
+        """Give the results of those runs of `lines` that have ended, in parts, in the order in which they ended."""
+        self._takeover.look_again()
+        ended = self._store.ended(list(lines))
+        for start in range(0, len(ended), _OUTPUTS_AT_ONCE):
+            part = ended[start : start + _OUTPUTS_AT_ONCE]
+            ends = self._store.ends(self._plan, [run.id for run in part if run.state is RunState.SUCCEEDED])
+            workflow = self._plan.workflow
+            outputs = {run_id: run_output(workflow, upstream) for run_id, upstream in ends.items()}
+            yield {run.id: _result(lines[run.id], run, outputs.get(run.id)) for run in part}
+            for run in part:
+                self._takeover.let_go(run.id)
+
+    def warnings(self, run_id: str) -> tuple[str, ...]:
+        """Say what may keep a run from ending."""
+        return self._service.snapshot(run_id).warnings
+
+    def _submit(self, rows: Sequence[Row]) -> tuple[list[tuple[str, int]], list[RowResult]]:
+        """Submit rows together; where a value is refused, halves of them, until it is alone."""
+        keys = [f"batch/{self._batch_id}/{row.line}" for row in rows]
+        try:
+            ids = self._service.submit(
+                self._plan.workflow, [row.value for row in rows], project=self._project, keys=keys
+            )
+        except (InputInvalid, ValueTooLarge) as error:
+            if len(rows) == 1:
+                info = ErrorInfo(code=error.code, message=f"line {rows[0].line}: {error.message}")
+                return [], [RowResult.refused(rows[0].line, info)]
+            middle = len(rows) // 2
+            first, last = self._submit(rows[:middle]), self._submit(rows[middle:])
+            return first[0] + last[0], first[1] + last[1]
+        return [(run_id, row.line) for run_id, row in zip(ids, rows, strict=True)], []
+
+    def _reopen(self, run_ids: Sequence[str]) -> None:
+        for run in self._store.ended(run_ids):
+            if run.state is not RunState.SUCCEEDED:
+                with suppress(RunStateConflict):  # somebody else was first
+                    self._service.retry(run.id)
+
+
+def _result(line: int, run: EndedRun, output: object) -> RowResult:
+    error = run.error or (_CANCELLED if run.state is RunState.CANCELLED else None)
+    return RowResult(line, run.id, run.state, output, error)

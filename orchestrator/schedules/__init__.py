@@ -1,0 +1,1 @@
+"""Workflows that are submitted at their times."""

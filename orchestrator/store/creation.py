@@ -1,0 +1,159 @@
+"""The rows of new runs: who used an idempotency key first, what is inserted, what is to be published."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from orchestrator.contracts.dispatch import Dispatch, Priority, queue_of
+from orchestrator.contracts.run import AgentRunState, RunState
+from orchestrator.errors import IdempotencyConflict
+from orchestrator.planning.frontier import Plan
+from orchestrator.store.database import Session, times
+from orchestrator.store.defaults import DEFAULT_TENANT_ID
+
+_RUN_COLUMNS = (
+    "id", "tenant_id", "project_id", "workflow_id", "state", "input", "idempotency_key", "input_digest", "created_at",
+)  # fmt: skip
+_AGENT_RUN_COLUMNS = (
+    "id", "tenant_id", "run_id", "task", "position", "agent", "queue", "priority", "state", "predecessors", "gated",
+    "dispatch", "queued_at", "published_at",
+)  # fmt: skip
+_COUNTDOWN_COLUMNS = ("id", "tenant_id", "run_id", "remaining")
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to create: `input` is JSON text."""
+
+    id: str
+    input: str
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """Ids in the order asked for (of the first run where a key was used before) and what is ready to be published."""
+
+    ids: tuple[str, ...]
+    ready: tuple[tuple[Dispatch, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where runs belong: rows that are there already."""
+
+    project_id: str
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FirstUse:
+    """The run that used an idempotency key first, and what it was asked to do."""
+
+    run_id: str
+    workflow_id: str
+    input_digest: str
+
+
+def first_uses(session: Session, place: Place, runs: Sequence[NewRun]) -> dict[str, FirstUse]:
+    """Look up who used the keys of these runs: one statement, however many there are."""
+    keys = sorted({new.idempotency_key for new in runs if new.idempotency_key is not None})
+    if not keys:
+        return {}
+    found = session.rows("runs_by_keys", project_id=place.project_id, keys=keys)
+    return {row[0]: FirstUse(*row[1:]) for row in found}
+
+
+def database_now(session: Session) -> datetime:
+    """Give the database's time: that of the transaction's begin on Postgres."""
+    row = session.row("database_now")
+    now = None if row is None else times(row[0])
+    if now is None:
+        raise LookupError("the database did not tell its time")
+    return now
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """What a transaction that creates runs inserts; `published` says whether their first tasks are, right after it."""
+
+    plan: Plan
+    place: Place
+    now: datetime
+    published: bool = True
+
+    def insert(self, session: Session, runs: Sequence[NewRun], used: Mapping[str, FirstUse]) -> Created:
+        """Insert those of the runs whose keys are not `used`; raises `IdempotencyConflict` before anything is inserted."""
+        first = dict(used)
+        identities: list[str] = []
+        run_rows: list[tuple[Any, ...]] = []
+        for new in runs:
+            key, digest = new.idempotency_key, None
+            if key is not None:
+                digest = hashlib.sha256(new.input.encode()).hexdigest()[:32]
+                mine = FirstUse(new.id, self.place.workflow_id, digest)
+                if (earlier := first.setdefault(key, mine)) is not mine:
+                    _check_same(earlier, mine, key)
+                    identities.append(earlier.run_id)
+                    continue
+            identities.append(new.id)
+            run_rows.append(
+                (
+                    new.id, DEFAULT_TENANT_ID, self.place.project_id, self.place.workflow_id, RunState.PENDING.value,
+                    new.input, key, digest, self.now,
+                )
+            )  # fmt: skip
+        made: list[str] = [row[0] for row in run_rows]
+        session.insert("run", _RUN_COLUMNS, run_rows)
+        session.insert("agent_run", _AGENT_RUN_COLUMNS, [row for run_id in made for row in self._agent_runs(run_id)])
+        session.insert("countdown", _COUNTDOWN_COLUMNS, [row for run_id in made for row in self._countdowns(run_id)])
+        return Created(tuple(identities), tuple(map(self._ready, made)) if self.published else ())
+
+    def _agent_runs(self, run_id: str) -> list[tuple[Any, ...]]:
+        plan = self.plan
+        rows: list[tuple[Any, ...]] = []
+        for position, task in enumerate(plan.tasks):
+            before = plan.predecessors[position]
+            ready = not before and not plan.gated[position]
+            published = ready and self.published
+            rows.append(
+                (
+                    plan.id_at(run_id, position), DEFAULT_TENANT_ID, run_id, task.id, position, task.agent,
+                    queue_of(task.agent), int(Priority.LATER if before else Priority.NEW),
+                    (AgentRunState.QUEUED if ready else AgentRunState.BLOCKED).value,
+                    [plan.id_at(run_id, index) for index in before], plan.gated[position],
+                    int(published), self.now if ready else None, self.now if published else None,
+                )
+            )  # fmt: skip
+        return rows
+
+    def _countdowns(self, run_id: str) -> list[tuple[Any, ...]]:
+        plan = self.plan
+        return [
+            (run_id, DEFAULT_TENANT_ID, run_id, len(plan.ends)),
+            *(
+                (plan.id_at(run_id, position), DEFAULT_TENANT_ID, run_id, count)
+                for position, count in plan.countdowns.items()
+            ),
+        ]
+
+    def _ready(self, run_id: str) -> tuple[Dispatch, ...]:
+        plan = self.plan
+        return tuple(
+            Dispatch(plan.id_at(run_id, position), 1, plan.tasks[position].agent, Priority.NEW)
+            for position in plan.firsts
+            if not plan.gated[position]
+        )
+
+
+def _check_same(first: FirstUse, given: FirstUse, key: str) -> None:
+    if (first.workflow_id, first.input_digest) != (given.workflow_id, given.input_digest):
+        what = "another workflow" if first.workflow_id != given.workflow_id else "another input"
+        raise IdempotencyConflict(
+            f"the idempotency key {key!r} was used for run {first.run_id} with {what}: use a new key for a new job",
+            details={"run_id": first.run_id},
+        )

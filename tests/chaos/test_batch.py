@@ -1,0 +1,250 @@
+"""`batch run` on a fleet: whatever dies, every row has one result, and no finished row is computed again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from fleet import Fleet, fleet
+
+from orchestrator.contracts.batch import BatchResult
+
+LEASE: dict[str, Any] = {"heartbeat": 0.5, "lease_ttl": 2, "idle_grace": 1}
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A folder beside a fleet, in which batches are started."""
+
+    fleet: Fleet
+    folder: Path
+    workflow: str = "branch"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "r.jsonl"
+
+    def write(self, count: int, **row: Any) -> None:
+        (self.folder / "d.jsonl").write_text("".join(f"{json.dumps({'n': n, **row})}\n" for n in range(count)))
+
+    def start(self, *options: str, **environment: str) -> subprocess.Popen[str]:
+        command = ["batch", "run", "d.jsonl", "--workflow", self.workflow, "--out", "r.jsonl", *options]
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "orchestrator.cli", *command],
+            cwd=self.folder,
+            env={**os.environ, **self.fleet.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, process: subprocess.Popen[str], timeout: float = 90) -> tuple[int, str, str]:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+        return process.returncode, out, err
+
+    def results(self, count: int) -> dict[int, dict[str, Any]]:
+        """Give the results by their lines, of which there must be one each, all succeeded, each with its own run."""
+        found = [json.loads(line) for line in self.out.read_text().splitlines()]
+        assert sorted(row["line"] for row in found) == list(range(1, count + 1))
+        assert {row["state"] for row in found} == {"succeeded"}
+        assert len({row["run_id"] for row in found}) == count
+        return {row["line"]: row for row in found}
+
+    def executions(self, event: str = "run") -> Counter[str]:
+        """How often each run of these results was executed."""
+        mine = {json.loads(line)["run_id"] for line in self.out.read_text().splitlines() if line.endswith("}")}
+        found: Counter[str] = Counter()
+        for (run_id, _), times in self.fleet.executions(event).items():
+            if run_id in mine:
+                found[run_id] += times
+        return found
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A fleet with one worker, for the tests that leave it alone."""
+    with fleet(tmp_path_factory.mktemp("fleet"), **LEASE) as made:
+        made.start_worker()
+        yield made
+
+
+@pytest.fixture
+def desk(installation: Fleet, tmp_path: Path) -> Desk:
+    return Desk(installation, tmp_path)
+
+
+KILLS = [
+    "after_commit_before_publish=kill:2",
+    "after_batch_submit=kill:3",
+    "before_batch_write=kill:2",
+    "after_batch_write=kill:2",
+]
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_killed_batch_goes_on_and_computes_nothing_twice(kill: str, desk: Desk) -> None:
+    desk.write(200)
+    code, _, err = desk.finish(desk.start("--window", "60", NIGHTFLEET_FAILPOINTS=kill))
+    assert code == -signal.SIGKILL, err
+    code, _, err = desk.finish(desk.start("--window", "60"))
+    assert code == 0, err
+    desk.results(200)
+    assert set(desk.executions().values()) == {1}, "the fleet was not killed: it does everything once"
+
+
+def test_a_batch_that_is_killed_again_and_again_ends(desk: Desk) -> None:
+    desk.write(300)
+    for number in range(1, 5):
+        kill = f"after_batch_write=kill:{number}"
+        code, _, err = desk.finish(desk.start("--window", "40", NIGHTFLEET_FAILPOINTS=kill))
+        assert code in {-signal.SIGKILL, 0}, err
+    assert desk.finish(desk.start())[0] == 0
+    desk.results(300)
+    assert set(desk.executions().values()) == {1}
+
+
+def test_ctrl_c_leaves_open_runs_to_the_fleet(installation: Fleet, tmp_path: Path) -> None:
+    desk = Desk(installation, tmp_path, "held")
+    desk.write(50, seconds=0.3)
+    process = desk.start("--window", "25")
+    installation.until(lambda: desk.out.exists() and desk.out.stat().st_size > 0, "some are written")
+    process.send_signal(signal.SIGINT)
+    code, out, err = desk.finish(process)
+    assert (code, out) == (130, "")
+    assert "of 50 rows; the same command goes on from there" in err
+    assert "runs that are open go on in the fleet" in err
+    installation.finish()
+    code, out, _ = desk.finish(desk.start("--window", "25", "--json"))
+    assert (code, BatchResult.model_validate_json(out).succeeded) == (0, 50)
+    desk.results(50)
+    assert set(desk.executions("end").values()) == {1}
+
+
+def test_a_worker_that_is_killed_costs_no_row(tmp_path: Path) -> None:
+    with fleet(tmp_path, **LEASE) as installation:
+        desk = Desk(installation, tmp_path, "held")
+        desk.write(80, seconds=0.2)
+        victim = installation.start_worker()
+        installation.start_worker()
+        process = desk.start("--window", "60")
+        installation.until(
+            lambda: {line[3] for line in installation.ledger()} >= {str(victim.pid)} and desk.out.stat().st_size > 0,
+            "the victim has begun and some are written",
+        )
+        finished = {json.loads(line)["run_id"] for line in desk.out.read_text().splitlines() if line.endswith("}")}
+        installation.kill(victim)
+        code, _, err = desk.finish(process)
+        assert code == 0, err
+        desk.results(80)
+        ends = desk.executions("end")
+        assert all(ends[run_id] == 1 for run_id in finished)
+
+
+def test_a_lost_broker_and_a_lost_database_are_waited_for(installation: Fleet, tmp_path: Path) -> None:
+    desk = Desk(installation, tmp_path, "held")
+    desk.write(120, seconds=0.05)
+    environment = installation.environment
+    with (
+        Gate(environment["NIGHTFLEET_BROKER_URL"]) as broker,
+        Gate(environment["NIGHTFLEET_DATABASE_URL"]) as database,
+    ):
+        through = {"NIGHTFLEET_BROKER_URL": broker.url, "NIGHTFLEET_DATABASE_URL": database.url}
+        process = desk.start("--window", "20", **through)
+        for gate in (database, broker):
+            before = len(desk.out.read_bytes()) if desk.out.exists() else 0
+            installation.until(
+                lambda before=before: desk.out.exists() and desk.out.stat().st_size > before, "it writes results"
+            )
+            refused = gate.refused
+            gate.shut()
+            installation.until(lambda gate=gate, refused=refused: gate.refused > refused, "it has tried in vain")
+            assert process.poll() is None, "it waits"
+            gate.open()
+        code, _, err = desk.finish(process)
+    assert code == 0, err
+    desk.results(120)
+    assert set(desk.executions("end").values()) == {1}
+    assert "The batch goes on when it is back" in err
+    assert re.search(r"back after \d+ s: the batch goes on", err)
+
+
+class Gate:
+    """A way to a server that can be shut: then what goes through it breaks, and nothing new gets in."""
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self._port = 0
+        self._shut = threading.Event()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self.refused = 0
+
+    @property
+    def url(self) -> str:
+        place = self._target.netloc.rpartition("@")
+        return self._target._replace(netloc=f"{place[0]}{place[1]}127.0.0.1:{self._port}").geturl()
+
+    def __enter__(self) -> Gate:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A thread that waits in `accept` is not woken by a close.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._break()
+
+    def shut(self) -> None:
+        self._shut.set()
+        self._break()
+
+    def open(self) -> None:
+        self._shut.clear()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                inner, _ = self._listener.accept()
+                if self._shut.is_set():
+                    self.refused += 1
+                    inner.close()
+                    continue
+                outer = socket.create_connection((self._target.hostname or "localhost", self._target.port or 0))
+                self._pairs.append((inner, outer))
+                for one, other in ((inner, outer), (outer, inner)):
+                    threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+
+    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+        for each in (one, other):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _break(self) -> None:
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for each in pair:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+                each.close()

@@ -1,0 +1,132 @@
+"""The metrics of a worker process: what it has executed, and what it is doing. Imported only where they are served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from orchestrator.clock import Clock, created_at, system_clock
+from orchestrator.contracts.run import RunState
+from orchestrator.observability.endpoint import Endpoint
+from orchestrator.observability.metrics import BUCKETS, FleetMetrics, Probe, Registry, make_registry, serve
+from orchestrator.store.readings import Readings
+from worker.execution import Done, Failed, Ignored, Retrying, Verdict
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+    from worker.app import WorkerParts
+
+_REPAIRS = ("taken_over", "due", "republished", "advanced")
+
+
+class WorkMeter:
+    """Counts agent runs and runs that ended in this process; thread-safe."""
+
+    def __init__(self, registry: Registry, clock: Clock = system_clock) -> None:
+        self._clock = clock
+        by_agent = ["agent", "state"]
+        self._agent_runs = Counter("nightfleet_agent_runs", "Agent runs that ended here.", by_agent, registry=registry)
+        self._seconds = Histogram(
+            "nightfleet_agent_run_seconds", "How long agents ran.", by_agent, buckets=BUCKETS, registry=registry
+        )
+        self._retries = Counter(
+            "nightfleet_agent_run_retries", "Failures that are tried again.", ["agent"], registry=registry
+        )
+        self._lost = Counter(
+            "nightfleet_claims_lost", "Executions whose result nobody wanted any more.", ["agent"], registry=registry
+        )
+        self._runs = Counter("nightfleet_runs", "Runs whose last agent run ended here.", ["state"], registry=registry)
+        self._run_seconds = Histogram(
+            "nightfleet_run_seconds",
+            "From submit to the end, by hosts' clocks.",
+            ["state"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        #: To find a child takes a lock and makes a tuple of labels; a dictionary of ours takes neither.
+        self._known: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        for state in (RunState.SUCCEEDED, RunState.FAILED):
+            self._runs.labels(state.value)
+
+    def expect(self, agent: str) -> None:
+        """Show an agent with zeros from the beginning: a rate needs a value before the first one."""
+        for state in ("succeeded", "failed"):
+            self._agent_runs.labels(agent, state)
+        self._retries.labels(agent)
+
+    def executed(self, agent: str, verdict: Verdict, seconds: float) -> None:
+        match verdict:
+            case Done():
+                self._ended(agent, "succeeded", seconds)
+            case Failed():
+                self._ended(agent, "failed", seconds)
+            case Retrying():
+                self._retries.labels(agent).inc()
+            case Ignored():
+                self._lost.labels(agent).inc()
+
+    def run_ended(self, run_id: str, state: RunState) -> None:
+        self._runs.labels(state.value).inc()
+        took = (self._clock.now() - created_at(run_id)).total_seconds()
+        self._run_seconds.labels(state.value).observe(max(0.0, took))
+
+    def _ended(self, agent: str, state: str, seconds: float) -> None:
+        known = self._known.get((agent, state))
+        if known is None:
+            known = self._agent_runs.labels(agent, state), self._seconds.labels(agent, state)
+            self._known[agent, state] = known
+        count, histogram = known
+        count.inc()
+        histogram.observe(seconds)
+
+
+def serve_worker_metrics(parts: WorkerParts, port: int) -> Endpoint:
+    """Let a worker count, and serve what it counts at a port; raises `SettingsInvalid` where that is taken."""
+    kernel = parts.kernel
+    ttl = kernel.settings.lease_ttl.total_seconds()
+    registry = make_registry()
+    readings = Readings(kernel.store.database)
+    registry.register(FleetMetrics(lambda: readings.fleet(lease_ttl_seconds=ttl)))
+    registry.register(Probe(lambda: _state_of(parts)))
+    endpoint = serve(kernel.settings.metrics_address, port, registry, lambda: _ailment(parts, ttl))
+    meter = WorkMeter(registry)
+    for agent in parts.runtime.agents.agents:
+        meter.expect(agent)
+    parts.runtime.meter = meter
+    return endpoint
+
+
+def _ailment(parts: WorkerParts, ttl: float) -> str | None:
+    if not parts.members:
+        return "not in the fleet: it starts or stops"
+    age = parts.members[0].heartbeat_age_seconds
+    return None if age <= ttl else f"no heartbeat for {age:.0f} s"
+
+
+def _state_of(parts: WorkerParts) -> Iterator[Metric]:
+    for member in parts.members:
+        yield GaugeMetricFamily("nightfleet_slots", "Agents that this worker can run at a time.", member.slots)
+        yield GaugeMetricFamily("nightfleet_slots_in_use", "Agents that it runs now.", len(parts.runtime.executions))
+        yield GaugeMetricFamily(
+            "nightfleet_heartbeat_age_seconds", "Time since its last sign of life.", member.heartbeat_age_seconds
+        )
+        yield GaugeMetricFamily(
+            "nightfleet_broker_connected",
+            "Whether it consumes: it has a connection to the broker.",
+            int(member.connected),
+        )
+    repairs = CounterMetricFamily("nightfleet_sweep_repairs", "What its sweeps have mended.", labels=["kind"])
+    for kind in _REPAIRS:
+        repairs.add_metric([kind], parts.sweep.counts[kind])
+    errors = CounterMetricFamily(
+        "nightfleet_service_errors", "How often a service could not be reached or hung up.", labels=["service"]
+    )
+    errors.add_metric(["database"], parts.kernel.store.database.outages)
+    errors.add_metric(["broker"], parts.kernel.publisher.outages)
+    lost = parts.kernel.publisher.lost
+    yield from (repairs, errors)
+    yield CounterMetricFamily("nightfleet_publications_lost", "Messages that did not reach the broker.", lost)

@@ -1,0 +1,101 @@
+"""The built-in agents: `function` and `celery` stand for what a task of their kind names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.contracts.agent import AgentCard
+from orchestrator.contracts.run import AgentRunState
+from orchestrator.errors import InputInvalid, SettingsInvalid
+from worker.agent import BaseAgent
+from worker.plugin import LoadedAgent, Shape
+
+if TYPE_CHECKING:
+    from orchestrator.settings import Settings
+    from orchestrator.store.agent_runs import AgentRuns
+    from worker.execution import Execution
+    from worker.foreign_app import ForeignApp
+
+
+class _Unbound(BaseAgent):
+    """Stands for a kind of task until a task of that kind is executed."""
+
+    def execute(self, data: Any, ctx: Any) -> Any:
+        del data
+        raise InputInvalid(f"{ctx.task!r} is no agent of its own: it does what a task of a workflow names")
+
+
+def _built_in(name: str, description: str) -> LoadedAgent:
+    card = AgentCard(name=name, description=description, digest="built in", origin="built in")
+    return LoadedAgent(card, _Unbound, is_async=False, takes=Shape(), gives=Shape())
+
+
+#: What every worker can do beside its plugins; announced, and left out by NIGHTFLEET_QUEUES, as those are.
+BUILT_IN: Mapping[str, LoadedAgent] = MappingProxyType(
+    {
+        "celery": _built_in("celery", "Run a task of a Celery app and wait for its result."),
+        "function": _built_in("function", "Call a Python function."),
+    }
+)
+
+
+class Nodes:
+    """Makes of a claimed task that names a function or a Celery task what executes it; thread-safe."""
+
+    def __init__(self, settings: Settings, agent_runs: AgentRuns) -> None:
+        self._settings = settings
+        self._agent_runs = agent_runs
+        self._lock = threading.Lock()
+        self._apps: dict[str, ForeignApp] = {}
+
+    def bind(self, loaded: LoadedAgent, execution: Execution) -> LoadedAgent:
+        """Give what a built-in agent stands for in this execution; any other agent is given back as it is."""
+        if loaded.agent_class is not _Unbound:
+            return loaded
+        task = execution.task
+        if task.function is not None:
+            from worker.function_node import function_agent
+
+            return function_agent(task.function, loaded.card, limit_bytes=self._settings.max_value_bytes)
+        return self._celery(loaded, execution)
+
+    def close(self) -> None:
+        """Let go of the Celery apps."""
+        with self._lock:
+            apps, self._apps = self._apps, {}
+        for app in apps.values():
+            app.close()
+
+    def _celery(self, loaded: LoadedAgent, execution: Execution) -> LoadedAgent:
+        from worker.celery_node import Attempt, celery_agent
+
+        claim, task = execution.claim, execution.task.celery
+        assert task is not None, "validated with the definition"
+
+        def unwanted() -> bool:
+            # A time limit leaves the claim as it is; a claim that is lost says nothing of why.
+            row = None if execution.account.stopped is None else self._agent_runs.peek(claim.id)
+            return execution.account.stopped is None or (row is not None and row[0] == AgentRunState.CANCELLED)
+
+        # Claims are more than failures where one was lost or handed back, or the run was opened again.
+        fresh = claim.epoch == claim.failures + 1
+        attempt = Attempt(claim.id, claim.failures, fresh, unwanted)
+        app = self._app(task.app, execution.task.id)
+        return celery_agent(task, app, attempt, loaded.card, limit_bytes=self._settings.max_value_bytes)
+
+    def _app(self, named: str | None, task_id: str) -> ForeignApp:
+        from worker.foreign_app import ForeignApp
+
+        path = named or self._settings.celery_app
+        if path is None:
+            raise SettingsInvalid(
+                f"task {task_id!r} does not say where its Celery app is: set NIGHTFLEET_CELERY_APP=package.module:app on "
+                "the workers that serve `celery`, or give the task an `app`"
+            )
+        with self._lock:
+            if path not in self._apps:
+                self._apps[path] = ForeignApp(path)
+            return self._apps[path]
