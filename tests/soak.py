@@ -167,15 +167,14 @@ class Soak:
         processes = {"steady worker": steady.pid, **{name: process.pid for name, process in self._beside.items()}}
         for name, process in self._beside.items():
             assert process.poll() is None, f"{name} has ended\n{fleet.logs()}"
-        names, messages = _at_broker(fleet)
         tables = ("worker", "worker_queue", "agent", "sweep", "project", "workflow", "run_event")
         return Sample(
             at=time.monotonic(),
             bytes={role: _resident_bytes(pid) for role, pid in processes.items()},
             files={role: _entries(pid, "fd") for role, pid in processes.items()},
             threads={role: _entries(pid, "task") for role, pid in processes.items()},
-            broker_names=names,
-            messages=messages,
+            broker_names=_names_at_broker(fleet),
+            messages=fleet.broker_depths(),
             database_connections=int(
                 fleet.query(
                     "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", fleet.environment["PGAPPNAME"]
@@ -212,24 +211,22 @@ def _entries(pid: int, folder: str) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/{folder}").iterdir())
 
 
-def _at_broker(fleet: Fleet) -> tuple[int, int]:
-    """Give how many queues (or keys) an installation has at its broker, and how many messages wait there."""
+def _names_at_broker(fleet: Fleet) -> int:
+    """Give how many queues (or keys, and members of the sets that bind them) an installation has at its broker."""
     namespace = fleet.environment["NIGHTFLEET_NAMESPACE"]
     if fleet.broker == "redis":
         client = Redis.from_url(fleet.environment["NIGHTFLEET_BROKER_URL"])
         keys = list(client.scan_iter(f"{namespace}:*", count=1000))
         members = sum(int(client.scard(key)) for key in keys if client.type(key) == b"set")  # type: ignore[arg-type]
-        waiting = sum(int(client.llen(key)) for key in keys if client.type(key) == b"list")  # type: ignore[arg-type]
         client.close()
-        return len(keys) + members, waiting
+        return len(keys) + members
     place = urlsplit(services.urls()["NIGHTFLEET_TEST_RABBITMQ_MANAGEMENT_URL"])
-    url = f"{place.scheme}://{place.hostname}:{place.port}/api/queues?columns=name,messages"
-    opener = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-    opener.add_password(None, url, place.username or "", place.password or "")
-    handler = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(opener))
-    with handler.open(url, timeout=10) as answer:
-        queues = [queue for queue in json.load(answer) if namespace in queue["name"]]
-    return len(queues), sum(int(queue.get("messages", 0)) for queue in queues)
+    url = f"{place.scheme}://{place.hostname}:{place.port}/api/queues?columns=name"
+    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    passwords.add_password(None, url, place.username or "", place.password or "")
+    opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords))
+    with opener.open(url, timeout=10) as answer:
+        return sum(1 for queue in json.load(answer) if namespace in queue["name"])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

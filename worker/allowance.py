@@ -57,6 +57,8 @@ class Allowances:
         #: In the order in which it is their turn.
         self._queues: dict[str, _Queue] = {}
         self._free_since: float | None = None
+        #: How many queues are tried next for slots that stay free: those tried before were empty.
+        self._tried = 0
         self._shared_at = float("-inf")
         #: Slots that are busy with something that came over an earlier connection.
         self._elsewhere = 0
@@ -118,7 +120,7 @@ class Allowances:
         free = self._slots - held - self._elsewhere
         if free > 0:
             return self._share_out(now, free)
-        self._free_since = None
+        self._free_since, self._tried = None, 0
         return self._take_back(now)
 
     def _share_out(self, now: float, free: int) -> Changes:
@@ -128,7 +130,9 @@ class Allowances:
         grant = dict.fromkeys(revoke, 1)
         limited = [name for name, queue in self._queues.items() if queue.limited]
         if limited and (free >= self._margin or now - self._free_since >= _PATIENCE_SECONDS):
-            for name, count in shares(free, limited).items():
+            given = shares(max(free, min(self._tried, len(limited))), limited)
+            self._tried = 2 * len(given)
+            for name, count in given.items():
                 if more := min(count, self._slots - self._queues[name].allowed):
                     grant[name] = more
                     self._queues[name].allowed += more

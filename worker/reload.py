@@ -139,7 +139,7 @@ class Reloader:
         new = successor(old, chosen(self._loader.load(), self._settings))
         for problem in new.problems:
             if problem not in old.problems:
-                log.error("agent not loaded, its last version stays", origin=problem.origin, error=problem.message)
+                log.error("agent not loaded", origin=problem.origin, error=problem.message)
         added, removed = sorted(new.agents.keys() - old.agents.keys()), sorted(old.agents.keys() - new.agents.keys())
         changed = sorted(name for name in new.agents.keys() & old.agents.keys() if _differs(old, new, name))
         # Whatever is wrong with a new queue is found out here, where it stops nothing.
@@ -197,6 +197,7 @@ class Reloader:
 
 
 def folders_of(agents_path: str) -> list[Path]:
+    """Give the folders of agents that exist; raises `SettingsInvalid` when there is none to watch."""
     folders = [path for entry in agents_path.split(os.pathsep) if entry and (path := Path(entry).resolve()).is_dir()]
     if not folders:
         raise SettingsInvalid(

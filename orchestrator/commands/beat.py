@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def _print(schedules: tuple[Schedule, ...], *, as_json: bool) -> None:
     now = system_clock.now()
     found = [(schedule, schedule.times.after(now)) for schedule in schedules]
     if as_json:
-        click.echo(render.as_json([_data(schedule, due) for schedule, due in found]))
+        click.echo(render.as_json([_summary(schedule, due) for schedule, due in found]))
         return
     if not found:
         click.echo("no schedules", err=True)
@@ -71,16 +72,18 @@ def _print(schedules: tuple[Schedule, ...], *, as_json: bool) -> None:
     click.echo(render.table(("schedule", "when", "next", "project", "workflow"), rows))
 
 
-def _data(schedule: Schedule, due: Any) -> dict[str, Any]:
-    return {
-        "name": schedule.name,
-        "when": schedule.when,
-        "next": None if due is None else due.isoformat(),
-        "project": schedule.project,
-        "workflow": schedule.workflow.name,
-        "catch_up_seconds": None if schedule.catch_up is None else schedule.catch_up.total_seconds(),
-        "input": schedule.input,
-    }
+def _summary(schedule: Schedule, due: datetime | None) -> dict[str, Any]:
+    from orchestrator.contracts.answer import ScheduleSummary
+
+    return ScheduleSummary(
+        name=schedule.name,
+        when=schedule.when,
+        next=due,
+        project=schedule.project,
+        workflow=schedule.workflow.name,
+        catch_up_seconds=None if schedule.catch_up is None else schedule.catch_up.total_seconds(),
+        input=schedule.input,
+    ).model_dump(mode="json")
 
 
 def _serve(settings: Settings, schedules: tuple[Schedule, ...]) -> None:

@@ -142,9 +142,10 @@ class Checkout:
     def _give_back(self, error: BaseException) -> None:
         """Return the connection, or drop it if it is broken: that is raised as what it means."""
         explained = self._database.explained(error)
-        broken = explained is not error
-        self._database.pool.give_back(self._taken, broken=broken)
-        if broken:
+        # Ctrl-C comes between any two steps of ours, with a transaction begun perhaps that would lock everybody out.
+        interrupted = not isinstance(error, Exception)
+        self._database.pool.give_back(self._taken, broken=interrupted or explained is not error)
+        if explained is not error:
             raise explained from None
 
 

@@ -112,19 +112,21 @@ class _Search:
     ) -> list[_Lane] | None:
         """Give a lane for each definition, project and end that occur together, None if they are too many."""
         place = {"name": name, "first": project_id or _FIRST_ID, "last": project_id or _LAST_ID}
-        if self._which.error is None:
-            statement, parameters = "newest_of_workflow", {"states": json.dumps(dict.fromkeys(ends))}
+        error = self._which.error
+        if error is not None and not self._on_sqlite:
+            statement, end = "newest_failure_of_workflow", {"code": error}
         else:
-            statement, parameters = "newest_failure_of_workflow", {"code": self._which.error}
+            states = ends if error is None else [RunState.FAILED.value]
+            statement, end = "newest_of_workflow", {"states": json.dumps(dict.fromkeys(states))}
         rows = self._connection.exec_driver_sql(
-            self._statement(statement), {**place, **parameters, "until": self._until, "most": _MOST_PAIRS + 1}
+            self._statement(statement), {**place, **end, "until": self._until, "most": _MOST_PAIRS + 1}
         ).all()
         if len({(definition, project) for definition, project, *_ in rows}) > _MOST_PAIRS:
             return None
         known = sorted((row for row in rows if row[3] is not None), key=lambda row: row[3], reverse=True)
         return [
-            _Lane((run.c.workflow_id == definition, run.c.project_id == project, *ends[end]), newest)
-            for definition, project, end, newest in known
+            _Lane((run.c.workflow_id == definition, run.c.project_id == project, *ends[error or state]), newest)
+            for definition, project, state, newest in known
         ]
 
     def _ends(self) -> dict[str, Conditions]:

@@ -1,8 +1,8 @@
 """SQL that is tuned by hand: text in `sql/*.sql`, each statement under a line `-- name: purpose`, compiled once.
 
 SQLAlchemy expressions built for each call cost more than the query. In the text `:name` is a parameter, `@name` a table of
-ours, `now()` the database's time, `ago(:s)` and `later(:s)` times `s` seconds from it, `code_of(error)` the code in an
-error, `= ANY(:ids::uuid[])` holds for what is in a list; `/*pg ... */` holds what only Postgres gets (row locks, casts).
+ours, `now()` the database's time, `ago(:s)` and `later(:s)` times `s` seconds from it, `= ANY(:ids::uuid[])` holds for what
+is in a list; `/*pg ... */` holds what only Postgres gets (row locks, casts).
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ def translate(text: str, dialect: str, qualify: Callable[[str], str]) -> str:
         text = re.sub(r"/\*pg(.*?)\*/", r"\1", text, flags=re.DOTALL)
         text = re.sub(rf"\bago{argument}", r"(now() - make_interval(secs => \1))", text)
         text = re.sub(rf"\blater{argument}", r"(now() + make_interval(secs => \1))", text)
-        text = re.sub(rf"\bcode_of{argument}", r"(\1 ->> 'code')", text)
         text = text.replace("%", "%%")
         text = re.sub(r"(?<![:\w]):([a-z_]+)", r"%(\1)s", text)
     else:
@@ -45,6 +44,5 @@ def translate(text: str, dialect: str, qualify: Callable[[str], str]) -> str:
         text = re.sub(rf"\blater{argument}", r"strftime('%Y-%m-%d %H:%M:%f000', 'now', (\1) || ' seconds')", text)
         # Lists travel as JSON text.
         text = re.sub(r"= ANY\(:([a-z_]+)::\w+\[\]\)", r"IN (SELECT value FROM json_each(:\1))", text)
-        text = re.sub(rf"\bcode_of{argument}", r"json_extract(\1, '$.code')", text)
         text = text.replace("now()", "strftime('%Y-%m-%d %H:%M:%f000', 'now')")
     return " ".join(text.split())

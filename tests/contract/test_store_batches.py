@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import text
-from steps import FAILED, Steps, plan_of, task
+from steps import FAILED, Steps, ago, change, plan_of, task
 
 from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.planning.inputs import Upstream, run_output
 from orchestrator.store.agent_runs import Outcome
 from orchestrator.store.database import Database
 from orchestrator.store.store import Store
+from orchestrator.store.tables import run
 
 
 @pytest.fixture
@@ -30,14 +31,16 @@ def test_only_runs_that_have_ended_are_given_in_the_order_of_their_ends(steps: S
     assert steps.store.runs.fail(steps.claim(failed, "a"), FAILED)
     assert steps.store.runs.cancel(cancelled)
     steps.do(late, "a", "b", "c")
+    for seconds, run_id in ((30, failed), (20, cancelled), (10, late)):
+        change(steps.store.database, run, run_id, finished_at=ago(steps.store.database, seconds))
     asked = [pending, running, late, failed, cancelled]
     found = steps.store.batches.ended(asked)
-    assert [(run.id, run.state) for run in found] == [
+    assert [(each.id, each.state) for each in found] == [
         (failed, RunState.FAILED),
         (cancelled, RunState.CANCELLED),
         (late, RunState.SUCCEEDED),
     ]
-    assert [run.error and run.error.code for run in found] == ["agent_failed", None, None]
+    assert [each.error and each.error.code for each in found] == ["agent_failed", None, None]
     assert steps.store.batches.ended([]) == []
 
 

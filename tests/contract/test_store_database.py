@@ -277,6 +277,26 @@ def test_sqlite_writers_wait_for_each_other_instead_of_failing(sqlite: Database,
         assert stores[0].store.runs.unfinished() == []
 
 
+def test_ctrl_c_while_a_transaction_waits_to_begin_does_not_lock_all_others_out(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's BEGIN waits for other writers, so it is there that Ctrl-C is noticed: after it, with the lock taken."""
+    command = Session.command
+
+    def interrupted(self: Session, sql: str) -> None:
+        command(self, sql)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "command", interrupted)
+        with pytest.raises(KeyboardInterrupt), database.transaction():
+            raise AssertionError("it never began")
+    steps = Steps(Store(database), plan_of(task("a")))
+    # Two at once, so that the connection that was interrupted cannot be the only one that is used.
+    with database.autocommit():
+        assert len(steps.start(2)) == 2
+
+
 def test_sqlite_readers_do_not_wait_for_a_writer(sqlite: Database) -> None:
     steps = Steps(Store(sqlite), plan_of(task("a")))
     [run_id] = steps.start()

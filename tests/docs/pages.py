@@ -8,6 +8,7 @@ mark                       what the test does with the block
 ``file: PATH``             writes it to that file of the page's folder; later blocks use it
 ``continues``              runs it (python) after the python block before it, in one process
 ``run: fleet``             runs it where the addresses of a fleet are set and a worker of it runs
+``run: alone``             runs it where the addresses of a fleet are set and nothing else, and no worker runs
 ``run: worker``            runs it as a server: the worker joins its fleet, and drains when it is told to end
 ``run: make``              looks the targets up in the Makefile with ``make -n``, and runs none (bash); runs what
                            `make demo` runs once everything is installed (console)
@@ -96,7 +97,7 @@ def blocks_of(path: Path) -> list[Block]:
         if mark := _MARK.match(line):
             marks[mark["name"]] = mark["value"] or ""
             assert mark["name"] in _MARKS, f"{name}:{number}: no mark is called {mark['name']!r}"
-            assert mark["name"] != "run" or mark["value"] in {"fleet", "worker", "make"}, f"{name}:{number}"
+            assert mark["name"] != "run" or mark["value"] in {"fleet", "alone", "worker", "make"}, f"{name}:{number}"
         elif fence := _FENCE.match(line):
             found.append(Block(name, number, fence["language"], _body(lines, fence), marks))
             marks = {}
@@ -180,6 +181,9 @@ class Page:
 
     def _bash(self, block: Block) -> None:
         script = block.text
+        if "file" in block.marks:
+            self._check_file(block)
+            return
         match block.marks.get("run"):
             case "make":
                 script = re.sub(r"^make\b", f"make -n -C {ROOT}", script, flags=re.MULTILINE)
@@ -241,7 +245,7 @@ class Page:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=self._environment(fleet=block.marks.get("run") == "fleet"),
+            env=self._environment(block.marks.get("run")),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -253,7 +257,7 @@ class Page:
         expected = int(block.marks.get("exit") or 0)
         assert done.returncode == expected, f"{block.place}: exit code {done.returncode}\n{done.stdout}"
 
-    def _environment(self, *, fleet: bool) -> dict[str, str]:
+    def _environment(self, run: str | None = None) -> dict[str, str]:
         kept = {
             key: value
             for key, value in os.environ.items()
@@ -261,11 +265,14 @@ class Page:
         }
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
         made = {**kept, "PATH": path, "NIGHTFLEET_HOME": str(self.folder / ".nightfleet"), "COLUMNS": "120"}
-        if not fleet:
+        if run not in {"fleet", "alone"}:
             return made
-        if not self.fleet.live_workers():
+        if run == "fleet" and not self.fleet.live_workers():
             self.fleet.start_worker()
-        return {**made, **_reached(self.fleet)}
+        reached = _reached(self.fleet)
+        if run == "alone":
+            reached = {key: value for key, value in reached.items() if not key.endswith(("AGENTS_PATH", "CONCURRENCY"))}
+        return {**made, **reached}
 
     @property
     def fleet(self) -> Fleet:
@@ -287,7 +294,7 @@ class Page:
             server = subprocess.Popen(
                 ["bash", "-euo", "pipefail", "-c", f"{script.rstrip()} &\nwait $! || true\n"],
                 cwd=self.folder,
-                env={**self._environment(fleet=False), **reached},
+                env={**self._environment(), **reached},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

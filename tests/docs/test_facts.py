@@ -141,7 +141,7 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
 
 def _shown(default: Any) -> str:
     match default:
-        case None | SecretStr():
+        case None | SecretStr() | "":
             return "-"
         case timedelta():
             return f"`{default.total_seconds():g}`"

@@ -137,7 +137,7 @@ def test_the_list_needs_no_fleet(here: Path, capsys: pytest.CaptureFixture[str])
     assert "-12-31 17:00:00Z" in printed
     assert beat("--list", "--json") == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert row["next"].endswith("-12-31T17:00:00+00:00")
+    assert row["next"].endswith("-12-31T17:00:00Z")
     assert beat("--json") == 2
 
 

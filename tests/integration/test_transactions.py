@@ -251,9 +251,11 @@ def session_of_sqlalchemy(url: str) -> Generator[tuple[Any, Callable[[], None]]]
 def scoped_session_of_sqlalchemy(url: str) -> Generator[tuple[Any, Callable[[], None]]]:
     engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     registry = scoped_session(sessionmaker(engine))
-    yield registry, registry.commit
-    registry.remove()
-    engine.dispose()
+    try:
+        yield registry, registry.commit
+    finally:
+        registry.remove()
+        engine.dispose()
 
 
 CALLERS = [

@@ -103,7 +103,22 @@ def test_fifty_agents_and_three_hundred_slots_are_not_handed_fifteen_thousand_me
 def test_one_busy_queue_gets_every_slot_within_a_moment() -> None:
     broker = Broker(100, *many(10))
     broker.publish(q3=1000)
-    broker.tick(10)
+    broker.tick(2)
+    assert len(broker.held) == 100
+
+
+@pytest.mark.parametrize(("queues", "ticks"), [(1, 6), (2, 12), (50, 36)])
+def test_a_single_free_slot_finds_the_queue_that_has_messages(queues: int, ticks: int) -> None:
+    broker = Broker(100, *many(queues), "end")
+    broker.publish(end=100)
+    broker.tick(50)
+    broker.apply(broker.allowances.revoke([*many(queues), "end"]))
+    broker.publish(**{many(queues)[-1]: 1})
+    broker.finish()
+    broker.tick()
+    # It waits for more, so that they are granted together.
+    assert len(broker.held) == 99
+    broker.tick(ticks)
     assert len(broker.held) == 100
 
 
@@ -169,6 +184,18 @@ def test_a_full_worker_does_not_flap() -> None:
     before = broker.commands
     broker.tick(50 * 10)
     assert broker.commands == before
+
+
+def test_a_busy_worker_with_more_queues_than_slots_makes_room_once_a_second() -> None:
+    broker = Broker(4, *many(10))
+    broker.publish(**dict.fromkeys(many(10), 10_000))
+    broker.tick(50)
+    before = broker.commands
+    for _ in range(100):  # ten seconds
+        broker.tick(5)
+        broker.finish()
+    # Each second: what four slots hold is taken back and given to others.
+    assert 40 <= broker.commands - before <= 120
 
 
 def test_a_steady_load_settles() -> None:

@@ -123,7 +123,9 @@ def test_runs_in_a_table() -> None:
         started_at=START,
         finished_at=START,
     )
-    assert "12:00:00Z  press    demo      failed  0.00 s  reader: agent_failed: no [31mink" in render.runs_table([summary])
+    assert "12:00:00Z  press    demo      failed  0.00 s  reader: agent_failed: no [31mink" in render.runs_table(
+        [summary]
+    )
 
 
 def test_the_page_of_an_agent() -> None:

@@ -61,3 +61,13 @@ def test_a_module_that_nobody_offers_is_missing_as_ever():
         require_ours("worker.no_such_module")
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         require_ours("no_such_package.module")
+
+
+def test_the_test_kit_has_a_second_name_that_nobody_else_has():
+    from orchestrator import testing as by_our_name
+    from worker import testing as kit
+
+    assert by_our_name.__all__ == kit.__all__
+    assert all(getattr(by_our_name, name) is getattr(kit, name) for name in kit.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'run_agents'"):
+        _ = by_our_name.run_agents  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]

@@ -86,7 +86,7 @@ def _configure(settings: Settings) -> Any:
     # Whether workers tell of their tasks is the workers' setting.
     options.enable_events = False
     TASK_COLUMNS["root_id"] = "Run"
-    options.tasks_columns = "name,uuid,root_id,state,exception,received,runtime,worker"
+    options.tasks_columns = "name,state,uuid,root_id,exception,received,runtime,worker"
     try:
         apply_env_options()
     except (ValueError, KeyError, AttributeError) as error:

@@ -22,7 +22,7 @@ SELECT k.workflow_id, k.project_id, s.key, (
 ) AS newest
 FROM known k CROSS JOIN json_each(:states/*pg ::json*/) s
 
--- newest_failure_of_workflow: the same for the runs that one error has failed
+-- newest_failure_of_workflow: the same for the runs that one error has failed, on Postgres
 WITH RECURSIVE pair(workflow_id, project_id) AS (
     SELECT w.id, (
         SELECT r.project_id FROM @run r
@@ -40,7 +40,7 @@ WITH RECURSIVE pair(workflow_id, project_id) AS (
 SELECT k.workflow_id, k.project_id, :code/*pg ::text*/, (
     SELECT r.created_at FROM @run r
     WHERE r.workflow_id = k.workflow_id AND r.project_id = k.project_id AND r.error IS NOT NULL
-      AND code_of(r.error) = :code AND r.created_at <= :until
+      /*pg AND (r.error ->> 'code') = :code */ AND r.created_at <= :until
     ORDER BY r.created_at DESC LIMIT 1
 ) AS newest
 FROM known k
