@@ -59,7 +59,14 @@ _EXPORTS = {
     "orchestrator.contracts.batch": ("BatchFailure", "BatchOptions", "BatchProgress", "BatchResult"),
     "orchestrator.contracts.event": ("RunEvent",),
     "orchestrator.contracts.policy": ("Limits", "RetryPolicy", "Timeouts"),
-    "orchestrator.contracts.run": ("AgentRunResult", "AgentRunState", "RunFilter", "RunResult", "RunState", "RunSummary"),
+    "orchestrator.contracts.run": (
+        "AgentRunResult",
+        "AgentRunState",
+        "RunFilter",
+        "RunResult",
+        "RunState",
+        "RunSummary",
+    ),
     "orchestrator.contracts.usage": ("Usage",),
     "orchestrator.contracts.workflow": ("CeleryTask", "Fallback", "TaskDefinition", "WorkflowDefinition"),
     "orchestrator.errors": (

@@ -170,12 +170,14 @@ class Database:
 
     @cached_property
     def engine(self) -> Engine:
-        """SQLAlchemy over the same kind of connections, each for one use: for listings and migrations."""
+        """SQLAlchemy over the same kind of connections, of which it keeps one: for listings and migrations."""
         from sqlalchemy import create_engine
-        from sqlalchemy.pool import NullPool
+        from sqlalchemy.pool import QueuePool
 
         url = "postgresql+psycopg://" if self.dialect == "postgresql" else "sqlite://"
-        engine = create_engine(url, creator=self._connector.open, poolclass=NullPool)
+        engine = create_engine(
+            url, creator=self._connector.open, poolclass=QueuePool, pool_size=1, max_overflow=-1, pool_pre_ping=True
+        )
         schema = self.schema if self.dialect == "postgresql" else None
         return engine.execution_options(schema_translate_map={None: schema})
 
@@ -258,10 +260,14 @@ class Database:
     def forked(self) -> None:
         """Forget the parent's connections without closing them; call it in the child after a fork."""
         self.pool.forked()
+        if "engine" in vars(self):
+            self.engine.dispose(close=False)
 
     def close(self) -> None:
         """Close every idle connection; the next use opens new ones."""
         self.pool.close()
+        if "engine" in vars(self):
+            self.engine.dispose()
 
     def explained(self, error: BaseException) -> BaseException:
         """Give the error as one of ours if it means that the database cannot be reached, else as it is."""
