@@ -10,6 +10,7 @@ from orchestrator.broker.app import FleetApp, make_app
 from orchestrator.broker.publisher import Publisher
 from orchestrator.contracts.dispatch import Dispatch, agent_run_id_of
 from orchestrator.errors import NightfleetError
+from orchestrator.own_runs import OwnRuns
 from orchestrator.settings import Settings
 from orchestrator.store.backend import StoreBackend
 from orchestrator.store.store import Store
@@ -27,7 +28,7 @@ class Kernel:
     publisher: Publisher
     advancer: Advancer
     #: The runs that this process moves, where each embedded process moves its own; None in a fleet.
-    own_runs: set[str] | None
+    own_runs: OwnRuns | None
 
     @classmethod
     def build(cls, settings: Settings) -> Kernel:
@@ -35,7 +36,9 @@ class Kernel:
         store = Store.from_settings(settings)
         app = make_app(settings, lambda made: StoreBackend(made, store.agent_runs))
         publisher = app.publisher(lambda task_ids: _note_lost(store, task_ids))
-        return cls(settings, store, app, publisher, Advancer(store, publisher), set() if settings.embedded else None)
+        advancer = Advancer(store, publisher)
+        own_runs = OwnRuns(store, advancer, settings.lease_ttl.total_seconds()) if settings.embedded else None
+        return cls(settings, store, app, publisher, advancer, own_runs)
 
     def forked(self) -> None:
         """Forget the parent's connections; call it in the child after a fork."""

@@ -15,6 +15,7 @@ from orchestrator.advance import Advancer
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.run import ErrorInfo
 from orchestrator.errors import AgentCrashed
+from orchestrator.own_runs import OwnRuns
 from orchestrator.settings import Settings
 from orchestrator.store.fleet import Beat
 from orchestrator.store.repairs import Lane, Orphan
@@ -82,7 +83,7 @@ class Sweep:
     """One process's share of the recovery; `counts` adds up what it has mended."""
 
     def __init__(
-        self, store: Store, advancer: Advancer, depths: Depths, settings: Settings, own_runs: set[str] | None = None
+        self, store: Store, advancer: Advancer, depths: Depths, settings: Settings, own_runs: OwnRuns | None = None
     ) -> None:
         """Sweep for a fleet, or with `own_runs` for one embedded process, which leaves the runs of others alone."""
         self._own_runs = own_runs
@@ -100,6 +101,7 @@ class Sweep:
     def tick(self) -> Swept:
         """Observe, and mend if it is this process's turn; raises `DatabaseUnavailable` while there is no database."""
         if self._own_runs is not None:
+            self._own_runs.look_again()
             return self._count(Swept(due=self.publish_due()))
         try:
             expired = self.watch.observe(self._store.fleet.beats())
@@ -148,7 +150,8 @@ class Sweep:
     def publish_due(self) -> int:
         """Publish every queued agent run that is due and that nobody has published."""
         count = 0
-        while dispatches := self._store.repairs.take_due(self._own_runs):
+        own = None if self._own_runs is None else self._own_runs.ids
+        while dispatches := self._store.repairs.take_due(own):
             if not self._advancer.republish(dispatches):
                 break
             count += len(dispatches)

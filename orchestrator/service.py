@@ -94,8 +94,12 @@ class Service:
             return self._enlist(plan, runs, project, connection)
         self.kernel.publisher.ensure({queue_of(task.agent) for task in plan.tasks})
         if self.kernel.own_runs is not None:
-            self.kernel.own_runs.update(run.id for run in runs)
+            self.kernel.own_runs.add(run.id for run in runs)
         created = self._store.runs.create(plan, runs, project=project)
+        if self.kernel.own_runs is not None:
+            # A key may have led to a run that an earlier process left.
+            self.kernel.own_runs.let_go({run.id for run in runs}.difference(created.ids))
+            self.kernel.own_runs.take(created.ids)
         self._publish(plan, created)
         _note_submitted(created.ids, plan, project)
         return list(created.ids)
@@ -259,21 +263,17 @@ class Service:
 
     def retry(self, run_id: str) -> None:
         """Open a failed or cancelled run again from its failed tasks; what succeeded is kept."""
-        if self.kernel.own_runs is not None:
-            self.kernel.own_runs.add(run_id)
         ready = self._store.runs.reopen(run_id)
+        if self.kernel.own_runs is not None:
+            self.kernel.own_runs.add([run_id])
         self.kernel.advancer.republish(ready)
         self.kernel.advancer.advance(run_id)
 
     def resume(self) -> list[str]:
         """Put every open run of an embedded store back on its way, after its process has died; gives their ids."""
-        ttl = self.kernel.settings.lease_ttl.total_seconds()
         found = self._store.runs.unfinished()
-        for run_id in found:
-            if self.kernel.own_runs is not None:
-                self.kernel.own_runs.add(run_id)
-            self.kernel.advancer.republish(self._store.repairs.take_over_run(run_id, lease_ttl_seconds=ttl))
-            self.kernel.advancer.advance(run_id)
+        if self.kernel.own_runs is not None:
+            self.kernel.own_runs.take(found)
         return found
 
 

@@ -7,7 +7,6 @@ from contextlib import suppress
 
 from orchestrator.batch.result import RowResult
 from orchestrator.batch.source import Row
-from orchestrator.batch.takeover import Takeover
 from orchestrator.contracts.run import ErrorInfo, RunState
 from orchestrator.errors import InputInvalid, RunStateConflict, ValueTooLarge
 from orchestrator.failpoints import failpoint
@@ -34,7 +33,7 @@ class BatchRuns:
         self._project = project
         self._batch_id = batch_id
         self._retry_failed = retry_failed
-        self._takeover = Takeover(service.kernel)
+        self._own_runs = service.kernel.own_runs
         self._store = service.kernel.store.batches
 
     def create(self, rows: Sequence[Row]) -> tuple[list[tuple[str, int]], list[RowResult]]:
@@ -47,12 +46,10 @@ class BatchRuns:
         ids = [run_id for run_id, _ in created]
         if self._retry_failed:
             self._reopen(ids)
-        self._takeover.take(ids)
         return created, refused
 
     def results(self, lines: dict[str, int]) -> Iterator[dict[str, RowResult]]:
         """Give the results of those runs of `lines` that have ended, in parts, in the order in which they ended."""
-        self._takeover.look_again()
         ended = self._store.ended(list(lines))
         for start in range(0, len(ended), _OUTPUTS_AT_ONCE):
             part = ended[start : start + _OUTPUTS_AT_ONCE]
@@ -60,8 +57,8 @@ class BatchRuns:
             workflow = self._plan.workflow
             outputs = {run_id: run_output(workflow, upstream) for run_id, upstream in ends.items()}
             yield {run.id: _result(lines[run.id], run, outputs.get(run.id)) for run in part}
-            for run in part:
-                self._takeover.let_go(run.id)
+            if self._own_runs is not None:
+                self._own_runs.let_go(run.id for run in part)
 
     def warnings(self, run_id: str) -> tuple[str, ...]:
         """Say what may keep a run from ending."""

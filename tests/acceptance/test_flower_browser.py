@@ -19,7 +19,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 #: Nothing of this machine's user, and nothing that calls its maker.
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--window-size=1500,900",
+    "--disable-component-update", "--disable-sync", "--window-size=1700,800",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )  # fmt: skip
 
@@ -111,6 +111,7 @@ def test_the_link_to_the_run_lists_its_tasks_and_no_others(
 ) -> None:
     run, other = installation.orchestrator.submit_many("a=quiet | b=quiet", [{}, {}])
     for each in (run, other):
+        assert each.wait(30).state == "succeeded"
         monitor.until_state(task_id_of(installation, each.id, "b"), "SUCCESS")
     look(f"/task/{task_id_of(installation, run.id, 'b')}")
     browser.get(str(found(browser, f"a[title='{run.id}']").get_attribute("href")))

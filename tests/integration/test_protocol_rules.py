@@ -81,7 +81,7 @@ class Process:
         self.kernel = kernel
         self.runtime = parts.runtime
         self.steps = Steps(kernel.store, plan_of(task("a"), task("b", "a")))
-        self.member = Member(parts.runtime, parts.sweep, TaskPool(1), name="test", idle=lambda: False)
+        self.member = Member(parts.runtime, parts.sweep, TaskPool(1), name="test", connected=lambda: False)
 
     def claim(self) -> Claim:
         """Claim the first task of a new run."""

@@ -33,7 +33,7 @@ def test_a_workflow_runs_and_celerys_own_results_show_it(broker: str, tmp_path: 
         run = installation.orchestrator.submit("head=branch | [a=branch, b=branch] | end=gather", {"x": 1})
         done = run.wait(30)
         assert done.state == "succeeded"
-        assert {part.worker for part in done.agent_runs} == {None}
+        assert {part.worker for part in done.agent_runs} == {worker.name for worker in installation.live_workers()}
         result = installation.kernel.app.AsyncResult(task_id_of(installation, run.id, "end"))
         assert (result.state, result.get(timeout=5)) == (states.SUCCESS, done.output)
 
