@@ -14,13 +14,13 @@ from orchestrator.kernel import Kernel
 from orchestrator.observability.logging import get_logger
 from orchestrator.recovery import Sweep
 from orchestrator.settings import Settings
+from worker.consumer.events import EventBatches
+from worker.consumer.gate import Gate
+from worker.consumer.prefetch import Prefetch
 from worker.control import RemoteControl
-from worker.events import EventBatches
-from worker.gate import Gate
 from worker.lifecycle import CeleryDecisions, Member, member_step
 from worker.llm.providers import Providers
 from worker.loader import AgentLoader, LoadedAgents
-from worker.prefetch import Prefetch
 from worker.runtime import Runtime
 from worker.tasks import register
 

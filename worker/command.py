@@ -23,7 +23,7 @@ from orchestrator.observability.logging import get_logger, name_process
 from orchestrator.settings import Settings
 from orchestrator.store import schema
 from worker.app import WorkerParts, build, load_agents, served
-from worker.gate import FleetConsumer
+from worker.consumer.gate import FleetConsumer
 from worker.pool import TaskPool
 from worker.reload import Reloader
 

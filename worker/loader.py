@@ -28,7 +28,7 @@ from orchestrator.contracts.agent import AgentCard
 from orchestrator.errors import PluginInvalid, UnknownAgent
 from orchestrator.planning.hints import did_you_mean
 from worker.agent import BaseAgent
-from worker.nodes import BUILT_IN
+from worker.nodes.builtin import BUILT_IN
 from worker.plugin import LoadedAgent, load_class, name_if_any
 
 log = logging.getLogger("nightfleet.loader")

@@ -41,7 +41,7 @@ from worker.host import Host
 from worker.llm.providers import Providers
 from worker.loader import LoadedAgent, LoadedAgents
 from worker.meter import Meter, NoMeter
-from worker.nodes import Nodes
+from worker.nodes.builtin import Nodes
 from worker.pool import Deadlines, EventLoop, give_up_current_job
 
 log = get_logger("nightfleet.worker")

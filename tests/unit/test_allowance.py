@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from worker.allowance import Allowances, Changes, shares
+from worker.consumer.allowance import Allowances, Changes, shares
 
 TICK = 0.02
 

@@ -11,9 +11,9 @@ import pytest
 
 from orchestrator.contracts.workflow import CeleryTask
 from orchestrator.errors import AgentError, AgentFailed, AgentTimeout, OutputInvalid
-from worker.celery_node import Attempt, celery_agent
-from worker.foreign_app import ForeignApp, Phase, Seen, Sending
-from worker.nodes import BUILT_IN
+from worker.nodes.builtin import BUILT_IN
+from worker.nodes.celery import Attempt, celery_agent
+from worker.nodes.foreign_app import ForeignApp, Phase, Seen, Sending
 
 RUN = "01a1f8e6-864b-7e4e-96ea-96962d400001"
 UNKNOWN, UNDER_WAY, REVOKED = Seen(Phase.UNKNOWN), Seen(Phase.UNDER_WAY), Seen(Phase.REVOKED)
@@ -71,7 +71,7 @@ def failed(error: Exception) -> Seen:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.celery_node._LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr("worker.nodes.celery._LONGEST_PAUSE", 0.001)
 
 
 def execute(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from timers import Timer
 
-from worker.events import EventBatches
+from worker.consumer.events import EventBatches
 
 
 class Dispatcher:

@@ -12,9 +12,9 @@ import pytest
 from pydantic import BaseModel
 
 from orchestrator.errors import InputInvalid, OutputInvalid, PluginInvalid, ValueTooLarge
-from worker.arguments import arguments_of
-from worker.function_node import function_agent
-from worker.nodes import BUILT_IN
+from worker.nodes.arguments import arguments_of
+from worker.nodes.builtin import BUILT_IN
+from worker.nodes.function import function_agent
 from worker.plugin import LoadedAgent
 
 HERE = __name__

@@ -8,7 +8,7 @@ import pytest
 from celery.worker.consumer import Consumer
 from timers import Timer
 
-from worker.gate import FleetConsumer, Gate
+from worker.consumer.gate import FleetConsumer, Gate
 
 
 def test_a_worker_makes_no_queues_for_delayed_tasks() -> None:

@@ -8,7 +8,7 @@ import pytest
 from kombu.common import QoS
 from timers import Timer
 
-from worker.prefetch import Prefetch, messages_ahead
+from worker.consumer.prefetch import Prefetch, messages_ahead
 
 
 class Consumer:

@@ -36,10 +36,14 @@ class Revoke(ControlHandler):  # type: ignore[misc]
         )
         if revocation is Revocation.UNKNOWN:
             raise web.HTTPError(404, f"Unknown task '{xhtml_escape(task_id)}': {revocation}")
-        await self.run_blocking("task.revoke", task_id, self.capp.control.revoke, task_id)
+        said = f"Revoked '{task_id}': {revocation}"
+        try:
+            await self.run_blocking("task.revoke", task_id, self.capp.control.revoke, task_id)
+        except web.HTTPError:
+            said += "; the broker cannot be reached, so workers stop it at their next heartbeat"
         if revocation is Revocation.CANCELLED:
             self._show(task_id)
-        self.write({"message": f"Revoked '{task_id}': {revocation}"})
+        self.write({"message": said})
 
     def _show(self, task_id: str) -> None:
         """Note it in Flower's own picture: no worker says anything of an agent run that waits for its retry."""

@@ -25,7 +25,7 @@ from kombu.exceptions import OperationalError
 
 from orchestrator.errors import AgentError, PluginInvalid
 from orchestrator.observability.logging import get_logger
-from worker.dotted import find
+from worker.nodes.dotted import find
 
 T = TypeVar("T")
 

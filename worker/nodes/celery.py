@@ -18,8 +18,8 @@ from orchestrator.contracts.workflow import CeleryTask
 from orchestrator.errors import AgentError, AgentFailed, AgentTimeout, NightfleetError, OutputInvalid, from_exception
 from orchestrator.observability.logging import get_logger
 from worker.agent import BaseAgent
-from worker.arguments import arguments_of
-from worker.foreign_app import ForeignApp, Phase, Seen, Sending
+from worker.nodes.arguments import arguments_of
+from worker.nodes.foreign_app import ForeignApp, Phase, Seen, Sending
 from worker.plugin import LoadedAgent, Shape
 
 log = get_logger("nightfleet.worker")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.settings import Settings
     from orchestrator.store.agent_runs import AgentRuns
     from worker.execution import Execution
-    from worker.foreign_app import ForeignApp
+    from worker.nodes.foreign_app import ForeignApp
 
 
 class _Unbound(BaseAgent):
@@ -57,7 +57,7 @@ class Nodes:
             return loaded
         task = execution.task
         if task.function is not None:
-            from worker.function_node import function_agent
+            from worker.nodes.function import function_agent
 
             return function_agent(task.function, loaded.card, limit_bytes=self._settings.max_value_bytes)
         return self._celery(loaded, execution)
@@ -70,7 +70,7 @@ class Nodes:
             app.close()
 
     def _celery(self, loaded: LoadedAgent, execution: Execution) -> LoadedAgent:
-        from worker.celery_node import Attempt, celery_agent
+        from worker.nodes.celery import Attempt, celery_agent
 
         claim, task = execution.claim, execution.task.celery
         assert task is not None, "validated with the definition"
@@ -87,7 +87,7 @@ class Nodes:
         return celery_agent(task, app, attempt, loaded.card, limit_bytes=self._settings.max_value_bytes)
 
     def _app(self, named: str | None, task_id: str) -> ForeignApp:
-        from worker.foreign_app import ForeignApp
+        from worker.nodes.foreign_app import ForeignApp
 
         path = named or self._settings.celery_app
         if path is None:

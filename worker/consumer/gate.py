@@ -20,9 +20,9 @@ from kombu.messaging import Consumer
 from kombu.transport.pyamqp import Message
 
 from orchestrator.clock import system_clock
-from worker.allowance import Allowances, Changes
-from worker.prefetch import counts_for_each_queue
-from worker.steps import TimedStep
+from worker.consumer.allowance import Allowances, Changes
+from worker.consumer.prefetch import counts_for_each_queue
+from worker.consumer.steps import TimedStep
 
 #: How long a message may be on its way when its consumer has ended.
 _LINGER_SECONDS = 5.0

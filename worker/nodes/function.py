@@ -12,8 +12,8 @@ from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.errors import OutputInvalid, PluginInvalid
 from worker.agent import BaseAgent
-from worker.arguments import fitting
-from worker.dotted import find
+from worker.nodes.arguments import fitting
+from worker.nodes.dotted import find
 from worker.plugin import LoadedAgent, Shape
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from worker.steps import TimedStep
+from worker.consumer.steps import TimedStep
 
 _EVERY_SECONDS = 0.1
 #: More ahead does not make it faster.

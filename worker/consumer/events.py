@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from worker.steps import TimedStep
+from worker.consumer.steps import TimedStep
 
 #: At this many buffered events Celery flushes at once.
 _MOST = 200
