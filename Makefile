@@ -3,6 +3,7 @@
 PYTHON ?= python3
 FILE ?= README.md
 ARGS ?=
+MINUTES ?= 30
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -12,7 +13,7 @@ DEMO := .venv/.installed-for-demo
 FULL := .venv/.installed-in-full
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench services services-stop clean
+.PHONY: help venv demo test soak check bench services services-stop clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +24,10 @@ demo: $(if $(wildcard $(FULL)),$(FULL),$(DEMO)) ## Run the demo workflow in one 
 	@$(BIN)/nightfleet run config/demo.yaml --embedded --text "@$(FILE)"
 
 test: check services ## Check the code and run all tests, with coverage: ARGS="-x"
-	$(BIN)/python -m pytest --cov $(ARGS)
+	$(BIN)/python -m pytest --cov -n 3 --dist loadfile $(ARGS)
+
+soak: $(FULL) services ## Half an hour of steady load on each broker while workers come and go: MINUTES=30
+	NIGHTFLEET_TEST_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/chaos/test_soak.py
 
 check: $(FULL) ## Lint, formatting and types
 	$(BIN)/ruff check .
