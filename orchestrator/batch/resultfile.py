@@ -60,8 +60,8 @@ class ResultFile:
             kept.flush()
             os.fsync(kept.fileno())
             new.replace(path)
-        os.close(self._handle)
-        self._handle = _opened(self.path)
+        before, self._handle = self._handle, _opened(self.path)
+        os.close(before)
 
     def append(self, results: Iterable[RowResult]) -> None:
         """Write results; raises `ResultsUnwritable`, after which this process must write no more."""

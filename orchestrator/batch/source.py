@@ -68,14 +68,14 @@ class DataFile:
         self._format = format or _format_of(path)
         self._reader = _FORMATS[self._format]
         self._longest = limit_bytes * _ESCAPED
+        # Before it is opened: a named pipe would wait for somebody who writes.
+        if path.exists() and not path.is_file():
+            raise UsageError(f"data {path}: it is no regular file, and data is read twice: save it to a file first")
         try:
             self._file = path.open("rb")
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise UsageError(f"data {path}: {reason}, in {Path.cwd()}") from None
-        if not path.is_file():
-            self._file.close()
-            raise UsageError(f"data {path}: it is no regular file, and data is read twice: save it to a file first")
         self._stamp = self._stamped()
 
     def survey(self) -> Survey:

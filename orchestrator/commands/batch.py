@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.commands import attend, render
+from orchestrator.commands.interrupts import exit_code_of_interrupt
 from orchestrator.commands.meter import Meter
 from orchestrator.commands.place import Place, json_option, place_options, producing, set_up_logging
 from orchestrator.errors import NightfleetError, UsageError
@@ -140,6 +141,6 @@ def _leave(nf: Orchestrator, settings: Settings, meter: Meter) -> None:
     click.echo(f"agents that run have {drain} to end; Ctrl-C again stops at once", err=True)
     try:
         nf.close()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         # Threads of agents would hold up an orderly exit; what they had is in the database.
-        os._exit(130)
+        os._exit(exit_code_of_interrupt(error))

@@ -162,6 +162,7 @@ class Database:
         self.masked_url = mask(url)
         self._connector = Connector(self.url, connect_timeout=connect_timeout, prepare=prepare)
         self.pool = Pool(self._connector.open, self._connector.is_stale, size=pool_size)
+        self._pool_size = pool_size
         self._statements: dict[str, str] = {}
         #: How often there was no connection to be had, or one was lost.
         self.outages = 0
@@ -176,7 +177,12 @@ class Database:
 
         url = "postgresql+psycopg://" if self.dialect == "postgresql" else "sqlite://"
         engine = create_engine(
-            url, creator=self._connector.open, poolclass=QueuePool, pool_size=1, max_overflow=-1, pool_pre_ping=True
+            url,
+            creator=self._connector.open,
+            poolclass=QueuePool,
+            pool_size=1,
+            max_overflow=self._pool_size - 1,
+            pool_pre_ping=True,
         )
         schema = self.schema if self.dialect == "postgresql" else None
         return engine.execution_options(schema_translate_map={None: schema})
@@ -244,12 +250,15 @@ class Database:
         )(once)
 
     @contextmanager
-    def connect(self) -> Generator[Connection]:
-        """Give a SQLAlchemy connection in a transaction, for listings and migrations."""
+    def connect(self, *, snapshot: bool = False) -> Generator[Connection]:
+        """Give a SQLAlchemy connection in a transaction; with `snapshot` all statements see one moment, and write nothing."""
+        begin = self.begin
+        if snapshot:
+            begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if self.dialect == "postgresql" else "BEGIN"
         try:
             with self.engine.begin() as connection:
                 # The drivers are in autocommit mode, so the transaction is begun by hand; its end is SQLAlchemy's.
-                connection.exec_driver_sql(self.begin)
+                connection.exec_driver_sql(begin)
                 yield connection
         except Exception as error:
             explained = self.explained(error)

@@ -10,7 +10,7 @@ are never read. Runs that failed have lanes by their error's code instead of by 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -41,7 +41,7 @@ class _Lane:
 
 def list_runs(database: Database, which: RunFilter, *, limit: int, after: str | None = None) -> list[RunSummary]:
     """Give the newest runs first, at most `limit`, those behind the run `after`; raises `RunNotFound` if that is none."""
-    with database.connect() as connection:
+    with database.connect(snapshot=True) as connection:
         search = _Search(database, connection, which, after)
         keys: list[Any] = []
         for lane in search.lanes():
@@ -63,7 +63,7 @@ def list_runs(database: Database, which: RunFilter, *, limit: int, after: str | 
 def count_runs(database: Database, which: RunFilter) -> int:
     """Give the number of runs that are meant."""
     counting = select(func.count()).select_from(run)
-    with database.connect() as connection:
+    with database.connect(snapshot=True) as connection:
         search = _Search(database, connection, which)
         queries = [counting.where(*search.bounds, *lane.conditions) for lane in search.lanes()]
         return sum(connection.execute(query).scalar_one() for query in queries)
@@ -90,7 +90,7 @@ class _Search:
         if since is not None:
             self.bounds += (made >= since,)
 
-    def lanes(self) -> Sequence[_Lane]:
+    def lanes(self) -> Iterable[_Lane]:
         """Give the lanes to read, that of the newest run first where it is known."""
         which = self._which
         if which.error is not None and which.states and RunState.FAILED not in which.states:
@@ -109,7 +109,7 @@ class _Search:
 
     def _lanes_of_workflow(
         self, name: str, project_id: str | None, ends: Mapping[str, Conditions]
-    ) -> list[_Lane] | None:
+    ) -> Iterable[_Lane] | None:
         """Give a lane for each definition, project and end that occur together, None if they are too many."""
         place = {"name": name, "first": project_id or _FIRST_ID, "last": project_id or _LAST_ID}
         error = self._which.error
@@ -124,10 +124,11 @@ class _Search:
         if len({(definition, project) for definition, project, *_ in rows}) > _MOST_PAIRS:
             return None
         known = sorted((row for row in rows if row[3] is not None), key=lambda row: row[3], reverse=True)
-        return [
+        # One by one: most are never read.
+        return (
             _Lane((run.c.workflow_id == definition, run.c.project_id == project, *ends[error or state]), newest)
             for definition, project, state, newest in known
-        ]
+        )
 
     def _ends(self) -> dict[str, Conditions]:
         """Give the conditions on how far runs have come: by state, or by the code of the error that failed them."""

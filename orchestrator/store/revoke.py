@@ -27,7 +27,8 @@ def revoke(runs: Runs, task_id: str, claim: Claim | None = None) -> Revocation:
 
     A revoke reaches each worker in its own time. One that comes when the run has already been cancelled and retried names
     a dispatch of the past and must not cancel the run again. A dispatch of the past that is still being executed, since
-    its successor was published for a message that only seemed to be lost, is cancelled like any other.
+    its successor was published for a message that only seemed to be lost, is cancelled like any other; so is one that
+    waits for its next try, or for another worker.
     """
     try:
         agent_run_id = agent_run_id_of(task_id)
@@ -40,9 +41,11 @@ def revoke(runs: Runs, task_id: str, claim: Claim | None = None) -> Revocation:
         if row is None:
             refused[:] = [Revocation.UNKNOWN]
             return False
-        state, *_, epoch, dispatch = row
+        state, _, _, _, started_at, epoch, dispatch = row
         executed = claim is not None and (state, epoch) == (AgentRunState.RUNNING, claim.epoch)
-        refused[:] = [] if executed or task_id.endswith(f".{dispatch}") else [Revocation.SUPERSEDED]
+        # Published again and not claimed yet: Celery's tools know only the id before. A retry of the run starts anew.
+        waits = state == AgentRunState.QUEUED and started_at is not None
+        refused[:] = [] if executed or waits or task_id.endswith(f".{dispatch}") else [Revocation.SUPERSEDED]
         return not refused
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import SchemaOutOfDate
+from orchestrator.errors import DatabaseUnavailable, SchemaOutOfDate
 from orchestrator.store.database import Database
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Undefined table, invalid schema name.
 _NO_TABLE = {"42P01", "3F000"}
+
+_LOCK_NOT_AVAILABLE = "55P03"
 
 #: The revision that this version of the code needs: the newest in `migrations/versions`.
 HEAD = "0002"
@@ -51,6 +53,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
     """Bring the schema to a revision: idempotent, and safe to run from several processes at once."""
     from alembic import command
     from sqlalchemy import text
+    from sqlalchemy.exc import OperationalError
 
     with database.connect() as connection:
         if database.dialect == "postgresql":
@@ -61,7 +64,15 @@ def upgrade(database: Database, revision: str = "head") -> None:
             connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{database.schema}"'))
         # The lock is held: what is there now was committed by whoever held it before.
         if current(database) != HEAD or revision != "head":
-            command.upgrade(_config(database, connection), revision)
+            try:
+                command.upgrade(_config(database, connection), revision)
+            except OperationalError as error:
+                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                    raise
+                raise DatabaseUnavailable(
+                    f"database {database.masked_url}: the tables are held by a transaction that has been open for long "
+                    "(pg_stat_activity shows it); nothing was changed: end it and run `nightfleet db upgrade` again"
+                ) from None
 
 
 def downgrade(database: Database, revision: str = "base") -> None:

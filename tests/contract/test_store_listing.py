@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event
+from steps import Steps, plan_of, task
 
 from orchestrator.clock import ids
 from orchestrator.contracts.run import RunFilter, RunState
@@ -21,6 +22,7 @@ from orchestrator.store import listing
 from orchestrator.store.database import Database
 from orchestrator.store.defaults import DEFAULT_TENANT_ID
 from orchestrator.store.listing import count_runs, list_runs
+from orchestrator.store.store import Store
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 PROJECTS = ("left", "right", "rare", "empty")
@@ -205,6 +207,30 @@ def test_each_kind_of_filter_reads_the_index_that_is_made_for_it(
         assert list_runs(postgres, which, limit=5)
     *pages, _summaries = [used for plan in plans if (used := indexes_of(plan))]
     assert set(pages[-1]) == {index}
+
+
+def test_a_run_that_moves_on_during_a_listing_is_in_it_once(database: Database, store: Store) -> None:
+    """Each state is read by a query of its own."""
+    steps = Steps(store, plan_of(task("a")))
+    [run_id] = steps.start()
+    moved: list[bool] = []
+
+    def move(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not moved and "state" in statement and statement.startswith("SELECT"):
+            moved.append(True)
+            return
+        if moved == [True]:  # after the first state was read
+            moved.append(True)
+            steps.claim(run_id, "a")
+
+    event.listen(database.engine, "before_cursor_execute", move)
+    try:
+        found = list_runs(database, RunFilter(), limit=5)
+    finally:
+        event.remove(database.engine, "before_cursor_execute", move)
+    assert len(moved) == 2
+    assert [summary.id for summary in found] == [run_id]
+    assert count_runs(database, RunFilter()) == 1
 
 
 @contextmanager

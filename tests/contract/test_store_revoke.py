@@ -51,6 +51,15 @@ def test_a_revoke_that_comes_after_its_run_was_retried_cancels_nothing(steps: St
     assert revoke(steps.store.runs, dispatched(steps, run_id, "a")) is Revocation.CANCELLED
 
 
+def test_a_revoke_of_the_last_id_that_anybody_saw_cancels_what_waits_for_its_next_try(steps: Steps) -> None:
+    [run_id] = steps.start()
+    steps.claim(run_id, "a")
+    seen = dispatched(steps, run_id, "a")
+    # Handed back and published again, behind a backlog.
+    steps.change(run_id, "a", state="queued", dispatch=2, worker_id=None)
+    assert revoke(steps.store.runs, seen) is Revocation.CANCELLED
+
+
 def test_a_revoke_of_an_earlier_dispatch_that_is_still_executed_here_cancels(steps: Steps) -> None:
     """A message that only seemed to be lost was published again, and then the first one came."""
     [run_id] = steps.start()

@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
-from orchestrator.errors import SchemaOutOfDate
+from orchestrator.errors import DatabaseUnavailable, SchemaOutOfDate
 from orchestrator.settings import Settings
 from orchestrator.store import schema
 from orchestrator.store.database import Database
@@ -264,6 +264,18 @@ def test_two_installations_share_one_database(postgres: Database) -> None:
         finally:
             with other.connect() as connection:
                 connection.execute(text(f'DROP SCHEMA "{other.schema}" CASCADE'))
+
+
+def test_an_upgrade_gives_up_before_a_transaction_that_stays_open(postgres: Database) -> None:
+    schema.downgrade(postgres, "0001")
+    statement = text(f"SELECT count(*) FROM {postgres.qualify('run')}")
+    with inside(postgres) as other:
+        other.execute(statement)  # and its transaction stays open
+        with pytest.raises(DatabaseUnavailable, match="nothing was changed"):
+            schema.upgrade(postgres)
+    assert schema.current(postgres) == "0001"
+    schema.upgrade(postgres)
+    assert schema.current(postgres) == schema.HEAD
 
 
 def test_an_upgrade_works_behind_pgbouncer(bounced: Database) -> None:

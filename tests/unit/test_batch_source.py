@@ -217,10 +217,11 @@ class TestFiles:
         with pytest.raises(UsageError, match="no such file or directory"):
             opened(tmp_path / "d.jsonl")
         (tmp_path / "f.jsonl").mkdir()
-        with pytest.raises(UsageError, match="is a directory"):
+        with pytest.raises(UsageError, match="no regular file"):
             opened(tmp_path / "f.jsonl")
+        os.mkfifo(tmp_path / "pipe.jsonl")
         with pytest.raises(UsageError, match="data is read twice"):
-            opened(Path(os.devnull), "jsonl")
+            opened(tmp_path / "pipe.jsonl")
 
 
 def test_a_set_of_lines_has_what_was_put_in_and_nothing_else() -> None:

@@ -147,7 +147,7 @@ WHERE a.run_id = :run_id AND a.state = 'blocked' AND a.gated AND c.remaining = 0
 SELECT task, state, output, error FROM @agent_run WHERE run_id = :run_id ORDER BY position
 
 -- agent_run_state: what Celery's result backend shows of an agent run
-SELECT a.state, a.output, a.error, a.finished_at, a.epoch, a.dispatch FROM @agent_run a WHERE a.id = :id
+SELECT a.state, a.output, a.error, a.finished_at, a.started_at, a.epoch, a.dispatch FROM @agent_run a WHERE a.id = :id
 
 -- claim_still_held: whether an executor may go on
 SELECT 1 FROM @agent_run WHERE id = :id AND epoch = :epoch AND state = 'running'

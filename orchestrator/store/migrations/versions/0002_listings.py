@@ -18,7 +18,10 @@ depends_on = None
 def upgrade() -> None:  # noqa: D103
     if op.get_bind().dialect.name == "postgresql":
         # Both at once, in the order in which everybody locks: taken one by one, they would meet a completion halfway.
+        # Not for long: behind a lock that waits for somebody's open transaction every claim would wait too.
+        op.execute("SET LOCAL lock_timeout = '10s'")
         op.execute(f'LOCK TABLE "{_schema()}".run, "{_schema()}".agent_run IN ACCESS EXCLUSIVE MODE')
+        op.execute("SET LOCAL lock_timeout = 0")
     op.add_column("agent_run", sa.Column("worker", sa.Text(), nullable=True), schema=_schema())
     op.create_index("ix_workflow_name", "workflow", ["name"], unique=False)
     op.create_index("ix_run_project", "run", ["project_id", "state", "created_at"], unique=False)
