@@ -7,7 +7,8 @@ made in the database under the run's lock and published after the commit; what a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.broker.message import TaskMessage
@@ -25,18 +26,32 @@ from orchestrator.store.database import Session
 from orchestrator.store.store import Store
 
 
+@dataclass(slots=True)
+class _Decided:
+    """What the decisions of one transaction have brought about."""
+
+    plan: Plan
+    released: list[Dispatch] = field(default_factory=list[Dispatch])
+    ended: RunState | None = None
+
+
 class Advancer:
     """Moves runs on: `advance` decides and publishes, `publish` sends what a transaction has released."""
 
     def __init__(self, store: Store, publisher: Publisher) -> None:
         self._store = store
         self._publisher = publisher
+        #: Hears of each run that a decision or a repair of this process has ended.
+        self.on_run_ended: Callable[[str, RunState], None] = lambda _id, _state: None
 
     def advance(self, run_id: str) -> None:
         """Take every decision of a run that is due (conditions, what they skip) and publish what that releases."""
-        plan, released = self._store.database.transact(lambda session: self._decide(session, run_id))
-        if plan is not None:
-            self.publish(plan, run_id, released)
+        decided = self._store.database.transact(lambda session: self._decide(session, run_id))
+        if decided is None:
+            return
+        if decided.ended is not None:
+            self.on_run_ended(run_id, decided.ended)
+        self.publish(decided.plan, run_id, decided.released)
 
     def publish(self, plan: Plan, run_id: str, released: Sequence[Dispatch], parent_id: str | None = None) -> None:
         """Publish agent runs of one run as canvas.
@@ -63,12 +78,12 @@ class Advancer:
 
     # Decisions --------------------------------------------------------------------------------------------------------
 
-    def _decide(self, session: Session, run_id: str) -> tuple[Plan | None, list[Dispatch]]:
+    def _decide(self, session: Session, run_id: str) -> _Decided | None:
         row = session.row("run_for_advance", run_id=run_id)
         if row is None:
-            return None, []
+            return None
         plan, run_input = self._store.runs.plan_in(session, row[0]), json.loads(row[1])
-        released: list[Dispatch] = []
+        decided = _Decided(plan)
         todo = [position for _, position in session.rows("gated_ready", run_id=run_id)]
         while todo:
             position = todo.pop(0)
@@ -76,12 +91,12 @@ class Advancer:
             verdict = _verdict(plan, position, run_input, upstream)
             if isinstance(verdict, NightfleetError):
                 _fail_run(session, plan, run_id, position, verdict)
-                return None, []
+                return _Decided(plan, ended=RunState.FAILED)
             if verdict:
-                released.extend(_queue(session, plan, run_id, position))
+                decided.released.extend(_queue(session, plan, run_id, position))
             else:
-                todo.extend(_skip(session, plan, run_id, position, released))
-        return plan, released
+                todo.extend(_skip(session, run_id, position, decided))
+        return decided
 
 
 def _verdict(plan: Plan, position: int, run_input: Any, upstream: dict[str, Upstream]) -> bool | NightfleetError:
@@ -103,8 +118,9 @@ def _queue(session: Session, plan: Plan, run_id: str, position: int) -> list[Dis
     return [] if row is None else [Dispatch(row[0], row[2], plan.tasks[position].agent, row[3])]
 
 
-def _skip(session: Session, plan: Plan, run_id: str, position: int, released: list[Dispatch]) -> list[int]:
+def _skip(session: Session, run_id: str, position: int, decided: _Decided) -> list[int]:
     """Skip a task; gives the positions that have become ready to be decided by that."""
+    plan = decided.plan
     if session.run("skip_row", id=plan.id_at(run_id, position)) != 1:
         return []
     undecided: list[int] = []
@@ -117,7 +133,10 @@ def _skip(session: Session, plan: Plan, run_id: str, position: int, released: li
             undecided.append(after)
     if not plan.successors[position]:
         plain.append(run_id)
-    released.extend(count_down(session, plan, run_id, plain).released)
+    finished = count_down(session, plan, run_id, plain)
+    decided.released.extend(finished.released)
+    if finished.ended:
+        decided.ended = RunState.SUCCEEDED
     return undecided
 
 

@@ -6,8 +6,8 @@ What asks a service is awaited and done in one of a few threads; waiting holds n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
+import logging
 import os
 import threading
 import weakref
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from orchestrator.client import (
     FIRST_POLL_SECONDS,
-    LAST_POLL_SECONDS,
     Orchestrator,
+    longer,
     output_of,
     seconds_of,
     too_late,
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     Workflow = str | WorkflowDefinition | TaskDefinition
 
 T = TypeVar("T")
+
+log = logging.getLogger("nightfleet.aio")
 
 #: Calls are short; more of them at a time than connections in the pool would only wait for those.
 _THREADS = 8
@@ -124,8 +126,12 @@ class AsyncOrchestrator:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
             stopped.set()
-            with contextlib.suppress(_Stopped):
+            try:
                 await working
+            except _Stopped:
+                pass
+            except Exception:  # who cancels is told of the cancellation, and of nothing else
+                log.exception("a cancelled batch has ended with an error")
             raise
 
     def run(self, run_id: str) -> AsyncRunHandle:
@@ -201,7 +207,7 @@ class AsyncRunHandle:
                 yield event
             if not final:
                 await asyncio.sleep(pause)
-                pause = min(LAST_POLL_SECONDS, pause * 1.3)
+                pause = longer(pause)
 
     async def publish(self) -> None:
         """Publish the run's first tasks now if nobody has; see `Orchestrator.publish`."""

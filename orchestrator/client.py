@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _CHUNK = 500
 #: Between two looks at a run that is waited for; each pause is a little longer than the one before.
 FIRST_POLL_SECONDS = 0.002
-LAST_POLL_SECONDS = 0.25
+_LAST_POLL_SECONDS = 0.25
 
 
 class EmbeddedWorker(Protocol):
@@ -312,6 +312,11 @@ def seconds_of(timeout: float | timedelta | None) -> float | None:
     return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
 
 
+def longer(pause: float) -> float:
+    """Give the pause after this one, between two looks at what is waited for."""
+    return min(_LAST_POLL_SECONDS, pause * 1.3)
+
+
 def too_late(run_id: str, seconds: float) -> TimeoutError:
     """Make the error for a run that has not ended in time."""
     return TimeoutError(f"run {run_id} has not ended within {seconds:g} s; it goes on, and can be waited for again")
@@ -329,7 +334,7 @@ def _polls(run_id: str, timeout: float | timedelta | None) -> Iterator[None]:
         if seconds is not None and left is not None and left <= 0:
             raise too_late(run_id, seconds)
         waiting.wait(pause if left is None else min(pause, left))
-        pause = min(LAST_POLL_SECONDS, pause * 1.3)
+        pause = longer(pause)
 
 
 def _start_worker(kernel: Any) -> EmbeddedWorker:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from orchestrator.client import FIRST_POLL_SECONDS, longer
 from orchestrator.errors import RunNotFound
 
 if TYPE_CHECKING:
@@ -15,14 +16,12 @@ if TYPE_CHECKING:
 
 #: How many runs one statement asks for.
 _AT_ONCE = 1000
-_FIRST_PAUSE_SECONDS = 0.002
-_LAST_PAUSE_SECONDS = 0.25
 
 AskStates = Callable[[list[str]], Awaitable["dict[str, RunState]"]]
 
 
 class Endings:
-    """Tells waiters when their runs have ended; belongs to one event loop, and works only while somebody waits.
+    """Tells waiters when their runs have ended; belongs to one event loop, which it knows only while somebody waits.
 
     The pauses between two questions grow while nothing happens, and are short again when somebody joins or a run ends.
     """
@@ -39,7 +38,7 @@ class Endings:
         self._waiters.setdefault(run_id, set()).add(ended)
         self._joined.set()
         if self._watching is None or self._watching.done():
-            self._watching = asyncio.create_task(self._watch(), name="nightfleet-endings")
+            self._watching = asyncio.create_task(self._watch(self._joined), name="nightfleet-endings")
         try:
             await ended
         finally:
@@ -51,17 +50,19 @@ class Endings:
         if not waiters:
             self._waiters.pop(run_id, None)
         if not self._waiters and self._watching is not None:
+            # It ends later than now: who joins meanwhile needs another one.
             self._watching.cancel()
+            self._watching, self._joined = None, asyncio.Event()
 
-    async def _watch(self) -> None:
-        pause = _FIRST_PAUSE_SECONDS
+    async def _watch(self, joined: asyncio.Event) -> None:
+        pause = FIRST_POLL_SECONDS
         while self._waiters:
             moved = await self._look()
-            pause = _FIRST_PAUSE_SECONDS if moved or self._joined.is_set() else min(_LAST_PAUSE_SECONDS, pause * 1.3)
-            self._joined.clear()
+            pause = FIRST_POLL_SECONDS if moved or joined.is_set() else longer(pause)
+            joined.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._joined.wait()
+                    await joined.wait()
 
     async def _look(self) -> bool:
         """Ask for all runs that are waited for, and tell whether any has ended."""

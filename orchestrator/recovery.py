@@ -13,7 +13,7 @@ from typing import Protocol
 
 from orchestrator.advance import Advancer
 from orchestrator.contracts.dispatch import Dispatch
-from orchestrator.contracts.run import ErrorInfo
+from orchestrator.contracts.run import ErrorInfo, RunState
 from orchestrator.errors import AgentCrashed
 from orchestrator.own_runs import OwnRuns
 from orchestrator.settings import Settings
@@ -144,7 +144,10 @@ class Sweep:
                 "(NIGHTFLEET_MAX_CRASHES); `nightfleet runs retry` starts it anew"
             )
             info = ErrorInfo(code=error.code, message=error.message)
-            return int(self._store.repairs.quarantine(orphan, info.model_dump_json()))
+            quarantined = self._store.repairs.quarantine(orphan, info.model_dump_json())
+            if quarantined:
+                self._advancer.on_run_ended(orphan.run_id, RunState.FAILED)
+            return int(quarantined)
         return int(self._store.repairs.release(orphan, crashed=True))
 
     def publish_due(self) -> int:

@@ -93,16 +93,27 @@ class Service:
         if connection is not None:
             return self._enlist(plan, runs, project, connection)
         self.kernel.publisher.ensure({queue_of(task.agent) for task in plan.tasks})
-        if self.kernel.own_runs is not None:
-            self.kernel.own_runs.add(run.id for run in runs)
-        created = self._store.runs.create(plan, runs, project=project)
-        if self.kernel.own_runs is not None:
-            # A key may have led to a run that an earlier process left.
-            self.kernel.own_runs.let_go({run.id for run in runs}.difference(created.ids))
-            self.kernel.own_runs.take(created.ids)
+        created = self._create(plan, runs, project)
         self._publish(plan, created)
         _note_submitted(created.ids, plan, project)
         return list(created.ids)
+
+    def _create(self, plan: Plan, runs: Sequence[NewRun], project: str) -> Created:
+        """Create runs; those that an embedded process has created or found by their keys are its own then."""
+        own = self.kernel.own_runs
+        if own is None:
+            return self._store.runs.create(plan, runs, project=project)
+        new = [run.id for run in runs]
+        own.add(new)
+        try:
+            created = self._store.runs.create(plan, runs, project=project)
+        except BaseException:
+            own.let_go(new)
+            raise
+        # A key may have led to a run that an earlier process left.
+        own.let_go(set(new).difference(created.ids))
+        own.take(created.ids)
+        return created
 
     def _enlist(self, plan: Plan, runs: Sequence[NewRun], project: str, connection: Any) -> list[str]:
         if self.kernel.settings.embedded:
@@ -119,10 +130,17 @@ class Service:
 
     def publish(self, run_ids: Sequence[str]) -> None:
         """Publish what of these runs is due and not published; what cannot be published now is left to the sweep."""
+        from orchestrator.store.enlisted import undecided
+
         try:
             while due := self._store.repairs.take_due(run_ids):
-                if not self.kernel.advancer.republish(due) or len(due) < TAKEN_AT_ONCE:
+                if not self.kernel.advancer.republish(due):
                     return
+                if len(due) < TAKEN_AT_ONCE:
+                    break
+            for run_id in undecided(self._store.database, run_ids):
+                self.kernel.publisher.ensure()  # raises: without a broker there is no point in going on
+                self.kernel.advancer.advance(run_id)
         except ServiceUnavailable as error:
             log.warning("runs of a transaction are left to the sweep: %s", error.message)
 

@@ -62,6 +62,8 @@ class Execution:
     began: float
     #: How to interrupt an async agent at its await.
     interrupt: Callable[[], None] | None = None
+    #: Whether a limit of an async agent has passed: known even while that is what cancels it.
+    timed_out: Callable[[], bool] = lambda: False
     #: Set when the watchdog has recorded the end instead of the thread that is stuck in the agent.
     given_up: bool = False
 

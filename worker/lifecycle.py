@@ -16,6 +16,7 @@ from celery import bootsteps
 
 from orchestrator.clock import run_id_of, system_clock
 from orchestrator.contracts.dispatch import agent_run_id_of
+from orchestrator.contracts.run import RunState
 from orchestrator.errors import ClaimLost, NightfleetError, ServiceUnavailable
 from orchestrator.observability.logging import get_logger
 from orchestrator.recovery import Sweep
@@ -43,7 +44,7 @@ class Slots(Protocol):
 class Pulse:
     """The sign of life: one update for everything that the process holds."""
 
-    def __init__(self, runtime: Runtime, name: str, slots: int) -> None:
+    def __init__(self, runtime: Runtime, name: str, slots: Slots) -> None:
         self._fleet = runtime.store.fleet
         self._runtime = runtime
         self._worker_id = runtime.worker_id
@@ -53,11 +54,11 @@ class Pulse:
     def join(self) -> None:
         """Announce the process, its agents as they are now, and its queues."""
         cards = self._runtime.agents.cards
-        self._fleet.join(self._worker_id, name=self._name, pid=os.getpid(), slots=self._slots, cards=cards)
+        self._fleet.join(self._worker_id, name=self._name, pid=os.getpid(), slots=self._slots.slots, cards=cards)
 
     def beat(self, *, idle: bool, draining: bool) -> None:
         """Beat once; joins again when the fleet has declared this process dead meanwhile."""
-        if not self._fleet.beat(self._worker_id, idle=idle, draining=draining):
+        if not self._fleet.beat(self._worker_id, slots=self._slots.slots, idle=idle, draining=draining):
             log.warning("declared dead by the fleet, joins again")
             self.join()
 
@@ -79,7 +80,7 @@ class Member:
         self._settings: Settings = runtime.settings
         self._beat_seconds = self._settings.heartbeat.total_seconds()
         self._ttl = self._settings.lease_ttl.total_seconds()
-        self._pulse = Pulse(runtime, name, slots.slots)
+        self._pulse = Pulse(runtime, name, slots)
         self._stopping = threading.Event()
         self._draining = False
         self._threads: list[threading.Thread] = []
@@ -123,10 +124,7 @@ class Member:
         """Let running agents end for as long as the settings allow, hand back the rest, and leave the fleet."""
         self._draining = True
         if not self._slots.wait_until_done(self._settings.drain_timeout.total_seconds()):
-            try:
-                self.runtime.hand_back(self.runtime.executions.all())
-            except NightfleetError as error:
-                log.warning("could not hand back what still runs; its lease will expire", error=error.message)
+            self.runtime.hand_back(self.runtime.executions.all())
         self._stopping.set()
         for thread in self._threads:
             thread.join(self._settings.connect_timeout.total_seconds() + 1)
@@ -218,6 +216,8 @@ class CeleryDecisions:
         revocation = revoke(self._runtime.store.runs, task_id, claim)
         if revocation in {Revocation.CANCELLED, Revocation.ENDED}:
             run_id = run_id_of(agent_run_id_of(task_id))
+            if revocation is Revocation.CANCELLED:
+                self._runtime.meter.run_ended(run_id, RunState.CANCELLED)
             for running in self._runtime.executions.all():
                 if running.claim.run_id == run_id:
                     self._runtime.stop(running, ClaimLost("revoked"))

@@ -16,7 +16,7 @@ class Meter(Protocol):
         ...
 
     def run_ended(self, run_id: str, state: RunState) -> None:
-        """Take in the end of a run."""
+        """Take in the end of a run that this process has ended."""
         ...
 
 

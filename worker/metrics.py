@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram
@@ -24,10 +24,16 @@ _REPAIRS = ("taken_over", "due", "republished", "advanced")
 
 
 class WorkMeter:
-    """Counts agent runs and runs that ended in this process; thread-safe."""
+    """Counts agent runs and runs that this process has ended; thread-safe."""
 
-    def __init__(self, registry: Registry, clock: Clock = system_clock) -> None:
+    def __init__(
+        self, registry: Registry, agents: Callable[[], Iterable[str]] = tuple, clock: Clock = system_clock
+    ) -> None:
+        """Count in a registry; `agents` are those that have zeros there before they have been executed."""
         self._clock = clock
+        self._agents = agents
+        # Before the counters: an agent that comes by `--reload` has zeros in the next answer.
+        registry.register(Probe(self._expected))
         by_agent = ["agent", "state"]
         self._agent_runs = Counter("nightfleet_agent_runs", "Agent runs that ended here.", by_agent, registry=registry)
         self._seconds = Histogram(
@@ -39,7 +45,7 @@ class WorkMeter:
         self._lost = Counter(
             "nightfleet_claims_lost", "Executions whose result nobody wanted any more.", ["agent"], registry=registry
         )
-        self._runs = Counter("nightfleet_runs", "Runs whose last agent run ended here.", ["state"], registry=registry)
+        self._runs = Counter("nightfleet_runs", "Runs that ended here.", ["state"], registry=registry)
         self._run_seconds = Histogram(
             "nightfleet_run_seconds",
             "From submit to the end, by hosts' clocks.",
@@ -49,14 +55,8 @@ class WorkMeter:
         )
         #: To find a child takes a lock and makes a tuple of labels; a dictionary of ours takes neither.
         self._known: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
-        for state in (RunState.SUCCEEDED, RunState.FAILED):
+        for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED):
             self._runs.labels(state.value)
-
-    def expect(self, agent: str) -> None:
-        """Show an agent with zeros from the beginning: a rate needs a value before the first one."""
-        for state in ("succeeded", "failed"):
-            self._agent_runs.labels(agent, state)
-        self._retries.labels(agent)
 
     def executed(self, agent: str, verdict: Verdict, seconds: float) -> None:
         match verdict:
@@ -73,6 +73,14 @@ class WorkMeter:
         self._runs.labels(state.value).inc()
         took = (self._clock.now() - created_at(run_id)).total_seconds()
         self._run_seconds.labels(state.value).observe(max(0.0, took))
+
+    def _expected(self) -> Iterator[Metric]:
+        """Make the zeros: a rate needs a value before the first one."""
+        for agent in self._agents():
+            for state in ("succeeded", "failed"):
+                self._agent_runs.labels(agent, state)
+            self._retries.labels(agent)
+        yield from ()
 
     def _ended(self, agent: str, state: str, seconds: float) -> None:
         known = self._known.get((agent, state))
@@ -93,10 +101,9 @@ def serve_worker_metrics(parts: WorkerParts, port: int) -> Endpoint:
     registry.register(FleetMetrics(lambda: readings.fleet(lease_ttl_seconds=ttl)))
     registry.register(Probe(lambda: _state_of(parts)))
     endpoint = serve(kernel.settings.metrics_address, port, registry, lambda: _ailment(parts, ttl))
-    meter = WorkMeter(registry)
-    for agent in parts.runtime.agents.agents:
-        meter.expect(agent)
+    meter = WorkMeter(registry, lambda: parts.runtime.agents.agents)
     parts.runtime.meter = meter
+    kernel.advancer.on_run_ended = meter.run_ended
     return endpoint
 
 

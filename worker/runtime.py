@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.advance import Advancer
 from orchestrator.clock import system_clock
@@ -43,6 +43,8 @@ from worker.loader import LoadedAgent, LoadedAgents
 from worker.meter import Meter, NoMeter
 from worker.nodes.builtin import Nodes
 from worker.pool import Deadlines, EventLoop, give_up_current_job
+
+T = TypeVar("T")
 
 log = get_logger("nightfleet.worker")
 
@@ -87,7 +89,7 @@ class Runtime:
         if older is not None and older.claim.epoch < claim.epoch:
             # Cancelled and retried, say. Nothing would stop it once the new one has taken its place.
             self.stop(older, ClaimLost("claimed again by the same worker"))
-        with self.executions.holding(execution), self._logged(execution):
+        with self.executions.holding(execution), _logged(execution.claim):
             verdict = self._conclude(execution, carries)
         if not execution.given_up:
             self._count(execution, verdict)
@@ -105,11 +107,20 @@ class Runtime:
         `crashed` counts it as a crash of what executed it.
         """
         for execution in executions:
-            claim = execution.claim
             self.stop(execution, ClaimLost("handed back by a worker that stops"))
+        for execution in executions:
+            claim = execution.claim
             orphan = Orphan(claim.id, claim.run_id, claim.epoch, claim.crashes, self.worker_id)
-            if self.store.repairs.release(orphan, crashed=crashed):
-                log.info("handed back", run_id=claim.run_id, task=claim.task)
+            try:
+                if self.store.repairs.release(orphan, crashed=crashed):
+                    log.info("handed back", run_id=claim.run_id, task=claim.task)
+            except NightfleetError as error:
+                log.warning(
+                    "not handed back, another worker takes it over when the lease has expired",
+                    run_id=claim.run_id,
+                    task=claim.task,
+                    error=error.message,
+                )
 
     # Execution --------------------------------------------------------------------------------------------------------
 
@@ -130,13 +141,13 @@ class Runtime:
     def _execute(self, execution: Execution) -> str:
         """Run the agent; gives its output as JSON text."""
         claim = execution.claim
-        loaded = self.nodes.bind(self.agents.get(claim.agent), execution)
+        loaded = self._bound(execution)
         agent_class = loaded.agent_class
         execution.account.model = agent_class.model or execution.account.model
         execution.account.limits = agent_class.limits
         run_input = json.loads(claim.run_input)
         upstream = _upstream(claim)
-        data = loaded.parse_input(self._input(execution, run_input, upstream))
+        data = loaded.parse_input(_input(execution.task, run_input, upstream))
         timeouts = _timeouts(execution.task, agent_class.timeouts)
         context_class = AsyncContext if loaded.is_async else Context
         context = context_class(
@@ -153,12 +164,13 @@ class Runtime:
             loaded.dump_output(result), what=what, limit_bytes=self.settings.max_value_bytes, error=OutputInvalid
         )
 
-    def _input(self, execution: Execution, run_input: Any, upstream: Mapping[str, Upstream]) -> Any:
-        # A fallback gets what the agent it replaces would have got.
-        try:
-            return task_input(execution.task, run_input, upstream)
-        except InputInvalid as error:
-            raise InputInvalid(f"task {execution.task.id!r}: {error.message}") from None
+    def _bound(self, execution: Execution) -> LoadedAgent:
+        """Give what executes a claim."""
+        loaded, hard = self.agents.get(execution.claim.agent), execution.task.timeouts.hard
+        if execution.task.function is None or hard is None:
+            return self.nodes.bind(loaded, execution)
+        # This imports a module of the user's, which may hang.
+        return self._within(execution, hard.total_seconds(), lambda: self.nodes.bind(loaded, execution))
 
     def _call(self, execution: Execution, loaded: LoadedAgent, data: Any, context: Any, timeouts: Timeouts) -> Any:
         agent = loaded.agent_class()
@@ -167,13 +179,19 @@ class Runtime:
         if loaded.is_async:
             return self._call_async(execution, agent.execute(data, context), soft, hard)
         cancel_soft = self._at(soft, lambda: _stop_softly(execution, soft))
-        give_up = give_up_current_job()
-        cancel_hard = self._at(hard, lambda: self._expire(execution, hard, give_up))
         try:
-            return agent.execute(data, context)
+            return self._within(execution, hard, lambda: agent.execute(data, context))
         finally:
             cancel_soft()
-            cancel_hard()
+
+    def _within(self, execution: Execution, hard: float | None, work: Callable[[], T]) -> T:
+        """Do what may be stuck in this thread; at the hard limit its end is recorded without it."""
+        give_up = give_up_current_job()
+        cancel = self._at(hard, lambda: self._expire(execution, hard, give_up))
+        try:
+            return work()
+        finally:
+            cancel()
             if execution.given_up:
                 raise ClaimLost("the hard time limit has passed")
 
@@ -184,8 +202,6 @@ class Runtime:
         cancel = self._at(None if hard is None else hard + 1, lambda: self._expire(execution, hard, give_up))
         try:
             return future.result()
-        except asyncio.CancelledError:
-            raise ClaimLost("the worker stops") from None
         finally:
             cancel()
 
@@ -196,7 +212,7 @@ class Runtime:
         """Record the end of an agent that is stuck in its thread, and give its slot back."""
         execution.given_up = True
         execution.account.stopped = ClaimLost("the hard time limit has passed")
-        with self._logged(execution):
+        with _logged(execution.claim):
             verdict = self._settle_failure(execution, AgentTimeout(f"the hard time limit of {hard:g} s has passed"))
         self._count(execution, verdict)
         give_up(hard)
@@ -285,16 +301,24 @@ class Runtime:
             except ClaimLost:
                 return None
 
-    def _logged(self, execution: Execution) -> log_scope:
-        claim = execution.claim
-        return log_scope(
-            run_id=claim.run_id,
-            agent_run_id=claim.id,
-            task=claim.task,
-            agent=claim.agent,
-            epoch=claim.epoch,
-            tenant_id=claim.tenant_id,
-        )
+
+def _logged(claim: Claim) -> log_scope:
+    return log_scope(
+        run_id=claim.run_id,
+        agent_run_id=claim.id,
+        task=claim.task,
+        agent=claim.agent,
+        epoch=claim.epoch,
+        tenant_id=claim.tenant_id,
+    )
+
+
+def _input(task: TaskDefinition, run_input: Any, upstream: Mapping[str, Upstream]) -> Any:
+    # A fallback gets what the agent it replaces would have got.
+    try:
+        return task_input(task, run_input, upstream)
+    except InputInvalid as error:
+        raise InputInvalid(f"task {task.id!r}: {error.message}") from None
 
 
 def _masked(error: NightfleetError, redact: Redact) -> NightfleetError:
@@ -306,9 +330,10 @@ def _masked(error: NightfleetError, redact: Redact) -> NightfleetError:
 async def _bounded(execution: Execution, coroutine: Any, soft: float | None, hard: float | None) -> Any:
     """Await an agent within its limits; an interruption is told as what caused it."""
     execution.interrupt = _interrupter()
+    hard_limit, soft_limit = asyncio.timeout(hard), asyncio.timeout(soft)
+    execution.timed_out = lambda: hard_limit.expired() or soft_limit.expired()
     try:
-        async with asyncio.timeout(hard):
-            soft_limit = asyncio.timeout(soft)
+        async with hard_limit:
             try:
                 async with soft_limit:
                     return await coroutine
@@ -321,9 +346,12 @@ async def _bounded(execution: Execution, coroutine: Any, soft: float | None, har
             raise
         raise AgentTimeout(f"the hard time limit of {hard:g} s has passed") from None
     except asyncio.CancelledError:
-        if execution.account.stopped is None:
-            raise
-        raise execution.account.stopped from None
+        if execution.account.stopped is not None:
+            raise execution.account.stopped from None
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise ClaimLost("the worker stops") from None
+        raise  # the agent's own: something that it awaited was cancelled
 
 
 def _interrupter() -> Any:

@@ -7,6 +7,7 @@ error of ours ends the caller's transaction and nothing that the caller has set 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -23,6 +24,8 @@ from orchestrator.errors import NightfleetError, UsageError
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.creation import Created, Creation, FirstUse, NewRun, Place, first_uses
 from orchestrator.store.database import Database, Row, Session, times
+
+log = logging.getLogger("nightfleet.enlisted")
 
 _SAVEPOINT = "nightfleet_submit"
 #: Each round means that somebody else has committed one of our new keys between our look and our insert.
@@ -117,6 +120,12 @@ class Enlisted:
                 )
             case _:
                 return error
+
+
+def undecided(database: Database, run_ids: Sequence[str]) -> list[str]:
+    """Give those of the runs that wait for a decision that nobody has taken, such as a first task's condition."""
+    rows = database.execute(lambda session: session.rows("undecided_of", runs=sorted(run_ids)))
+    return [row[0] for row in rows]
 
 
 class _Cursor(psycopg.Cursor[tuple[Any, ...]]):
@@ -222,10 +231,15 @@ def _committed(session: Any) -> None:
         return  # a savepoint: nothing can be seen of it yet
     waiting: list[Callable[[], None]] = session.info[_WAITING]
     while waiting:
-        waiting.pop(0)()
+        try:
+            waiting.pop(0)()
+        except Exception:  # the caller's commit is done, and must not seem to have failed
+            log.exception("runs of a committed transaction are left to the sweep")
 
 
 def _rolled_back(session: Any) -> None:
+    if session.in_nested_transaction():
+        return  # a savepoint: what was submitted outside of it may yet be committed
     session.info[_WAITING].clear()
 
 

@@ -64,11 +64,11 @@ class Fleet:
 
         self._database.transact(work)
 
-    def beat(self, worker_id: str, *, idle: bool, draining: bool) -> bool:
-        """Give a sign of life; false when the worker's row is gone and it must `join` again."""
+    def beat(self, worker_id: str, *, slots: int, idle: bool, draining: bool) -> bool:
+        """Give a sign of life and what may have changed; false when the worker's row is gone and it must `join` again."""
 
         def work(session: Session) -> bool:
-            alive = session.run("beat", id=worker_id, draining=draining) == 1
+            alive = session.run("beat", id=worker_id, slots=slots, draining=draining) == 1
             if alive:
                 session.run("set_idle", worker_id=worker_id, idle=idle)
             return alive

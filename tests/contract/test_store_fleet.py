@@ -58,7 +58,7 @@ def test_every_beat_is_another_number(store: Store) -> None:
     for sequence in range(3):
         [beat] = store.fleet.beats()
         assert (beat.worker_id, beat.sequence) == (WORKER, sequence)
-        assert store.fleet.beat(WORKER, idle=True, draining=False)
+        assert store.fleet.beat(WORKER, slots=4, idle=True, draining=False)
 
 
 def test_all_heartbeats_are_read_at_one_time_of_the_database(store: Store) -> None:
@@ -72,10 +72,10 @@ def test_all_heartbeats_are_read_at_one_time_of_the_database(store: Store) -> No
 def test_a_beat_is_false_when_the_worker_was_removed_and_it_can_join_again(store: Store) -> None:
     join(store, "reader")
     store.fleet.leave(WORKER)
-    assert not store.fleet.beat(WORKER, idle=True, draining=False)
+    assert not store.fleet.beat(WORKER, slots=4, idle=True, draining=False)
     assert store.fleet.workers(lease_ttl_seconds=TTL) == []
     join(store, "reader")
-    assert store.fleet.beat(WORKER, idle=True, draining=False)
+    assert store.fleet.beat(WORKER, slots=4, idle=True, draining=False)
     assert store.fleet.unserved({"agent.reader"}, lease_ttl_seconds=TTL) == frozenset()
 
 
@@ -85,7 +85,7 @@ def test_an_agent_is_known_for_ever_but_served_only_by_the_living(store: Store) 
     assert store.fleet.agent_names() == {"reader"}
     assert store.fleet.agents(lease_ttl_seconds=TTL) == [(card("reader"), 0)]
     assert store.fleet.workers(lease_ttl_seconds=TTL) == []
-    store.fleet.beat(WORKER, idle=True, draining=False)
+    store.fleet.beat(WORKER, slots=4, idle=True, draining=False)
     assert store.fleet.agents(lease_ttl_seconds=TTL) == [(card("reader"), 1)]
 
 
@@ -97,7 +97,7 @@ def test_a_queue_is_unserved_when_its_only_worker_is(store: Store, why: str) -> 
     if why == "silent":
         fall_silent(store)
     elif why == "draining":
-        store.fleet.beat(WORKER, idle=False, draining=True)
+        store.fleet.beat(WORKER, slots=4, idle=False, draining=True)
     else:
         store.fleet.leave(WORKER)
     assert store.fleet.unserved(queues, lease_ttl_seconds=TTL) == queues
@@ -129,6 +129,6 @@ def test_a_heartbeat_counts_for_everything_a_worker_holds(store: Store) -> None:
     [run_id] = steps.start()
     steps.claim(run_id, "a")
     before = steps.row(run_id, "a")
-    store.fleet.beat(WORKER, idle=False, draining=False)
+    store.fleet.beat(WORKER, slots=4, idle=False, draining=False)
     assert steps.row(run_id, "a") == before
     assert stored(store.database, worker, WORKER)["beat_seq"] == 1

@@ -82,7 +82,7 @@ def test_what_waits_and_who_serves_it(store: Store, steps: Steps, health: Health
     assert (waiting.queue, waiting.agent, waiting.waiting, waiting.workers) == ("agent.reader", "reader", 2, 1)
     assert 300 <= waiting.oldest_seconds < 320
     assert not waiting.bounded
-    store.fleet.beat(WORKER, idle=False, draining=True)
+    store.fleet.beat(WORKER, slots=4, idle=False, draining=True)
     assert health.queues()[0].workers == 0
 
 

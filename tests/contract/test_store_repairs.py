@@ -241,7 +241,7 @@ def test_what_an_idle_worker_does_not_claim_is_lost(steps: Steps) -> None:
 def test_a_worker_that_is_not_idle_on_the_queue_for_long_proves_nothing(steps: Steps, why: str) -> None:
     idle_since(steps.store, 5 if why == "idle for a moment" else 60)
     if why == "busy":
-        steps.store.fleet.beat(WORKER, idle=False, draining=False)
+        steps.store.fleet.beat(WORKER, slots=4, idle=False, draining=False)
     elif why == "dead":
         change(steps.store.database, worker, WORKER, beat_at=ago(steps.store.database, 60))
     published(steps, 1000)
@@ -257,11 +257,11 @@ def test_a_worker_is_idle_from_the_start_of_an_uninterrupted_stretch(store: Stor
             return connection.execute(worker_queue.select()).mappings().one()["idle_from"]
 
     assert idle_from() is None
-    store.fleet.beat(WORKER, idle=True, draining=False)
+    store.fleet.beat(WORKER, slots=4, idle=True, draining=False)
     began = idle_from()
-    store.fleet.beat(WORKER, idle=True, draining=False)
+    store.fleet.beat(WORKER, slots=4, idle=True, draining=False)
     assert idle_from() == began is not None
-    store.fleet.beat(WORKER, idle=False, draining=False)
+    store.fleet.beat(WORKER, slots=4, idle=False, draining=False)
     assert idle_from() is None
 
 

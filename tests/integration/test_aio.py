@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
+import logging
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -234,6 +237,31 @@ def test_a_cancelled_batch_stops_and_the_same_call_goes_on(run_with: Callable[[M
     run_with(main)
 
 
+def test_cancelling_a_batch_is_a_cancellation_whatever_becomes_of_the_batch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def batch(*_given: Any, **_named: Any) -> None:
+        begun.set()
+        go_on.wait(20)
+        raise DatabaseUnavailable("the database is away")
+
+    async def main() -> None:
+        nf = AsyncOrchestrator()
+        monkeypatch.setattr(Orchestrator, "batch", batch)
+        task = asyncio.create_task(nf.batch("rows.jsonl", "quiet", out="out.jsonl"))
+        await asyncio.to_thread(begun.wait, 20)
+        task.cancel()
+        asyncio.get_running_loop().call_soon(go_on.set)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 20)
+
+    with caplog.at_level(logging.WARNING, "nightfleet.aio"):
+        asyncio.run(main())
+    assert "the database is away" in caplog.text
+
+
 # Event loops and processes --------------------------------------------------------------------------------------------
 
 
@@ -253,6 +281,21 @@ def test_one_instance_serves_one_event_loop_after_the_other_and_goes_on_after_cl
     assert [asyncio.run(main()) for _ in range(2)] == ["succeeded"] * 2
     asyncio.run(nf.close())
     assert asyncio.run(main()) == "succeeded"
+    asyncio.run(nf.close())
+
+
+def test_an_event_loop_that_has_ended_is_not_kept(settings: Settings) -> None:
+    nf = AsyncOrchestrator.embedded(settings=settings)
+    loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+    async def main() -> None:
+        loops.add(asyncio.get_running_loop())
+        await (await nf.submit("held", {"seconds": 0.02})).wait(20)
+
+    for _ in range(5):
+        asyncio.run(main())
+    gc.collect()
+    assert len(loops) == 0
     asyncio.run(nf.close())
 
 
@@ -317,6 +360,21 @@ def test_nobody_is_asked_when_nobody_waits() -> None:
         assert [each for each in asyncio.all_tasks() if each.get_name() == "nightfleet-endings"] == []
         asked.end()
         await asyncio.wait_for(endings.wait_for("one"), 20)
+
+    asyncio.run(main())
+
+
+def test_who_joins_in_the_very_turn_in_which_the_last_one_leaves_is_told() -> None:
+    async def main() -> None:
+        asked = Asked("one", "two")
+        endings = Endings(asked)
+        leaving = asyncio.create_task(endings.wait_for("one"))
+        await asyncio.wait_for(asked.first.wait(), 20)
+        asked.end()
+        leaving.cancel()
+        joining = asyncio.create_task(endings.wait_for("two"))
+        await asyncio.wait_for(joining, 20)
+        assert leaving.cancelled()
 
     asyncio.run(main())
 

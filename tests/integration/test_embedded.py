@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Orchestrator, RunFailed, RunHandle, Settings
+from orchestrator import IdempotencyConflict, Orchestrator, RunFailed, RunHandle, Settings
 
 AGENTS = '''
 import asyncio, os, threading
@@ -119,6 +119,17 @@ def test_goes_on_after_close(nf: Orchestrator) -> None:
     nf.close()
     assert nf.submit("who", {}).wait(20).state == "succeeded"
     assert first.snapshot().state == "succeeded"
+
+
+def test_a_submit_that_is_refused_leaves_no_run_behind_to_be_moved(nf: Orchestrator) -> None:
+    own_runs = nf.service.kernel.own_runs
+    assert own_runs is not None
+    first = nf.submit("who", {"n": 1}, idempotency_key="used")
+    with pytest.raises(IdempotencyConflict):
+        nf.submit("who", {"n": 2}, idempotency_key="used")
+    assert own_runs.ids == [first.id]
+    nf.publish([first])
+    assert first.wait(20).state == "succeeded"
 
 
 def test_leaves_signal_handlers_alone(nf: Orchestrator) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from steps import race
 
 from orchestrator import IdempotencyConflict, Orchestrator, RunHandle, RunNotFound, UsageError
+from orchestrator.contracts.dispatch import queue_of
 from orchestrator.store import schema
 from orchestrator.store.database import Database
 
@@ -176,6 +177,52 @@ def test_a_session_of_sqlalchemy_publishes_after_its_commit(idle: Fleet, engine:
         session.rollback()
         session.commit()
     assert idle.query("SELECT count(*) FROM run") == [(2,)]
+
+
+def test_a_savepoint_that_is_rolled_back_takes_no_publication_of_the_rest_along(
+    idle: Fleet, engine: sqlalchemy.Engine
+) -> None:
+    with Session(engine) as session:
+        kept = idle.orchestrator.submit("quiet", connection=session)
+        with session.begin_nested() as savepoint:
+            idle.orchestrator.submit("quiet", connection=session)
+            savepoint.rollback()
+        session.commit()
+    assert idle.query("SELECT run_id::text FROM agent_run WHERE published_at IS NOT NULL") == [(kept.id,)]
+    assert idle.query("SELECT count(*) FROM run") == [(1,)]
+
+
+def test_a_publication_that_goes_wrong_does_not_come_out_of_the_commit(
+    idle: Fleet, engine: sqlalchemy.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    idle.kernel.publisher.ensure({queue_of("quiet")})
+    settings = idle.kernel.settings.model_copy(update={"queue_type": "quorum"})  # the queue is of another kind
+    with Orchestrator(settings) as wrong, Session(engine) as session:
+        for _ in range(2):
+            wrong.submit("quiet", connection=session)
+        session.commit()
+        assert session.execute(sqlalchemy.text("SELECT 1")).scalar() == 1
+    assert caplog.text.count("left to the sweep") == 2
+    assert unpublished(idle) == 2
+
+
+@pytest.mark.parametrize("how", ["publish", "session"])
+def test_a_first_condition_is_decided_without_waiting_for_a_sweep(
+    how: str, idle: Fleet, conn: psycopg.Connection[Any], engine: sqlalchemy.Engine, tmp_path: Path
+) -> None:
+    workflow = tmp_path / "gated.yaml"
+    workflow.write_text("tasks: {a: {agent: quiet, when: input.go}, b: {agent: quiet, when: '!input.go'}}")
+    with Session(engine) as session:
+        joined: Any = conn if how == "publish" else session
+        runs = idle.orchestrator.submit_many(str(workflow), [{"go": True}] * 3, connection=joined)
+        idle.orchestrator.publish(runs)
+        joined.commit()
+    if how == "publish":
+        assert idle.query("SELECT DISTINCT state FROM agent_run") == [("blocked",)]
+        idle.orchestrator.publish(runs)
+    states = "SELECT task, state, published_at IS NOT NULL FROM agent_run GROUP BY 1, 2, 3 ORDER BY 1"
+    assert idle.query(states) == [("a", "queued", True), ("b", "skipped", False)]
+    idle.until(lambda: idle.broker_depths() == 3, "one message for each run")
 
 
 def test_a_broker_that_is_away_costs_a_transaction_nothing(

@@ -142,8 +142,7 @@ def test_who_asks_while_another_one_reads_gets_what_there_is(fleet: Fleet) -> No
 
 def test_what_became_of_executions_is_counted_by_agent() -> None:
     registry = make_registry()
-    meter = WorkMeter(registry)
-    meter.expect("reader")
+    meter = WorkMeter(registry, lambda: ["reader"])
     before = values(registry)
     assert before["nightfleet_agent_runs_total reader succeeded"] == 0
     assert before["nightfleet_agent_run_retries_total reader"] == 0
@@ -161,6 +160,18 @@ def test_what_became_of_executions_is_counted_by_agent() -> None:
         after["nightfleet_agent_run_seconds_bucket reader 3.0 succeeded"],
     ) == (0, 2)
     assert not [name for name in after if "_created" in name]
+
+
+def test_an_agent_that_comes_later_has_zeros_before_it_is_executed() -> None:
+    registry, agents = make_registry(), ["reader"]
+    WorkMeter(registry, lambda: agents)
+    assert "nightfleet_agent_runs_total critic failed" not in values(registry)
+    agents.append("critic")
+    found = values(registry)
+    assert (found["nightfleet_agent_runs_total critic failed"], found["nightfleet_agent_run_retries_total critic"]) == (
+        0,
+        0,
+    )
 
 
 def test_a_run_takes_from_its_submit_to_its_end() -> None:

@@ -76,9 +76,11 @@ class Nodes:
         assert task is not None, "validated with the definition"
 
         def unwanted() -> bool:
-            # A time limit leaves the claim as it is; a claim that is lost says nothing of why.
-            row = None if execution.account.stopped is None else self._agent_runs.peek(claim.id)
-            return execution.account.stopped is None or (row is not None and row[0] == AgentRunState.CANCELLED)
+            # That it was stopped says nothing: a takeover waits for the task, and so for all but these two reasons.
+            if execution.timed_out():
+                return True
+            row = self._agent_runs.peek(claim.id)
+            return row is not None and row[0] == AgentRunState.CANCELLED
 
         # Claims are more than failures where one was lost or handed back, or the run was opened again.
         fresh = claim.epoch == claim.failures + 1

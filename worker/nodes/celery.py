@@ -1,7 +1,9 @@
-"""A task that names a Celery task of the user's own app: send it, wait for its result, and do neither twice.
+"""A task that names a Celery task of the user's own app: send it at least once, and wait for its result.
 
-The id of the user's task follows from the agent run, `<agent run id>.celery-<n>`. So a worker that takes over asks the
-result backend first, and waits for what another one has sent.
+The id of the user's task follows from the agent run, `<agent run id>.celery-<n>`. So a worker that takes over, after a
+crash or a drain, asks the result backend first, and waits for what has begun. PENDING is all that Celery says of what
+is still in a queue and of what was never sent. So that is sent again, under the same id: each takeover of a task that
+is still queued may be one more execution of it.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ class _Waiting:
             raise
 
     async def _ended(self, data: Any) -> Seen:
-        """Send what nobody has sent, and give how it ended."""
+        """Send what nobody has begun, and give how it ended."""
         while True:
             seen = await self._found()
             unknown = seen.phase is Phase.UNKNOWN

@@ -23,7 +23,7 @@ INSERT INTO @worker_queue (worker_id, queue) VALUES (:worker_id, :queue) ON CONF
 DELETE FROM @worker_queue WHERE worker_id = :worker_id AND NOT (queue = ANY(:queues::text[]))
 
 -- beat: one sign of life for everything that a worker holds
-UPDATE @worker SET beat_at = now(), beat_seq = beat_seq + 1, draining = :draining WHERE id = :id
+UPDATE @worker SET beat_at = now(), beat_seq = beat_seq + 1, slots = :slots, draining = :draining WHERE id = :id
 
 -- set_idle: since when a worker has had a free slot on all its queues
 UPDATE @worker_queue SET idle_from = CASE WHEN :idle THEN coalesce(idle_from, now()) END
