@@ -280,12 +280,13 @@ def test_the_name_of_the_worker_outlives_its_claim_and_the_worker_itself(steps: 
 def test_peek_gives_the_state_that_celerys_tools_show(steps: Steps) -> None:
     [run_id] = steps.start()
     agent_runs = steps.store.agent_runs
-    assert agent_runs.peek(steps.id(run_id, "reader")) == ("queued", None, None, None, 0, 1)
+    assert agent_runs.peek(steps.id(run_id, "reader")) == ("queued", None, None, None, None, 0, 1)
     steps.do(run_id, "reader")
     seen = agent_runs.peek(steps.id(run_id, "reader"))
     assert seen is not None
-    state, output, error, finished_at, epoch, dispatch = seen
+    state, output, error, finished_at, started_at, epoch, dispatch = seen
     assert (state, json.loads(output), error, epoch, dispatch) == ("succeeded", {"text": "done"}, None, 1, 1)
+    assert started_at is not None
     assert finished_at is not None
     assert agent_runs.peek(ids.new()) is None
 
