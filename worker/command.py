@@ -12,6 +12,7 @@ from typing import Any
 from celery.apps.worker import Worker
 from celery.exceptions import SecurityWarning
 from celery.utils.nodenames import host_format
+from celery.worker import state
 
 from orchestrator.broker.app import FleetApp
 from orchestrator.contracts.dispatch import queue_of
@@ -84,13 +85,15 @@ def run_worker(settings: Settings, *, name: str | None = None, number: int = 0, 
         quiet=False,
     )
     controller.start()
+    told_to_end = state.should_stop not in {None, False}
     if reloader is not None:
         reloader.stop()
     if endpoint is not None:
         endpoint.close()
     parts.close()
     kernel.close()
-    return int(controller.exitcode or 0)
+    # Ctrl-C drains as SIGTERM does; Celery gives it the exit code of a failure.
+    return 0 if told_to_end else int(controller.exitcode or 0)
 
 
 def _serve_metrics(parts: WorkerParts, number: int) -> Endpoint | None:

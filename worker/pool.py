@@ -51,6 +51,9 @@ class Job:
             accept_callback=self.options.get("accept_callback"),
         )
 
+    def terminate(self, signal: Any = None) -> None:
+        """A thread cannot be killed: who ends a job hands its agent run back (`AgentRequest.cancel`)."""
+
     def _callback(self, result: Any) -> None:
         with self.lock:
             if self.given_up:
@@ -139,9 +142,15 @@ class TaskPool(BasePool):
 
     def give_up(self, job: Job, limit_seconds: float | None) -> None:
         """Tell Celery that a job is over, and replace its thread."""
+        timed_out = job.options.get("timeout_callback")
+        if self.abandon(job) and timed_out is not None:
+            timed_out(False, limit_seconds)  # noqa: FBT003 - Celery's signature: soft, timeout
+
+    def abandon(self, job: Job) -> bool:
+        """Take a job for over, whatever its thread does, and replace the thread; false if that was done before."""
         with job.lock:
             if job.given_up:
-                return
+                return False
             job.given_up = True
         with self._lock:
             self._running.discard(job)
@@ -149,9 +158,7 @@ class TaskPool(BasePool):
             if self._waiting:
                 self._start_thread()
             self._ended.notify_all()
-        timed_out = job.options.get("timeout_callback")
-        if timed_out is not None:
-            timed_out(False, limit_seconds)  # noqa: FBT003 - Celery's signature: soft, timeout
+        return True
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
         """Revocation reaches the agent run through the backend; a thread cannot be killed."""

@@ -72,6 +72,22 @@ class AgentRequest(Request):  # type: ignore[misc]
         self._error = shown(error)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:  # noqa: FBT001, FBT002 - Celery's signature
+        """Give an agent back at once, whatever its thread does: a second Ctrl-C does not wait for it."""
+        del signal, emit_retry
+
+        def give_back() -> None:
+            runtime = self.task.runtime
+            execution = runtime.executions.get(agent_run_id_of(self.id))
+            if execution is not None:
+                runtime.hand_back([execution])
+            job = self._apply_result() if self._apply_result is not None else None
+            if job is not None:
+                pool.abandon(job)
+
+        # In a thread: this comes from a signal handler, which may have interrupted whoever holds a lock of the pool.
+        threading.Thread(target=give_back, name="nightfleet-give-back", daemon=True).start()
+
     def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - Celery's signature
         """Acknowledge an agent that was given up: its end is recorded."""
         del soft

@@ -28,7 +28,7 @@ def init(folder: Path) -> None:
     steps = [] if here else [(f"cd {shlex.quote(place)}", "")]
     steps += [
         ('nightfleet run workflow.yaml --text "Ships need harbours. Harbours need pilots."', "in this process"),
-        ("pytest", "its tests"),
+        ("pytest", "its tests; `pip install -r requirements.txt` brings pytest and honcho"),
         ("nightfleet agents new NAME", "another agent; README.md says how to run a fleet"),
     ]
     _tell_next(steps)

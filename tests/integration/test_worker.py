@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,20 @@ def test_the_broker_settings_are_the_ones_that_keep_late_acknowledgement_safe(ki
         assert not options["ack_emulation"]
         assert options["socket_keepalive"]
         assert len(options["priority_steps"]) == 3
+
+
+def test_one_ctrl_c_drains_and_a_second_one_hands_back_at_once_and_charges_nothing(tmp_path: Path) -> None:
+    with fleet(tmp_path, heartbeat=1, lease_ttl=4) as installation:
+        idle = installation.start_worker()
+        idle.send_signal(signal.SIGINT)
+        assert idle.wait(30) == 0, installation.logs()
+        busy = installation.start_worker()
+        run = installation.orchestrator.submit("held", {"seconds": 60})
+        installation.until(lambda: installation.executions("begin"), "it runs")
+        busy.send_signal(signal.SIGINT)
+        installation.until(lambda: installation.logs().count("Warm shutdown") == 2, "it drains")
+        busy.send_signal(signal.SIGINT)
+        assert busy.wait(20) == 0, installation.logs()
+        assert "Traceback" not in installation.logs()
+        assert installation.query("SELECT state, crashes, failures FROM agent_run") == [("queued", 0, 0)]
+        assert run.state == "running"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,17 @@ def test_the_test_kit_has_a_second_name_that_nobody_else_has():
     assert all(getattr(by_our_name, name) is getattr(kit, name) for name in kit.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'run_agents'"):
         _ = by_our_name.run_agents  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
+
+
+def test_what_kombu_needs_for_redis_comes_with_a_plain_install() -> None:
+    """kombu names it in an extra; development packages bring it along by chance."""
+    from importlib.metadata import requires
+
+    ours = {re.split(r"[ <>=!\[;]", text)[0].lower() for text in requires("nightfleet") or () if "extra ==" not in text}
+    theirs = {
+        re.split(r"[ <>=!\[;]", text)[0].lower()
+        for text in requires("kombu") or ()
+        if re.search(r"extra == .redis.", text)
+    }
+    assert "redis" in theirs
+    assert theirs <= ours
