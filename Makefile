@@ -24,7 +24,7 @@ demo: $(if $(wildcard $(FULL)),$(FULL),$(DEMO)) ## Run the demo workflow in one 
 	@$(BIN)/nightfleet run config/demo.yaml --embedded --text "@$(FILE)"
 
 test: check services ## Check the code and run all tests, with coverage: ARGS="-x"
-	$(BIN)/python -m pytest --cov -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --cov -n 2 --dist loadfile $(ARGS)
 
 soak: $(FULL) services ## Half an hour of steady load on each broker while workers come and go: MINUTES=30
 	NIGHTFLEET_TEST_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/chaos/test_soak.py

@@ -55,7 +55,7 @@ def test_the_server_says_what_it_is(database: Database, health: Health) -> None:
 
 
 def test_a_locked_table_is_not_waited_for(postgres: Database) -> None:
-    impatient = Health(postgres, lease_ttl_seconds=15.0, patience_seconds=0.05)
+    impatient = Health(postgres, lease_ttl_seconds=15.0, patience_seconds=0.5)
     with postgres.connect() as connection:
         connection.execute(text(f'LOCK TABLE "{postgres.schema}".worker IN ACCESS EXCLUSIVE MODE'))
         with pytest.raises(Exception, match="statement timeout"):
