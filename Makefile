@@ -4,6 +4,8 @@ PYTHON ?= python3
 FILE ?= README.md
 ARGS ?=
 MINUTES ?= 30
+SEED := $(or $(SEED),$(shell date +%s))
+CHAOS := $(CURDIR)/.services/chaos.jsonl
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -13,7 +15,7 @@ DEMO := .venv/.installed-for-demo
 FULL := .venv/.installed-in-full
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test soak check bench services services-stop clean
+.PHONY: help venv demo test soak chaos check bench services services-stop clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +30,12 @@ test: check services ## Check the code and run all tests, with coverage: ARGS="-
 
 soak: $(FULL) services ## Half an hour of steady load on each broker while workers come and go: MINUTES=30
 	NIGHTFLEET_TEST_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/chaos/test_soak.py
+
+chaos: $(FULL) services ## The long form of the chaos suite, about an hour; writes docs/reliability.md: SEED=7
+	@echo "SEED=$(SEED)"; rm -f $(CHAOS)
+	NIGHTFLEET_TEST_CHAOS=long NIGHTFLEET_TEST_SEED=$(SEED) NIGHTFLEET_TEST_CHAOS_REPORT=$(CHAOS) \
+		$(BIN)/python -m pytest tests/chaos -m scenario -s $(ARGS)
+	$(BIN)/python docs/generate_reliability.py $(CHAOS)
 
 check: $(FULL) ## Lint, formatting and types
 	$(BIN)/ruff check .

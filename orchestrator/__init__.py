@@ -17,10 +17,15 @@ if TYPE_CHECKING:
     from orchestrator.contracts.batch import BatchOptions as BatchOptions
     from orchestrator.contracts.batch import BatchProgress as BatchProgress
     from orchestrator.contracts.batch import BatchResult as BatchResult
+    from orchestrator.contracts.dead import DeadAgentRun as DeadAgentRun
     from orchestrator.contracts.event import RunEvent as RunEvent
     from orchestrator.contracts.policy import Limits as Limits
+    from orchestrator.contracts.policy import Retention as Retention
     from orchestrator.contracts.policy import RetryPolicy as RetryPolicy
     from orchestrator.contracts.policy import Timeouts as Timeouts
+    from orchestrator.contracts.project import ProjectSummary as ProjectSummary
+    from orchestrator.contracts.question import Answered as Answered
+    from orchestrator.contracts.question import Question as Question
     from orchestrator.contracts.run import AgentRunResult as AgentRunResult
     from orchestrator.contracts.run import AgentRunState as AgentRunState
     from orchestrator.contracts.run import RunFilter as RunFilter
@@ -29,13 +34,16 @@ if TYPE_CHECKING:
     from orchestrator.contracts.run import RunSummary as RunSummary
     from orchestrator.contracts.usage import Usage as Usage
     from orchestrator.contracts.workflow import CeleryTask as CeleryTask
+    from orchestrator.contracts.workflow import Compensation as Compensation
     from orchestrator.contracts.workflow import Fallback as Fallback
     from orchestrator.contracts.workflow import TaskDefinition as TaskDefinition
     from orchestrator.contracts.workflow import WorkflowDefinition as WorkflowDefinition
+    from orchestrator.errors import AnswerRefused as AnswerRefused
     from orchestrator.errors import IdempotencyConflict as IdempotencyConflict
     from orchestrator.errors import ImportConflictError as ImportConflictError
     from orchestrator.errors import InputInvalid as InputInvalid
     from orchestrator.errors import NightfleetError as NightfleetError
+    from orchestrator.errors import QuestionNotFound as QuestionNotFound
     from orchestrator.errors import RunCancelled as RunCancelled
     from orchestrator.errors import RunFailed as RunFailed
     from orchestrator.errors import RunNotFound as RunNotFound
@@ -57,8 +65,11 @@ _EXPORTS = {
     "orchestrator.aio": ("AsyncOrchestrator", "AsyncRunHandle"),
     "orchestrator.client": ("Orchestrator", "RunHandle"),
     "orchestrator.contracts.batch": ("BatchFailure", "BatchOptions", "BatchProgress", "BatchResult"),
+    "orchestrator.contracts.dead": ("DeadAgentRun",),
     "orchestrator.contracts.event": ("RunEvent",),
-    "orchestrator.contracts.policy": ("Limits", "RetryPolicy", "Timeouts"),
+    "orchestrator.contracts.policy": ("Limits", "Retention", "RetryPolicy", "Timeouts"),
+    "orchestrator.contracts.project": ("ProjectSummary",),
+    "orchestrator.contracts.question": ("Answered", "Question"),
     "orchestrator.contracts.run": (
         "AgentRunResult",
         "AgentRunState",
@@ -68,12 +79,20 @@ _EXPORTS = {
         "RunSummary",
     ),
     "orchestrator.contracts.usage": ("Usage",),
-    "orchestrator.contracts.workflow": ("CeleryTask", "Fallback", "TaskDefinition", "WorkflowDefinition"),
+    "orchestrator.contracts.workflow": (
+        "CeleryTask",
+        "Compensation",
+        "Fallback",
+        "TaskDefinition",
+        "WorkflowDefinition",
+    ),
     "orchestrator.errors": (
+        "AnswerRefused",
         "IdempotencyConflict",
         "ImportConflictError",
         "InputInvalid",
         "NightfleetError",
+        "QuestionNotFound",
         "RunCancelled",
         "RunFailed",
         "RunNotFound",

@@ -22,6 +22,7 @@ from orchestrator.planning.decide import decide
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.inputs import Upstream
 from orchestrator.store.agent_runs import count_down
+from orchestrator.store.compensation import end_run
 from orchestrator.store.database import Session
 from orchestrator.store.store import Store
 
@@ -46,9 +47,11 @@ class Advancer:
 
     def advance(self, run_id: str) -> None:
         """Take every decision of a run that is due (conditions, what they skip) and publish what that releases."""
+        failpoint("before_decision")
         decided = self._store.database.transact(lambda session: self._decide(session, run_id))
         if decided is None:
             return
+        failpoint("after_decision")
         if decided.ended is not None:
             self.on_run_ended(run_id, decided.ended)
         self.publish(decided.plan, run_id, decided.released)
@@ -65,7 +68,10 @@ class Advancer:
 
     def republish(self, dispatches: Iterable[Dispatch]) -> bool:
         """Publish single agent runs of any runs again: retries, takeovers, lost messages. False: the broker is away."""
-        return self.send([message for dispatch in dispatches for message in messages_of(signature_of(dispatch))])
+        messages = [message for dispatch in dispatches for message in messages_of(signature_of(dispatch))]
+        if messages:
+            failpoint("after_commit_before_publish")
+        return self.send(messages)
 
     def send(self, messages: Sequence[TaskMessage]) -> bool:
         """Hand messages to the publisher, which reports what it could not send. False: the broker is away."""
@@ -90,8 +96,8 @@ class Advancer:
             upstream = _upstream(session, run_id)
             verdict = _verdict(plan, position, run_input, upstream)
             if isinstance(verdict, NightfleetError):
-                _fail_run(session, plan, run_id, position, verdict)
-                return _Decided(plan, ended=RunState.FAILED)
+                state = _fail_run(session, plan, run_id, position, verdict)
+                return _Decided(plan, ended=state if state.final else None)
             if verdict:
                 decided.released.extend(_queue(session, plan, run_id, position))
             else:
@@ -140,12 +146,11 @@ def _skip(session: Session, run_id: str, position: int, decided: _Decided) -> li
     return undecided
 
 
-def _fail_run(session: Session, plan: Plan, run_id: str, position: int, error: NightfleetError) -> None:
+def _fail_run(session: Session, plan: Plan, run_id: str, position: int, error: NightfleetError) -> RunState:
     task = plan.tasks[position].id
     info = ErrorInfo(code=error.code, message=error.message, retryable=False, task=task).model_dump_json()
     session.run("fail_undecided", id=plan.id_at(run_id, position), error=info)
-    session.run("cancel_open", run_id=run_id)
-    session.run("set_run_state", run_id=run_id, state=RunState.FAILED.value, error=info)
+    return end_run(session, plan, run_id, RunState.FAILED, info)
 
 
 def _upstream(session: Session, run_id: str) -> dict[str, Upstream]:

@@ -19,19 +19,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from orchestrator.client import (
-    FIRST_POLL_SECONDS,
-    Orchestrator,
-    longer,
-    output_of,
-    seconds_of,
-    too_late,
-)
+from orchestrator.client import Orchestrator
 from orchestrator.endings import Endings
+from orchestrator.polling import FIRST_POLL_SECONDS, longer, output_of, seconds_of, too_late
 
 if TYPE_CHECKING:
     from orchestrator.contracts.batch import BatchOptions, BatchProgress, BatchResult
+    from orchestrator.contracts.dead import DeadAgentRun
     from orchestrator.contracts.event import RunEvent
+    from orchestrator.contracts.policy import Retention
+    from orchestrator.contracts.project import ProjectSummary
+    from orchestrator.contracts.question import Answered, Question
     from orchestrator.contracts.run import RunFilter, RunResult, RunState, RunSummary
     from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
     from orchestrator.settings import Settings
@@ -72,22 +70,29 @@ class AsyncOrchestrator:
         *,
         project: str = "default",
         idempotency_key: str | None = None,
+        deadline: float | timedelta | None = None,
         connection: Any = None,
     ) -> AsyncRunHandle:
         """Store a run, whole or not at all, and publish its first tasks; see `Orchestrator.submit`.
 
         A `connection` is a blocking one, as there; nothing else may use it meanwhile.
         """
-        submit = partial(self._bridge.blocking.submit, workflow, input, project=project)
+        submit = partial(self._bridge.blocking.submit, workflow, input, project=project, deadline=deadline)
         run = await self._bridge.call(submit, idempotency_key=idempotency_key, connection=connection)
         return AsyncRunHandle(self._bridge, run.id, joined=connection is not None)
 
     async def submit_many(
-        self, workflow: Workflow, inputs: Iterable[Any], *, project: str = "default", connection: Any = None
+        self,
+        workflow: Workflow,
+        inputs: Iterable[Any],
+        *,
+        project: str = "default",
+        deadline: float | timedelta | None = None,
+        connection: Any = None,
     ) -> list[AsyncRunHandle]:
         """Store a run for each input, hundreds in one transaction, and publish them; gives handles in the same order."""
-        submit_many = self._bridge.blocking.submit_many
-        runs = await self._bridge.call(submit_many, workflow, inputs, project=project, connection=connection)
+        submit_many = partial(self._bridge.blocking.submit_many, project=project, deadline=deadline)
+        runs = await self._bridge.call(submit_many, workflow, inputs, connection=connection)
         return [AsyncRunHandle(self._bridge, run.id, joined=connection is not None) for run in runs]
 
     async def publish(self, runs: Iterable[AsyncRunHandle]) -> None:
@@ -143,6 +148,48 @@ class AsyncOrchestrator:
     ) -> list[RunSummary]:
         """Give the newest runs first; see `Orchestrator.runs`."""
         return await self._bridge.call(self._bridge.blocking.runs, which, limit=limit, after=after)
+
+    async def questions(
+        self, run_id: str | None = None, *, project: str | None = None, limit: int = 1000
+    ) -> list[Question]:
+        """Give the questions of agents that an answer is awaited for, oldest first: of all runs, or of one."""
+        return await self._bridge.call(self._bridge.blocking.questions, run_id, project=project, limit=limit)
+
+    async def answer(self, question: str, value: Any, *, by: str | None = None, digest: str | None = None) -> Answered:
+        """Answer a question, once and for all; see `Orchestrator.answer`."""
+        return await self._bridge.call(self._bridge.blocking.answer, question, value, by=by, digest=digest)
+
+    async def fork(
+        self, run: AsyncRunHandle | str, *, from_task: str, input: dict[str, Any] | None = None
+    ) -> AsyncRunHandle:
+        """Store and publish a run that shares the recorded past of one that has ended; see `Orchestrator.fork`."""
+        run_id = run if isinstance(run, str) else run.id
+        made = await self._bridge.call(self._bridge.blocking.fork, run_id, from_task=from_task, input=input)
+        return AsyncRunHandle(self._bridge, made.id)
+
+    async def dead(
+        self, which: RunFilter | None = None, *, quarantined: bool = False, limit: int = 50, after: str | None = None
+    ) -> list[DeadAgentRun]:
+        """Give the agent runs that failed for good; see `Orchestrator.dead`."""
+        dead = partial(self._bridge.blocking.dead, quarantined=quarantined)
+        return await self._bridge.call(dead, which, limit=limit, after=after)
+
+    async def redrive(self, agent_run: str, *, input: Any = ...) -> AsyncRunHandle:
+        """Put a dead agent run on its way again; see `Orchestrator.redrive`."""
+        run = await self._bridge.call(self._bridge.blocking.redrive, agent_run, input=input)
+        return AsyncRunHandle(self._bridge, run.id)
+
+    async def purge(self, which: RunFilter) -> int:
+        """Delete the runs that are meant and have ended, for good; see `Orchestrator.purge`."""
+        return await self._bridge.call(self._bridge.blocking.purge, which)
+
+    async def projects(self) -> list[ProjectSummary]:
+        """Give every project, by name, and how long it keeps its runs."""
+        return await self._bridge.call(self._bridge.blocking.projects)
+
+    async def set_retention(self, project: str, retention: Retention) -> None:
+        """Say how long a project keeps the runs that have ended; see `Orchestrator.set_retention`."""
+        await self._bridge.call(self._bridge.blocking.set_retention, project, retention)
 
     async def resume(self) -> list[AsyncRunHandle]:
         """Take up what an earlier embedded process left unfinished."""
@@ -213,13 +260,13 @@ class AsyncRunHandle:
         """Publish the run's first tasks now if nobody has; see `Orchestrator.publish`."""
         await self._bridge.call(self._run.publish)
 
-    async def cancel(self) -> bool:
-        """Cancel the run: final at once. False when it had ended already."""
-        return await self._bridge.call(self._run.cancel)
+    async def cancel(self, *, abandon: bool = False) -> bool:
+        """Cancel the run; see `RunHandle.cancel`."""
+        return await self._bridge.call(self._run.cancel, abandon=abandon)
 
-    async def retry(self) -> None:
-        """Open a failed or cancelled run again: what succeeded is kept, the rest runs anew."""
-        await self._bridge.call(self._run.retry)
+    async def retry(self, *, restart: bool = False, repeat_uncertain: bool = False) -> None:
+        """Open a failed or cancelled run again; see `RunHandle.retry`."""
+        await self._bridge.call(self._run.retry, restart=restart, repeat_uncertain=repeat_uncertain)
 
     def _news(self, cursor: str | None) -> tuple[Sequence[RunEvent], bool]:
         return self._bridge.blocking.service.news(self.id, cursor)

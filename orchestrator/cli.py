@@ -24,6 +24,7 @@ from orchestrator.commands.fleet import agents, db, emulator
 from orchestrator.commands.flower import flower
 from orchestrator.commands.init import init
 from orchestrator.commands.interrupts import exit_code_of_interrupt, termination_interrupts
+from orchestrator.commands.projects import projects
 from orchestrator.commands.runs import runs
 from orchestrator.commands.schema import schema
 from orchestrator.commands.sections import Sections
@@ -42,7 +43,23 @@ def cli() -> None:
     """
 
 
-for command in (run, submit, batch, runs, agents, worker, beat, flower, db, emulator, doctor, init, schema, completion):
+for command in (
+    run,
+    submit,
+    batch,
+    runs,
+    projects,
+    agents,
+    worker,
+    beat,
+    flower,
+    db,
+    emulator,
+    doctor,
+    init,
+    schema,
+    completion,
+):
     cli.add_command(command)
 
 

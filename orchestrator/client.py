@@ -6,16 +6,21 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from orchestrator.clock import system_clock
-from orchestrator.errors import RunCancelled, RunFailed, SettingsInvalid
+from orchestrator.errors import SettingsInvalid
+from orchestrator.polling import deadline_of, output_of, polls
 
 if TYPE_CHECKING:
     from orchestrator.contracts.batch import BatchOptions, BatchProgress, BatchResult
+    from orchestrator.contracts.dead import DeadAgentRun
     from orchestrator.contracts.event import RunEvent
+    from orchestrator.contracts.policy import Retention
+    from orchestrator.contracts.project import ProjectSummary
+    from orchestrator.contracts.question import Answered, Question
     from orchestrator.contracts.run import RunFilter, RunResult, RunState, RunSummary
     from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
     from orchestrator.service import Service
@@ -25,9 +30,6 @@ if TYPE_CHECKING:
 
 #: How many runs `submit_many` creates in one transaction.
 _CHUNK = 500
-#: Between two looks at a run that is waited for; each pause is a little longer than the one before.
-FIRST_POLL_SECONDS = 0.002
-_LAST_POLL_SECONDS = 0.25
 
 
 class EmbeddedWorker(Protocol):
@@ -72,12 +74,14 @@ class Orchestrator:
         *,
         project: str = "default",
         idempotency_key: str | None = None,
+        deadline: float | timedelta | None = None,
         connection: Any = None,
     ) -> RunHandle:
         """Store a run, whole or not at all, and publish its first tasks.
 
         `workflow` is a definition, an expression (`"reader | summarizer"`) or the path of a file. With the same
-        idempotency key a second submit gives the first run; with another input it raises `IdempotencyConflict`. Raises
+        idempotency key a second submit gives the first run; with another input it raises `IdempotencyConflict`. If the run
+        has not ended `deadline` seconds from now it fails, whatever its workflow says. Raises
         `WorkflowInvalid` (every problem at once), `UnknownAgent`, `InputInvalid`, `ValueTooLarge`, and
         `ServiceUnavailable`, before anything is stored.
 
@@ -85,12 +89,24 @@ class Orchestrator:
         rollback leaves no run, and what is committed is published, at the latest by the next sweep of a worker; sooner
         by `RunHandle.publish`. Raises `UsageError` for a connection that cannot be joined.
         """
-        given = {} if input is None else input
-        ids = self._ready().submit(workflow, [given], project=project, keys=[idempotency_key], connection=connection)
+        ids = self._ready().submit(
+            workflow,
+            [{} if input is None else input],
+            project=project,
+            keys=[idempotency_key],
+            deadline=deadline_of(deadline),
+            connection=connection,
+        )
         return RunHandle(self, ids[0], joined=connection is not None)
 
     def submit_many(
-        self, workflow: Workflow, inputs: Iterable[Any], *, project: str = "default", connection: Any = None
+        self,
+        workflow: Workflow,
+        inputs: Iterable[Any],
+        *,
+        project: str = "default",
+        deadline: float | timedelta | None = None,
+        connection: Any = None,
     ) -> list[RunHandle]:
         """Store a run for each input, hundreds in one transaction, and publish them; gives handles in the same order.
 
@@ -98,10 +114,10 @@ class Orchestrator:
         """
         from orchestrator.service import submitted
 
-        service = self._ready()
+        submit = partial(self._ready().submit, workflow, project=project, deadline=deadline_of(deadline))
         handles: list[RunHandle] = []
         for chunk in submitted(inputs, _CHUNK):
-            ids = service.submit(workflow, chunk, project=project, keys=[None] * len(chunk), connection=connection)
+            ids = submit(chunk, keys=[None] * len(chunk), connection=connection)
             handles.extend(RunHandle(self, identity, joined=connection is not None) for identity in ids)
         return handles
 
@@ -147,6 +163,77 @@ class Orchestrator:
         """Give the newest runs that are meant (all without `which`), at most `limit`; `after` goes on behind that run's id."""
         return self._ready().list(which, limit=limit, after=after)
 
+    def questions(self, run_id: str | None = None, *, project: str | None = None, limit: int = 1000) -> list[Question]:
+        """Give the questions of agents that an answer is awaited for, oldest first: of all runs, or of one."""
+        return self._ready().questions.open(run_id, project=project, limit=limit)
+
+    def answer(self, question: str, value: Any, *, by: str | None = None, digest: str | None = None) -> Answered:
+        """Answer a question, once and for all, by its id or that of a run that asks just one; the agent goes on.
+
+        `value` is one of the question's choices, text, or JSON of its schema; `by` says who answers. Whoever decides on
+        what a person has seen passes its `digest` on. Raises `QuestionNotFound`, and `AnswerRefused` for a value that the
+        question does not take, one that is answered or expired, whose run has ended, or that has another digest.
+        """
+        return self._ready().questions.answer(question, value, by=by, digest=digest)
+
+    def fork(self, run: RunHandle | str, *, from_task: str, input: dict[str, Any] | None = None) -> RunHandle:
+        """Store and publish a run that shares the recorded past of one that has ended, and runs anew from a task on.
+
+        That task and all after it run again, on the workflow's definition of then; the others keep how they ended, and no
+        effect of theirs happens again. With `input` the task gets that, written as in a workflow: `${...}` stands for the
+        run's input and for outputs of the tasks before it. The other run may be deleted. Raises `RunNotFound`,
+        `RunStateConflict` for a run that is open, and `UsageError` for a task that it has not.
+        """
+        from orchestrator.forking import fork_run
+
+        run_id = run if isinstance(run, str) else run.id
+        return RunHandle(self, fork_run(self._ready(), run_id, from_task=from_task, input=input))
+
+    def dead(
+        self, which: RunFilter | None = None, *, quarantined: bool = False, limit: int = 50, after: str | None = None
+    ) -> list[DeadAgentRun]:
+        """Give the agent runs that failed for good, of at most `limit` failed runs, newest first.
+
+        `quarantined`: only those whose process ended each time that they ran alone. `after` goes on behind that run's id.
+        """
+        from orchestrator.dead import DeadLetters
+
+        return DeadLetters(self._ready().kernel).list(which, quarantined=quarantined, limit=limit, after=after)
+
+    def redrive(self, agent_run: str, *, input: Any = ...) -> RunHandle:
+        """Put a dead agent run, by its id or its run's, on its way again, and all that failed with it in its run.
+
+        What is recorded of it is not repeated. With an `input` its agent gets that, and begins anew. Raises `RunNotFound`,
+        and `RunStateConflict` for one that has not failed.
+        """
+        from orchestrator.dead import DeadLetters
+
+        return RunHandle(self, DeadLetters(self._ready().kernel).redrive(agent_run, input))
+
+    def purge(self, which: RunFilter) -> int:
+        """Delete the runs that are meant and have ended, with all that is theirs, for good; gives how many they were.
+
+        An idempotency key of theirs can be used again, as if for the first time.
+        """
+        from orchestrator.purging import purge
+
+        return sum(purge(self._ready(), which))
+
+    def projects(self) -> list[ProjectSummary]:
+        """Give every project, by name, and how long it keeps its runs."""
+        from orchestrator.purging import projects
+
+        return projects(self._ready())
+
+    def set_retention(self, project: str, retention: Retention) -> None:
+        """Say how long a project keeps the runs that have ended; `Retention()` is as the settings say.
+
+        A project that is not there yet is made.
+        """
+        from orchestrator.purging import set_retention
+
+        set_retention(self._ready(), project, retention)
+
     def resume(self) -> list[RunHandle]:
         """Take up what an earlier embedded process left unfinished."""
         return [RunHandle(self, identity) for identity in self._ready().resume()]
@@ -186,7 +273,7 @@ class Orchestrator:
             if self._pid != os.getpid():
                 self._forked()
             if self._service is None:
-                self._service = self._start()
+                self._service, self._worker = _started(self._settings, self._overrides if self._embedded else None)
             return self._service
 
     def _forked(self) -> None:
@@ -195,37 +282,6 @@ class Orchestrator:
             self._service.kernel.forked()
         self._service = self._worker = None
         self._pid = os.getpid()
-
-    def _start(self) -> Service:
-        from orchestrator.imports import require_ours
-        from orchestrator.kernel import Kernel
-        from orchestrator.service import Service
-        from orchestrator.settings import Settings
-        from orchestrator.store import schema
-
-        settings = self._settings or Settings.load()
-        if self._embedded:
-            changes: dict[str, Any] = {
-                "broker_url": None,
-                "database_url": None,
-                "home": settings.home,
-                **self._overrides,
-            }
-            settings = settings.model_copy(update={**changes, "home": Path(changes["home"])})
-        elif settings.embedded:
-            raise SettingsInvalid(
-                "no fleet is configured: set NIGHTFLEET_BROKER_URL and NIGHTFLEET_DATABASE_URL, or ask for agents inside "
-                "this process by name with Orchestrator.embedded()"
-            )
-        if settings.embedded:
-            require_ours("worker")  # before anything is made
-        kernel = Kernel.build(settings)
-        if settings.embedded:
-            schema.upgrade(kernel.store.database)
-            self._worker = _start_worker(kernel)
-        else:
-            schema.check(kernel.store.database)
-        return Service(kernel)
 
 
 class RunHandle:
@@ -251,20 +307,20 @@ class RunHandle:
     def wait(self, timeout: float | timedelta | None = None) -> RunResult:
         """Wait until the run is final, failed and cancelled ones too; raises `TimeoutError`."""
         service = self._awaited()
-        for _ in _polls(self.id, timeout):
+        for _ in polls(self.id, timeout):
             if service.state(self.id).final:
                 break
         return service.snapshot(self.id)
 
     def result(self, timeout: float | timedelta | None = None) -> Any:
-        """Wait for the output; raises `RunFailed` with the reason, `RunCancelled`, or `TimeoutError`."""
+        """Wait for the output; raises `RunFailed` (its `__cause__` is the error), `RunCancelled`, or `TimeoutError`."""
         return output_of(self.wait(timeout))
 
     def events(self, after: str | None = None) -> Iterator[RunEvent]:
         """Give what happens in the run until it is final, from its beginning or from behind the cursor `after`."""
         service = self._awaited()
         cursor = after
-        for _ in _polls(self.id, None):
+        for _ in polls(self.id, None):
             news, final = service.news(self.id, cursor)
             for event in news:
                 cursor = event.cursor
@@ -284,57 +340,50 @@ class RunHandle:
             self._joined = False
         return service
 
-    def cancel(self) -> bool:
-        """Cancel the run: final at once. False when it had ended already."""
-        return self._orchestrator.service.cancel(self.id)
+    def cancel(self, *, abandon: bool = False) -> bool:
+        """Cancel the run: final at once, or when what it did is undone. False when it had ended already, or does so.
 
-    def retry(self) -> None:
-        """Open a failed or cancelled run again: what succeeded is kept, the rest runs anew."""
-        self._orchestrator.service.retry(self.id)
+        With `abandon` compensations that have not ended are given up, and what they have not undone stays.
+        """
+        return self._orchestrator.service.cancel(self.id, abandon=abandon)
+
+    def retry(self, *, restart: bool = False, repeat_uncertain: bool = False) -> None:
+        """Open a failed or cancelled run again: what succeeded is kept, and recorded effects of the rest are not repeated.
+
+        With `restart` the rest begins anew. `repeat_uncertain` lets steps happen (again) that may happen at most once and
+        may have happened. Of a run that was undone, compensations that failed are tried again. Raises `RunStateConflict`.
+        """
+        self._orchestrator.service.retry(self.id, restart=restart, repeat_uncertain=repeat_uncertain)
 
 
-def output_of(done: RunResult) -> Any:
-    """Give the output of a run that has ended; raises `RunFailed` with the reason, or `RunCancelled`."""
-    if done.state == "failed":
-        error = done.error
-        where = f"task {error.task!r}: " if error and error.task else ""
-        raise RunFailed(
-            f"run {done.id} failed: {where}{error.message if error else 'no reason was recorded'}",
-            details={} if error is None else error.model_dump(),
+def _started(given: Settings | None, overrides: dict[str, Any] | None) -> tuple[Service, EmbeddedWorker | None]:
+    """Give the use cases of the installation that the settings describe, with a worker of its own if it is embedded.
+
+    `overrides` are those of an installation that is asked for as embedded, by name.
+    """
+    from orchestrator.imports import require_ours
+    from orchestrator.kernel import Kernel
+    from orchestrator.service import Service
+    from orchestrator.settings import Settings
+    from orchestrator.store import schema
+
+    settings = given or Settings.load()
+    if overrides is not None:
+        changes: dict[str, Any] = {"broker_url": None, "database_url": None, "home": settings.home, **overrides}
+        settings = settings.model_copy(update={**changes, "home": Path(changes["home"])})
+    elif settings.embedded:
+        raise SettingsInvalid(
+            "no fleet is configured: set NIGHTFLEET_BROKER_URL and NIGHTFLEET_DATABASE_URL, or ask for agents inside "
+            "this process by name with Orchestrator.embedded()"
         )
-    if done.state == "cancelled":
-        raise RunCancelled(f"run {done.id} was cancelled")
-    return done.output
-
-
-def seconds_of(timeout: float | timedelta | None) -> float | None:
-    """Give a timeout in seconds."""
-    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-
-
-def longer(pause: float) -> float:
-    """Give the pause after this one, between two looks at what is waited for."""
-    return min(_LAST_POLL_SECONDS, pause * 1.3)
-
-
-def too_late(run_id: str, seconds: float) -> TimeoutError:
-    """Make the error for a run that has not ended in time."""
-    return TimeoutError(f"run {run_id} has not ended within {seconds:g} s; it goes on, and can be waited for again")
-
-
-def _polls(run_id: str, timeout: float | timedelta | None) -> Iterator[None]:
-    """Yield now and then, ever more rarely, until the time is up; raises `TimeoutError` then."""
-    seconds = seconds_of(timeout)
-    deadline = None if seconds is None else system_clock.monotonic() + seconds
-    pause = FIRST_POLL_SECONDS
-    waiting = threading.Event()
-    while True:
-        yield
-        left = None if deadline is None else deadline - system_clock.monotonic()
-        if seconds is not None and left is not None and left <= 0:
-            raise too_late(run_id, seconds)
-        waiting.wait(pause if left is None else min(pause, left))
-        pause = longer(pause)
+    if settings.embedded:
+        require_ours("worker")  # before anything is made
+    kernel = Kernel.build(settings)
+    if not settings.embedded:
+        schema.check(kernel.store.database)
+        return Service(kernel), None
+    schema.upgrade(kernel.store.database)
+    return Service(kernel), _start_worker(kernel)
 
 
 def _start_worker(kernel: Any) -> EmbeddedWorker:

@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import time
+import uuid
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -83,6 +84,11 @@ def run_id_of(agent_run_id: str) -> str:
     return f"{agent_run_id[:-5]}00000"
 
 
+def position_of(agent_run_id: str) -> int:
+    """Give the position of an agent run in its run."""
+    return int(agent_run_id[-5:], 16) - 1
+
+
 def created_at(run_id: str) -> datetime:
     """Give the time at which a run's id was made, by the clock of the host that made it."""
     return datetime.fromtimestamp(int(run_id.replace("-", "")[:12], 16) / 1000, UTC)
@@ -91,6 +97,16 @@ def created_at(run_id: str) -> datetime:
 def jitter(seconds: float, spread: float) -> float:
     """Give `seconds` moved by at most `spread` (0..1) of itself, up or down, uniformly."""
     return seconds * (1 + random.uniform(-spread, spread))  # noqa: S311 - spreads load, protects nothing
+
+
+def chance(seed: str) -> random.Random:
+    """Give numbers that follow from a seed, the same in every process; they protect nothing."""
+    return random.Random(seed)  # noqa: S311
+
+
+def uuid_from(numbers: random.Random) -> str:
+    """Give the next UUID of version 4 of a sequence of numbers, in the canonical text form."""
+    return str(uuid.UUID(int=numbers.getrandbits(128), version=4))
 
 
 system_clock = SystemClock()

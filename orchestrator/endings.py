@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from orchestrator.client import FIRST_POLL_SECONDS, longer
 from orchestrator.errors import RunNotFound
+from orchestrator.polling import FIRST_POLL_SECONDS, longer
 
 if TYPE_CHECKING:
     from orchestrator.contracts.run import RunState

@@ -10,6 +10,8 @@
     │   ├── ValueTooLarge           an input or output over the limit
     │   ├── IdempotencyConflict     the same key with another input
     │   ├── RunNotFound
+    │   ├── QuestionNotFound
+    │   ├── AnswerRefused           answered before, expired, not what was asked for
     │   ├── RunStateConflict        what you ask for is not possible in the run's state
     │   ├── SettingsInvalid
     │   ├── SchemaOutOfDate         `nightfleet db upgrade` is due
@@ -22,13 +24,19 @@
     │   ├── AgentFailed             the agent's own exception, as data
     │   ├── AgentTimeout            a soft or hard limit was reached
     │   ├── OutputInvalid           the output is no JSON, or not what the agent declares
-    │   ├── AgentCrashed            its worker died while it ran, too often
+    │   ├── QuestionExpired         nobody has answered in time
+    │   ├── AgentCrashed            it ended its process, alone in it, too often
+    │   ├── AgentOutOfMemory        it wanted more than `Limits.memory_mb`
+    │   ├── JournalConflict         two effects claim one place in the journal
+    │   ├── NondeterminismError     the agent asks for something else than it has recorded
+    │   ├── EffectUncertain         an effect may have happened, and may happen at most once
     │   ├── RetryableError          for authors: "try me again"
     │   └── ModelError
     │       ├── ModelUnavailable    retryable: overload, network, 5xx
     │       ├── ModelRateLimited    retryable, carries `retry_after`
     │       ├── ModelRefused        bad request, authentication, quota: not retryable
     │       └── ModelCapabilityError  the model cannot do this at all
+    ├── RunDeadlineExceeded         what failed a run that has not ended in time  (exit 1)
     ├── RunFailed                   raised by `run.result()`                       (exit 1)
     ├── RunCancelled                raised by `run.result()`                       (exit 1)
     ├── ResultsUnwritable           the result file of a batch cannot be written   (exit 1)
@@ -42,6 +50,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
+
+#: Of an error that was raised from another one, raised from another one.
+_MOST_CAUSES = 5
 
 
 class NightfleetError(Exception):
@@ -70,18 +81,18 @@ class NightfleetError(Exception):
         self.details: dict[str, Any] = dict(details or {})
 
     def to_data(self) -> dict[str, Any]:
-        """Give the error as JSON values; `from_data` gives an equal error back."""
-        data: dict[str, Any] = {"code": self.code, "message": self.message, "retryable": self.retryable}
-        if self.retry_after is not None:
-            data["retry_after"] = self.retry_after
-        if self.details:
-            data["details"] = self.details
-        return data
+        """Give the error as JSON values, with its cause; `from_data` gives an equal error back."""
+        return _data_of(self, _MOST_CAUSES)
 
     @staticmethod
     def from_data(data: Mapping[str, Any]) -> NightfleetError:
-        """Rebuild the error that `to_data` described; an unknown code becomes `AgentFailed`."""
-        return _class_of(str(data.get("code", ""))).rebuild(data)
+        """Rebuild the error that `to_data` described.
+
+        One of an author's own class is of that class where it is loaded, else of the nearest of ours, and keeps its code.
+        An unknown code becomes `AgentFailed`.
+        """
+        cls = _class_of(str(data.get("code", ""))) or _class_of(str(data.get("kind", ""))) or AgentFailed
+        return cls.rebuild(data)
 
     @classmethod
     def rebuild(cls, data: Mapping[str, Any]) -> Self:
@@ -94,6 +105,10 @@ class NightfleetError(Exception):
             retry_after=data.get("retry_after"),
             details=data.get("details"),
         )
+        if data.get("code", cls.code) != cls.code:
+            vars(error)["code"] = data["code"]
+        if data.get("cause"):
+            error.__cause__ = NightfleetError.from_data(data["cause"])
         return error
 
     def __eq__(self, other: object) -> bool:
@@ -160,6 +175,18 @@ class RunStateConflict(UsageError):
     """The run is not in a state in which this is possible."""
 
     code = "run_state_conflict"
+
+
+class QuestionNotFound(UsageError):
+    """There is no question of this id in this database."""
+
+    code = "question_not_found"
+
+
+class AnswerRefused(UsageError):
+    """The question takes this answer not, or none any more; the message says why."""
+
+    code = "answer_refused"
 
 
 class SettingsInvalid(UsageError):
@@ -230,10 +257,28 @@ class OutputInvalid(AgentError):
     code = "output_invalid"
 
 
+class QuestionExpired(AgentError):
+    """Nobody has answered an agent's question in time, and it has no default."""
+
+    code = "question_expired"
+
+
 class AgentCrashed(AgentError):
-    """The worker died while it ran this agent, as often as the limit allows."""
+    """The process of the agent, with nothing else in it, ended without an outcome, as often as the limit allows."""
 
     code = "agent_crashed"
+
+
+class AgentOutOfMemory(AgentError):
+    """The agent wanted more memory than `Limits.memory_mb` gives to its process."""
+
+    code = "agent_out_of_memory"
+
+
+class JournalConflict(AgentError):
+    """Another effect is recorded where this one would be; nothing of it is replaced."""
+
+    code = "journal_conflict"
 
 
 class RetryableError(AgentError):
@@ -241,6 +286,23 @@ class RetryableError(AgentError):
 
     code = "retryable"
     retryable = True
+
+
+class NondeterminismError(AgentError):
+    """An agent that is repeated asks for another effect than it has recorded in that place; `details` has both."""
+
+    code = "nondeterminism"
+
+    @property
+    def changed(self) -> bool:
+        """Whether the agent's code is another one than that which has recorded."""
+        return bool(self.details.get("changed"))
+
+
+class EffectUncertain(AgentError):
+    """An effect that may happen at most once has begun, and nothing tells whether it has happened."""
+
+    code = "effect_uncertain"
 
 
 class ModelError(AgentError):
@@ -275,6 +337,12 @@ class ModelCapabilityError(ModelError):
     code = "model_capability"
 
 
+class RunDeadlineExceeded(NightfleetError):
+    """The run has not ended within its deadline: it is failed, and what was open of it is cancelled."""
+
+    code = "run_deadline"
+
+
 class RunFailed(NightfleetError):
     """The run ended as failed; the message is that of the task that failed it."""
 
@@ -306,19 +374,36 @@ def from_exception(error: BaseException) -> NightfleetError:
     name = type(error).__qualname__
     retryable = bool(getattr(error, "retryable", isinstance(error, ConnectionError | TimeoutError)))
     retry_after = getattr(error, "retry_after", None)
-    return AgentFailed(
+    described = AgentFailed(
         f"{name}: {error}" if str(error) else name,
         retryable=retryable,
         retry_after=float(retry_after) if isinstance(retry_after, int | float) else None,
         details={"type": f"{type(error).__module__}.{name}"},
     )
+    described.__cause__ = error.__cause__
+    return described
 
 
-def _class_of(code: str) -> type[NightfleetError]:
+def _data_of(error: NightfleetError, causes: int) -> dict[str, Any]:
+    """Give an error as JSON values, with so many of the causes behind it."""
+    data: dict[str, Any] = {"code": error.code, "message": error.message, "retryable": error.retryable}
+    ours = next(cls for cls in type(error).__mro__ if cls.__module__ == __name__)
+    if ours.code != error.code:
+        data["kind"] = ours.code
+    if error.retry_after is not None:
+        data["retry_after"] = error.retry_after
+    if error.details:
+        data["details"] = error.details
+    if error.__cause__ is not None and causes:
+        data["cause"] = _data_of(from_exception(error.__cause__), causes - 1)
+    return data
+
+
+def _class_of(code: str) -> type[NightfleetError] | None:
     found: dict[str, type[NightfleetError]] = {}
     todo: list[type[NightfleetError]] = [NightfleetError]
     while todo:
         cls = todo.pop()
         found.setdefault(cls.code, cls)
         todo.extend(cls.__subclasses__())
-    return found.get(code, AgentFailed)
+    return found.get(code)

@@ -6,20 +6,38 @@ database, so the sweep survives its own death. Every repair is idempotent, bound
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.advance import Advancer
 from orchestrator.contracts.dispatch import Dispatch
-from orchestrator.contracts.run import ErrorInfo, RunState
-from orchestrator.errors import AgentCrashed
+from orchestrator.contracts.run import ErrorInfo
+from orchestrator.errors import AgentCrashed, RunDeadlineExceeded, ServiceUnavailable
+from orchestrator.failpoints import failpoint
 from orchestrator.own_runs import OwnRuns
+from orchestrator.retention import Keeper
 from orchestrator.settings import Settings
 from orchestrator.store.fleet import Beat
-from orchestrator.store.repairs import Lane, Orphan
+from orchestrator.store.repairs import Lane, Loss, Orphan
+from orchestrator.store.runs import Overdue
 from orchestrator.store.store import Store
+
+log = logging.getLogger("nightfleet.recovery")
+
+#: Counting stops to be cheap: a loss among so many shows when what was published later has been claimed.
+_COUNTED_DEPTH = 10_000
+#: Rows that one sweep counts in all lanes together, and what asking the broker is worth; the next one goes on there.
+_COUNTED_ROWS = 10_000
+_ASKING = 100
+#: Ids in one line of the log.
+_NOTED = 50
+#: Between two ticks: thousands of timers that end one after the other are woken together.
+_LEAST_WAIT_SECONDS = 0.02
 
 
 class Watch:
@@ -74,9 +92,10 @@ class Swept:
     due: int = 0
     republished: int = 0
     advanced: int = 0
+    expired: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.taken_over or self.republished or self.advanced)
+        return bool(self.taken_over or self.republished or self.advanced or self.expired)
 
 
 class Sweep:
@@ -92,17 +111,28 @@ class Sweep:
         self._depths = depths
         self._ttl = settings.lease_ttl.total_seconds()
         self._interval = settings.sweep_interval.total_seconds()
+        #: No timer that is set between two ticks is over before the second one.
+        self.longest_wait = min(self._interval, settings.suspend_after.total_seconds())
         self._idle_grace = settings.idle_grace.total_seconds()
         self._republish_after = settings.republish_after.total_seconds()
         self._max_crashes = settings.max_crashes
         self.watch = Watch(self._ttl, max_gap_seconds=max(3 * self._interval, self._ttl / 3))
+        self.keeper = Keeper(store.deletions, settings)
+        #: How many rows this sweep may still count, and the first lane that had to be left out.
+        self._left = _COUNTED_ROWS
+        self._uncounted: Lane | None = None
         self.counts: Counter[str] = Counter()
 
     def tick(self) -> Swept:
         """Observe, and mend if it is this process's turn; raises `DatabaseUnavailable` while there is no database."""
+        swept = self._tick()
+        self.keeper.tick()
+        return swept
+
+    def _tick(self) -> Swept:
         if self._own_runs is not None:
             self._own_runs.look_again()
-            return self._count(Swept(due=self.publish_due()))
+            return self._count(Swept(due=self.publish_due(), expired=self._end_overdue()))
         try:
             expired = self.watch.observe(self._store.fleet.beats())
         except Exception:
@@ -110,65 +140,120 @@ class Sweep:
             raise
         # Taking over needs no turn: every observer may, and the epoch decides who was first.
         taken_over = sum(self._take_over(worker_id) for worker_id in expired)
-        due = self.publish_due()
-        if not self._store.repairs.take_turn(self._interval):
-            return self._count(Swept(taken_over=taken_over, due=due))
-        taken_over += sum(self.release(orphan) for orphan in self._store.repairs.orphans_of_nobody())
-        republished = sum(self._republish_lost(lane) for lane in self._store.repairs.lanes())
+        swept = Swept(taken_over=taken_over, due=self.publish_due())
+        turn = self._store.repairs.take_turn(self._interval, lease_seconds=self._ttl)
+        if turn is None:
+            return self._count(swept)
+        try:
+            return self._count(self._mend(swept))
+        finally:
+            # A turn that cannot be ended ends with its lease.
+            with contextlib.suppress(ServiceUnavailable):
+                self._store.repairs.end_turn(turn)
+
+    def _mend(self, swept: Swept) -> Swept:
+        """Do what one process does at a time: each part looks at a bounded number of rows, by an index."""
+        orphans = self._store.repairs.orphans_of_nobody(lease_ttl_seconds=self._ttl)
+        freed = [orphan.id for orphan in orphans if self.release(orphan)]
+        _note("taken over", freed, why="their workers have left the fleet")
+        republished = sum(self._republish_lost(lane) for lane in self._lanes())
         stuck = self._store.repairs.stuck_runs()
+        _note("advanced", stuck, why="a decision was due, and nobody had taken it", what="runs")
         for run_id in stuck:
             self._advancer.advance(run_id)
-        due += self.publish_due()
-        return self._count(Swept(taken_over, due, republished, len(stuck)))
+        expired = self._end_overdue()
+        due = swept.due + self.publish_due()
+        return Swept(swept.taken_over + len(freed), due, republished, len(stuck), expired)
+
+    def _end_overdue(self) -> int:
+        """Fail the runs whose deadline has passed; gives how many they were."""
+        ended: list[str] = []
+        for run in self._store.runs.overdue():
+            state = self._store.runs.expire(run.id, _deadline_passed(run).model_dump_json())
+            if state is None:
+                continue
+            ended.append(run.id)
+            if state.final:
+                self._advancer.on_run_ended(run.id, state)
+        _note("failed", ended, why="their deadline has passed", what="runs")
+        return len(ended)
 
     def wait_seconds(self) -> float:
-        """Give the time until the next tick is worth it: the interval, or less when something is due before."""
+        """Give the time until the next tick is worth it: the longest wait, or less when something is due before."""
         due = self._store.repairs.seconds_to_next_due()
-        return self._interval if due is None else min(self._interval, due + 0.005)
+        return self.longest_wait if due is None else min(self.longest_wait, max(_LEAST_WAIT_SECONDS, due + 0.005))
 
     def _take_over(self, worker_id: str) -> int:
         count = 0
         while orphans := self._store.repairs.orphans_of(worker_id):
-            moved = sum(self.release(orphan) for orphan in orphans)
-            count += moved
+            moved = [orphan.id for orphan in orphans if self.release(orphan)]
+            _note("taken over", moved, why=f"no sign of life of their worker for {self._ttl:g} s", worker_id=worker_id)
+            count += len(moved)
             if not moved:
                 break
         self._store.fleet.leave(worker_id)
         return count
 
-    def release(self, orphan: Orphan) -> int:
-        """Put an orphan back before all else, or end it when it has been one too often; gives 1 if that changed anything."""
-        if orphan.crashes + 1 >= self._max_crashes:
+    def release(self, orphan: Orphan, loss: Loss = Loss.WORKER_DIED) -> int:
+        """Put an orphan back before all else, or end a suspect that was lost too often; gives 1 if that changed anything.
+
+        What ran on a dying worker is a suspect and is charged nothing: `worker.isolation` finds the guilty.
+        """
+        if loss.counted and orphan.crashes + 1 >= self._max_crashes:
             error = AgentCrashed(
-                f"its worker died while it ran, {orphan.crashes + 1} times: it is not tried again "
-                "(NIGHTFLEET_MAX_CRASHES); `nightfleet runs retry` starts it anew"
+                f"its executor was lost {orphan.crashes + 1} times: it is not tried again (NIGHTFLEET_MAX_CRASHES); "
+                "`nightfleet runs dead redrive` starts it anew"
             )
             info = ErrorInfo(code=error.code, message=error.message)
-            quarantined = self._store.repairs.quarantine(orphan, info.model_dump_json())
-            if quarantined:
-                self._advancer.on_run_ended(orphan.run_id, RunState.FAILED)
-            return int(quarantined)
-        return int(self._store.repairs.release(orphan, crashed=True))
+            if (state := self._store.repairs.quarantine(orphan, info.model_dump_json())) is not None:
+                if state.final:
+                    self._advancer.on_run_ended(orphan.run_id, state)
+                return 1
+        return int(self._store.repairs.release(orphan, loss))
 
     def publish_due(self) -> int:
-        """Publish every queued agent run that is due and that nobody has published."""
-        count = 0
+        """Publish every agent run that is due: one that is suspended until now, or queued and published by nobody."""
         own = None if self._own_runs is None else self._own_runs.ids
-        while dispatches := self._store.repairs.take_due(own):
+
+        def wake() -> list[Dispatch]:
+            woken = self._store.waits.wake_due(own)
+            if woken:
+                failpoint("after_wake")
+            return woken
+
+        return self._publish_all(wake) + self._publish_all(lambda: self._store.repairs.take_due(own))
+
+    def _publish_all(self, take: Callable[[], list[Dispatch]]) -> int:
+        """Publish what is taken, batch by batch, until nothing is left or the broker is away."""
+        count = 0
+        while dispatches := take():
             if not self._advancer.republish(dispatches):
                 break
             count += len(dispatches)
         return count
 
+    def _lanes(self) -> list[Lane]:
+        """Give the lanes, those first that the last sweep had no time to count."""
+        lanes = self._store.repairs.lanes()
+        first = lanes.index(self._uncounted) if self._uncounted in lanes else 0
+        self._left, self._uncounted = _COUNTED_ROWS, None
+        return lanes[first:] + lanes[:first]
+
     def _republish_lost(self, lane: Lane) -> int:
         """Publish again what must have been lost on a lane: overtaken, ignored by an idle worker, or missing at the broker."""
-        repairs = self._store.repairs
-        lost = repairs.take_overtaken(lane, grace_seconds=self._idle_grace)
-        lost += repairs.take_unclaimed_by_idle(lane, grace_seconds=self._idle_grace, lease_ttl_seconds=self._ttl)
-        if not lost:
-            lost = self._missing_at_broker(lane)
-        self._advancer.republish(lost)
-        return len(lost)
+        repairs, grace = self._store.repairs, self._idle_grace
+        found = {
+            "what was published later has been claimed": repairs.take_overtaken(lane, grace_seconds=grace),
+            "an idle worker has not claimed them": repairs.take_unclaimed_by_idle(
+                lane, grace_seconds=grace, lease_ttl_seconds=self._ttl
+            ),
+        }
+        if not any(found.values()):
+            found = {"the broker has fewer messages": self._missing_at_broker(lane)}
+        for why, lost in found.items():
+            _note("published again", [each.id for each in lost], why=why, queue=lane.queue, priority=lane.priority)
+            self._advancer.republish(lost)
+        return sum(map(len, found.values()))
 
     def _missing_at_broker(self, lane: Lane) -> list[Dispatch]:
         """Catch what the other two rules cannot see: a message lost on a quiet queue while no worker is ever idle.
@@ -178,14 +263,33 @@ class Sweep:
         repairs = self._store.repairs
         if not repairs.has_older(lane, age_seconds=self._republish_after):
             return []
-        depth = self._depths.depth(lane.queue)
-        if depth is None:
+        if self._left <= 0:
+            self._uncounted = self._uncounted or lane
             return []
-        missing = repairs.waiting(lane.queue, bound=depth + 50) - depth
+        self._left -= _ASKING
+        depth = self._depths.depth(lane.queue)
+        if depth is None or depth > _COUNTED_DEPTH:
+            return []
+        waiting = repairs.waiting(lane.queue, bound=depth + 50)
+        self._left -= waiting
+        missing = waiting - depth
         return [] if missing <= 0 else repairs.take_older(lane, age_seconds=self._republish_after, most=missing)
 
     def _count(self, swept: Swept) -> Swept:
-        self.counts.update(
-            taken_over=swept.taken_over, due=swept.due, republished=swept.republished, advanced=swept.advanced
-        )
+        self.counts.update(asdict(swept))
         return swept
+
+
+def _deadline_passed(run: Overdue) -> ErrorInfo:
+    allowed = ""
+    if run.deadline_at is not None and run.created_at is not None:
+        allowed = f" of {(run.deadline_at - run.created_at).total_seconds():g} s"
+    message = f"the run has not ended within its deadline{allowed}: what was open of it is cancelled; give it more time"
+    return ErrorInfo(code=RunDeadlineExceeded.code, message=message)
+
+
+def _note(done: str, ids: Sequence[str], *, why: str, what: str = "agent_runs", **about: Any) -> None:
+    """Say what was mended and why; nothing where there was nothing to mend."""
+    if ids:
+        shown = " ".join(ids[:_NOTED])
+        log.warning("%s: %s", done, why, extra={"count": len(ids), what: shown, **about})

@@ -25,14 +25,24 @@ class Published:
 SCHEMAS: Mapping[str, Published] = {
     "run": Published(
         "orchestrator.contracts.run:RunResult",
-        "run, runs show, runs retry without a fleet; runs resume, one a line",
+        "run, runs show, runs fork, runs retry, runs dead redrive without a fleet; runs resume, one a line",
     ),
     "runs": Published("orchestrator.contracts.run:RunSummary", "runs list", many=True),
+    "journal": Published("orchestrator.contracts.recorded:RunJournal", "runs show --journal"),
+    "replay": Published("orchestrator.contracts.replay:Replay", "runs replay"),
     "event": Published("orchestrator.contracts.event:RunEvent", "runs watch, one a line"),
     "run-reference": Published(
-        "orchestrator.contracts.answer:RunReference", "submit; runs retry on a fleet, one a line"
+        "orchestrator.contracts.answer:RunReference",
+        "submit; runs fork, runs dead redrive on a fleet; runs retry on a fleet, one a line",
     ),
+    "questions": Published("orchestrator.contracts.question:Question", "runs questions", many=True),
+    "answer": Published("orchestrator.contracts.question:Answered", "runs answer"),
     "cancellation": Published("orchestrator.contracts.answer:Cancellation", "runs cancel, one a line"),
+    "dead": Published("orchestrator.contracts.dead:DeadAgentRun", "runs dead list", many=True),
+    "dead-agent-run": Published("orchestrator.contracts.dead:DeadAgentRunDetails", "runs dead show"),
+    "purge": Published("orchestrator.contracts.answer:Purge", "runs purge"),
+    "project": Published("orchestrator.contracts.project:ProjectSummary", "projects set"),
+    "projects": Published("orchestrator.contracts.project:ProjectSummary", "projects list", many=True),
     "workflow": Published("orchestrator.contracts.workflow:WorkflowDefinition", "run --dry-run"),
     "agent": Published("orchestrator.contracts.agent:ServedAgent", "agents show"),
     "agents": Published("orchestrator.contracts.agent:ServedAgent", "agents list", many=True),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from orchestrator.advance import error_info
-from orchestrator.clock import Clock, ids, system_clock
+from orchestrator.broker.address import address_of, is_other
+from orchestrator.clock import Clock, ids, position_of, system_clock
 from orchestrator.contracts.dispatch import queue_of
 from orchestrator.contracts.event import RunEvent
 from orchestrator.contracts.jsonvalue import dump
@@ -23,23 +26,22 @@ from orchestrator.contracts.run import (
 from orchestrator.contracts.usage import Usage
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import (
-    ImportConflictError,
     InputInvalid,
     RunNotFound,
     ServiceUnavailable,
-    UnknownAgent,
     UsageError,
 )
 from orchestrator.failpoints import failpoint
-from orchestrator.imports import require_ours
 from orchestrator.kernel import Kernel
+from orchestrator.planner import Planner
 from orchestrator.planning.canvas import compose, messages_of
+from orchestrator.planning.compensation import told_of
 from orchestrator.planning.files import resolve_workflow
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.inputs import Upstream, run_output
-from orchestrator.planning.validate import validate
+from orchestrator.questions import Questions
 from orchestrator.store.creation import Created, NewRun
-from orchestrator.store.database import times
+from orchestrator.store.database import Session, times
 from orchestrator.store.repairs import TAKEN_AT_ONCE
 from orchestrator.store.runs import parse
 from orchestrator.stream import events_of, moment
@@ -48,8 +50,6 @@ log = logging.getLogger("nightfleet.service")
 
 Workflow = str | WorkflowDefinition | TaskDefinition
 
-#: How long known agents are remembered: a burst of submits asks the database once.
-_AGENTS_SECONDS = 2.0
 _CONFIRM_SECONDS = 30.0
 
 
@@ -59,9 +59,9 @@ class Service:
     def __init__(self, kernel: Kernel, clock: Clock = system_clock) -> None:
         self.kernel = kernel
         self._store = kernel.store
-        self._clock = clock
-        self._known: tuple[float, frozenset[str]] = (-1e9, frozenset())
-        self._plans: dict[str, Plan] = {}
+        #: What agents ask people.
+        self.questions = Questions(kernel)
+        self._planner = Planner(kernel, clock)
 
     # Submitting -------------------------------------------------------------------------------------------------------
 
@@ -72,6 +72,7 @@ class Service:
         *,
         project: str,
         keys: Sequence[str | None],
+        deadline: timedelta | None = None,
         connection: Any = None,
     ) -> list[str]:
         """Create one run for each input, whole or not at all, and publish what is ready; gives the runs' ids.
@@ -85,14 +86,15 @@ class Service:
         plan = self.plan(workflow)
         limit = self.kernel.settings.max_value_bytes
         runs = [
-            NewRun(ids.new(), dump(value, what="the input", limit_bytes=limit, error=InputInvalid), key)
+            NewRun(ids.new(), dump(value, what="the input", limit_bytes=limit, error=InputInvalid), key, deadline)
             for value, key in zip(inputs, keys, strict=True)
         ]
         if not runs:
             return []
         if connection is not None:
             return self._enlist(plan, runs, project, connection)
-        self.kernel.publisher.ensure({queue_of(task.agent) for task in plan.tasks})
+        self.kernel.publisher.ensure({queue_of(agent) for agent in plan.agents})
+        failpoint("before_submit")
         created = self._create(plan, runs, project)
         self._publish(plan, created)
         _note_submitted(created.ids, plan, project)
@@ -124,7 +126,7 @@ class Service:
         from orchestrator.store.enlisted import Enlisted
 
         caller = Enlisted(self._store.database, connection)
-        created = caller.create(plan, runs, self._store.runs.place(plan, project)).ids
+        created = self._store.runs.placed(plan, project, lambda place: caller.create(plan, runs, place)).ids
         caller.after_commit(lambda: self.publish(created))
         return list(created)
 
@@ -157,38 +159,11 @@ class Service:
 
     def plan(self, workflow: Workflow) -> Plan:
         """Give the plan of a workflow, checked against the agents that are known; raises everything that is wrong with it."""
-        definition = resolve_workflow(workflow)
-        known = self.known_agents()
-        plan = self._plans.get(definition.digest)
-        try:
-            if plan is None or not {task.agent for task in plan.tasks} <= known:
-                validate(definition, known)
-        except UnknownAgent:
-            # Announced since we last looked, or a plugin that is at hand here? Then it waits for a worker that serves it.
-            self._known = (-1e9, frozenset())
-            validate(definition, self.known_agents() | self._local_agents())
-        if plan is None:
-            if len(self._plans) >= 256:
-                self._plans.clear()
-            plan = self._plans[definition.digest] = Plan(definition)
-        return plan
-
-    def _local_agents(self) -> frozenset[str]:
-        try:
-            loader = require_ours("worker.loader")
-        except ImportConflictError:
-            return frozenset()  # a producer has no use for plugins, and may have a module `worker` of its own
-        loaded = loader.AgentLoader(self.kernel.settings.agents_path, base=Path.cwd()).load()
-        return frozenset(loaded.agents)
+        return self._planner.plan(resolve_workflow(workflow))
 
     def known_agents(self) -> frozenset[str]:
         """Give the agents that some worker has announced."""
-        at, names = self._known
-        now = self._clock.monotonic()
-        if now - at > _AGENTS_SECONDS:
-            names = self._store.fleet.agent_names()
-            self._known = (now, names)
-        return names
+        return self._planner.known_agents()
 
     def _publish(self, plan: Plan, created: Created) -> None:
         failpoint("after_commit_before_publish")
@@ -207,9 +182,11 @@ class Service:
         head = self._store.runs.head(run_id)
         rows = self._store.runs.parts(run_id)
         plan = self._store.runs.plan(head[9])
-        parts = tuple(_agent_run_result(row) for row in rows)
+        parts = tuple(_agent_run_result(row, plan) for row in rows)
         outputs = {part.task: Upstream(part.state, part.output, part.error) for part in parts}
         state = RunState(head[3])
+        ending = parse(head[10])
+        error = head[5] or (ending and ending["error"] and json.dumps(ending["error"]))
         return RunResult(
             id=head[0],
             project=head[1],
@@ -217,13 +194,16 @@ class Service:
             state=state,
             input=parse(head[4]),
             output=run_output(plan.workflow, outputs) if state is RunState.SUCCEEDED else None,
-            error=error_info(head[5]),
+            error=error_info(error),
             agent_runs=parts,
             usage=sum((part.usage for part in parts), Usage()),
-            warnings=self._warnings(state, rows, plan, outputs),
+            warnings=(*told_of(parts), *self._warnings(state, rows, plan, outputs)),
+            ending=ending and RunState(ending["state"]),
             created_at=moment(head[6]),
             started_at=times(head[7]),
             finished_at=times(head[8]),
+            deadline_at=times(head[11]),
+            forked_from=head[12],
         )
 
     def _warnings(
@@ -238,10 +218,20 @@ class Service:
         if state.final or not waiting:
             return ()
         ttl = self.kernel.settings.lease_ttl.total_seconds()
-        unserved = self._store.fleet.unserved(waiting, lease_ttl_seconds=ttl)
-        return tuple(
-            f"no live worker serves agent {waiting[queue]!r}: it waits until one with this plugin starts"
-            for queue in sorted(unserved)
+        brokers = self._store.fleet.brokers(waiting, lease_ttl_seconds=ttl)
+        return tuple(filter(None, (self._warning(waiting[queue], brokers.get(queue)) for queue in sorted(waiting))))
+
+    def _warning(self, agent: str, brokers: set[str | None] | None) -> str | None:
+        """Say why an agent that waits may wait for ever, if it may."""
+        if not brokers:
+            return f"no live worker serves agent {agent!r}: it waits until one with this plugin starts"
+        ours = address_of(self.kernel.settings)
+        there = sorted(broker for broker in brokers if broker is not None and ours is not None)
+        if ours is None or len(there) < len(brokers) or not all(is_other(broker, ours) for broker in there):
+            return None
+        return (
+            f"agent {agent!r} waits for workers that use another broker or namespace: they consume from "
+            f"{', '.join(there)}, and this process publishes to {ours}"
         )
 
     def state(self, run_id: str) -> RunState:
@@ -275,13 +265,22 @@ class Service:
 
     # Changing ---------------------------------------------------------------------------------------------------------
 
-    def cancel(self, run_id: str) -> bool:
-        """Cancel a run: final at once. False when it had ended already; raises `RunNotFound`."""
-        return self._store.runs.cancel(run_id)
+    def cancel(self, run_id: str, *, abandon: bool = False) -> bool:
+        """Cancel a run: final at once, or when what it did is undone. False when it had ended already, or does so.
 
-    def retry(self, run_id: str) -> None:
-        """Open a failed or cancelled run again from its failed tasks; what succeeded is kept."""
-        ready = self._store.runs.reopen(run_id)
+        With `abandon` compensations that have not ended are given up. Raises `RunNotFound`.
+        """
+        cancelled = self._store.runs.cancel(run_id)
+        return (abandon and self._store.runs.abandon(run_id)) or cancelled
+
+    def retry(self, run_id: str, *, restart: bool = False, repeat_uncertain: bool = False) -> None:
+        """Open a failed or cancelled run again from its failed tasks; what succeeded is kept, and what they have recorded.
+
+        With `restart` they begin anew. `repeat_uncertain` lets happen (again) what may happen at most once and may have.
+        """
+        ready = self._store.runs.reopen(
+            run_id, partial(_forget, run_id=run_id, restart=restart, repeat_uncertain=repeat_uncertain)
+        )
         if self.kernel.own_runs is not None:
             self.kernel.own_runs.add([run_id])
         self.kernel.advancer.republish(ready)
@@ -293,6 +292,13 @@ class Service:
         if self.kernel.own_runs is not None:
             self.kernel.own_runs.take(found)
         return found
+
+
+def _forget(session: Session, *, run_id: str, restart: bool, repeat_uncertain: bool) -> None:
+    if restart:
+        session.run("journal_void_open", run_id=run_id)
+    if repeat_uncertain:
+        session.run("journal_void_uncertain", run_id=run_id)
 
 
 def _note_submitted(run_ids: Sequence[str], plan: Plan, project: str) -> None:
@@ -314,7 +320,8 @@ def submitted(inputs: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _agent_run_result(row: Sequence[Any]) -> AgentRunResult:
+def _agent_run_result(row: Sequence[Any], plan: Plan) -> AgentRunResult:
+    undo = plan.undo_at(position_of(row[0]))
     return AgentRunResult(
         id=row[0],
         task=row[1],
@@ -331,4 +338,8 @@ def _agent_run_result(row: Sequence[Any]) -> AgentRunResult:
         queued_at=times(row[12]),
         started_at=times(row[13]),
         finished_at=times(row[14]),
+        undoes=None if undo is None else plan.tasks[undo.of].id,
+        copied=row[4] == 0 and row[13] is not None,
+        waiting_for=row[17] if row[3] == AgentRunState.SUSPENDED else None,
+        wake_at=times(row[18]) if row[3] == AgentRunState.SUSPENDED else None,
     )

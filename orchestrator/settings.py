@@ -24,7 +24,7 @@ from orchestrator.shipped import shipped_folder
 PREFIX = "NIGHTFLEET_"
 
 #: Variables of ours that are no settings.
-_OTHER_VARIABLES = frozenset({"CONFIG", "FAILPOINTS", "MODEL", "OPENAI_API"})
+_OTHER_VARIABLES = frozenset({"CONFIG", "FAILPOINTS", "FAILPOINTS_TRACE", "MODEL", "OPENAI_API"})
 
 
 class Settings(BaseSettings):
@@ -63,14 +63,26 @@ class Settings(BaseSettings):
     connect_timeout: Positive = timedelta(seconds=3)
     heartbeat: Positive = timedelta(seconds=5)
     lease_ttl: Positive = timedelta(seconds=15)
+    #: How long a worker may be stopped or kept from its processor by a plugin before its lease is given up.
+    stall_timeout: Positive = timedelta(minutes=2)
     sweep_interval: Positive = timedelta(seconds=1)
     #: A queued row is taken for lost when a worker has been idle on its queue for this long.
     idle_grace: Positive = timedelta(seconds=10)
     #: ... or when it is this old and its queue is empty or has had no claim since; doubled at each publication.
     republish_after: Positive = timedelta(seconds=60)
+    #: A wait of an agent that is longer than this lets go of its slot; also how long nothing else in it may have moved.
+    suspend_after: Positive = timedelta(seconds=1)
     drain_timeout: Positive = timedelta(seconds=30)
-    #: How often an agent run may be on a dying worker before it is quarantined.
-    max_crashes: int = Field(default=10, ge=1)
+    #: Megabytes above which a worker empties its caches; 0 never does.
+    memory_soft_mb: int = Field(default=200, ge=0)
+    #: How often an agent run may end its own process, alone in it, before it is quarantined.
+    max_crashes: int = Field(default=3, ge=1)
+    #: How many days after their end runs are deleted, with all that is theirs; 0 keeps them. Projects may say otherwise.
+    retention_days: int = Field(default=30, ge=0, le=36_500)
+    #: ... and their recorded effects and conversations, where these are to go earlier; 0 keeps them as long as the run.
+    retention_journal_days: int = Field(default=0, ge=0, le=36_500)
+    #: How many ended runs of a project are kept, the newest; 0 keeps any number.
+    retention_runs: int = Field(default=0, ge=0, le=10_000_000)
     #: `user:password` pairs that Flower asks for, separated by commas.
     flower_auth: SecretStr | None = None
     flower_address: str = "127.0.0.1"
@@ -132,6 +144,8 @@ class Settings(BaseSettings):
             )
         if self.heartbeat * 2 > self.lease_ttl:
             raise ValueError("lease_ttl must be at least twice heartbeat, or one late beat loses the lease")
+        if self.stall_timeout < self.lease_ttl:
+            raise ValueError("stall_timeout must be at least lease_ttl: a lease outlasts its worker's silence by it")
         return self
 
     @property

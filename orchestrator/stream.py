@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.advance import error_info
 from orchestrator.contracts.event import RunEvent
+from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import InputInvalid
 from orchestrator.store.database import times
 from orchestrator.store.runs import Runs, parse
@@ -21,8 +22,8 @@ def events_of(runs: Runs, run_id: str, after: str | None = None) -> Iterator[Run
     state = runs.state(run_id)
     rows = runs.states(run_id)
     lines = runs.events_after(run_id, last_progress or run_id)
-    if len(seen) < len(rows) + 1:
-        seen += "-" * (len(rows) + 1 - len(seen))
+    # Compensations come later, and not all that there could be: positions have gaps.
+    seen = seen.ljust(rows[-1][0] + 2 if rows else 1, "-")
     marks = list(seen)
 
     def event(kind: Any, last: str, **fields: Any) -> RunEvent:
@@ -40,13 +41,15 @@ def events_of(runs: Runs, run_id: str, after: str | None = None) -> Iterator[Run
             data=parse(data),
             at=moment(at),
         )
-    for position, task, agent, part_state, epoch, error, at in rows:
+    for position, task, agent, part_state, epoch, error, at, waiting_for in rows:
         mark = _mark(part_state, epoch)
         if marks[position + 1] == mark:
             continue
         marks[position + 1] = mark
         if at is not None:
             fields = {"task": task, "agent": agent, "state": part_state, "error": error_info(error), "at": moment(at)}
+            if part_state == AgentRunState.SUSPENDED:
+                fields["message"] = waiting_for
             yield event("agent_run", last_progress, **fields)
     mark = _mark(state, 0)
     if marks[0] != mark:

@@ -1,21 +1,43 @@
-"""The test kit for authors of agents, under a name that no module of yours takes: what `worker.testing` offers.
+"""The test kit, under a name that no module of yours takes: what `worker.testing` offers for agents, and runs under faults.
 
 Where another module `worker` is in the way, asking for anything here raises `ImportConflictError` with its path and the cure.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.imports import require_ours
 
 if TYPE_CHECKING:
-    from worker.testing import LogLine, MockLLM, Recorder, Reply, Report, run_agent
+    from orchestrator.faults.kit import run_workflow
+    from orchestrator.faults.report import FaultReport, PerformedEffect
+    from worker.testing import LogLine, MockLLM, Recorder, Reply, Report, replay, run_agent
 
-__all__ = ["LogLine", "MockLLM", "Recorder", "Reply", "Report", "run_agent"]
+__all__ = [
+    "FaultReport",
+    "LogLine",
+    "MockLLM",
+    "PerformedEffect",
+    "Recorder",
+    "Reply",
+    "Report",
+    "replay",
+    "run_agent",
+    "run_workflow",
+]
+
+#: What is no business of a single agent.
+_RUNS = {
+    "FaultReport": "orchestrator.faults.report",
+    "PerformedEffect": "orchestrator.faults.report",
+    "run_workflow": "orchestrator.faults.kit",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(require_ours("worker.testing"), name)
+    worker = require_ours("worker.testing")
+    return getattr(import_module(_RUNS[name]) if name in _RUNS else worker, name)

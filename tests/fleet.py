@@ -13,13 +13,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import services
+from chaos.deliveries import multiply_and_mix
+from kombu.transport import redis
 
-from orchestrator import Orchestrator, Settings
+from orchestrator import Orchestrator, Settings, clock
 from orchestrator.broker.message import TaskMessage
 from orchestrator.broker.publisher import Publisher
 from orchestrator.kernel import Kernel
@@ -34,15 +37,31 @@ _WORKER = "import sys; sys.path.append(sys.argv[1]); import fleet; sys.exit(flee
 
 
 def worker_main() -> int:
-    """Run a worker from the environment, counting what it publishes if a test wants that."""
+    """Run a worker from the environment, counting or multiplying what it publishes if a test wants that."""
     from orchestrator.commands.place import set_up_process_logging
     from worker.command import run_worker
 
     settings = Settings.load()
     set_up_process_logging(settings)
+    # For ledgers: the child processes of a worker count as the worker.
+    os.environ["NIGHTFLEET_TEST_WORKER"] = str(os.getpid())
+    if seed := os.environ.get("NIGHTFLEET_TEST_DELIVERIES"):
+        multiply_and_mix(int(seed))
+    if seconds := os.environ.get("NIGHTFLEET_TEST_VISIBILITY"):
+        redis.Channel.visibility_timeout = int(seconds)
+    if seconds := os.environ.get("NIGHTFLEET_TEST_CLOCK"):
+        shift_clock(float(seconds))
     counted = os.environ.get("NIGHTFLEET_TEST_MESSAGES")
     with messages_counted(Path(counted)) if counted else contextlib.nullcontext():
         return run_worker(settings, reload="NIGHTFLEET_TEST_RELOAD" in os.environ)
+
+
+def shift_clock(seconds: float) -> None:
+    """Have a wall clock in this process that is wrong by so many seconds."""
+    now, now_ns, ours = time.time, time.time_ns, clock.SystemClock.now  # noqa: TID251 - it is changed here
+    time.time = lambda: now() + seconds  # noqa: TID251
+    time.time_ns = lambda: now_ns() + round(seconds * 1e9)
+    clock.SystemClock.now = lambda self: ours(self) + timedelta(seconds=seconds)
 
 
 @contextlib.contextmanager
@@ -110,7 +129,6 @@ class Fleet:
 
     def start_worker(self, **environment: str) -> subprocess.Popen[bytes]:
         """Start a worker process and wait until it is in the fleet."""
-        before = len(self.live_workers())
         log = (self.folder / f"worker-{len(self.workers)}.log").open("wb")
         worker = subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-c", _WORKER, str(Path(__file__).parent)],
@@ -122,7 +140,10 @@ class Fleet:
         )
         log.close()
         self.workers.append(worker)
-        self.until(lambda: len(self.live_workers()) > before or worker.poll() is not None, "the worker is in the fleet")
+        self.until(
+            lambda: any(row.pid == worker.pid for row in self.live_workers()) or worker.poll() is not None,
+            "the worker is in the fleet",
+        )
         assert worker.poll() is None, self.logs()
         return worker
 

@@ -39,6 +39,8 @@ from urllib.parse import unquote, urlsplit
 
 HOST = "127.0.0.1"
 NAME = "nightfleet"  # of the user and of the database
+#: How long a server may take to come up: a broker that was killed with thousands of queues recovers them one by one.
+_START_SECONDS = 300
 
 # Where distributions keep server programs outside of PATH. These folders come first: the
 # rabbitmq-server that Debian has in PATH switches users and leaves our environment behind.
@@ -263,9 +265,9 @@ class Server:
         give_away(self.directory)
         self.prepare()
         self._spawn()
-        if wait_until(lambda: self.ready() or not self.running(), 60) and self.running():
+        if wait_until(lambda: self.ready() or not self.running(), _START_SECONDS) and self.running():
             return
-        fate = "does not answer after 60 seconds" if self.running() else "ended while it was starting"
+        fate = f"does not answer after {_START_SECONDS} seconds" if self.running() else "ended while it was starting"
         self.stop(immediate=True)
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
         raise ServicesError(f"{self.kind} {fate}. The end of its log, {self.log}:\n{tail}")
@@ -391,11 +393,16 @@ log_timezone = 'UTC'
         return found
 
 
+@dataclass
 class RabbitMQ(Server):
     kind = "rabbitmq"
     variable = "NIGHTFLEET_TEST_RABBITMQ_URL"
     binary = "rabbitmq-server"
     port_names = ("main", "tls", "management", "distribution", "epmd")
+
+    #: How long a message may be held without an acknowledgement; how often that is looked at.
+    consumer_timeout_seconds: int = 86400
+    consumer_tick_seconds: int = 60
 
     def urls(self) -> dict[str, str]:
         there = f"{NAME}:{self.password}@{HOST}"
@@ -411,7 +418,7 @@ listeners.tcp.1 = {HOST}:{self.port}
 default_user = {NAME}
 default_pass = {self.password}
 # A task may hold its message for as long as it runs; 24 hours.
-consumer_timeout = 86400000
+consumer_timeout = {self.consumer_timeout_seconds * 1000}
 log.console = true
 log.console.level = warning
 """
@@ -425,7 +432,13 @@ management.tcp.ip = {HOST}
 management.tcp.port = {self.ports["management"]}
 """
         plugins = "rabbitmq_management" if self.tls else ""
-        return {"rabbitmq.conf": settings, "enabled_plugins": f"[{plugins}].\n"}
+        files = {"rabbitmq.conf": settings, "enabled_plugins": f"[{plugins}].\n"}
+        if self.consumer_tick_seconds != 60:
+            # Not in the other file's language.
+            files["advanced.config"] = (
+                f"[{{rabbit, [{{channel_tick_interval, {self.consumer_tick_seconds * 1000}}}]}}].\n"
+            )
+        return files
 
     def environment(self) -> dict[str, str]:
         here = str(self.directory)
@@ -438,7 +451,7 @@ management.tcp.port = {self.ports["management"]}
             "RABBITMQ_LOGS": "-",
             # The machine's own settings, in /etc/rabbitmq, are not for this server.
             "RABBITMQ_CONF_ENV_FILE": f"{here}/none",
-            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{here}/none.config",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{here}/advanced.config",
             "RABBITMQ_DIST_PORT": str(self.ports["distribution"]),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
             "ERL_EPMD_ADDRESS": HOST,
@@ -555,8 +568,8 @@ def private_postgres() -> AbstractContextManager[Postgres]:
     return _private(Postgres)
 
 
-def private_rabbitmq() -> AbstractContextManager[RabbitMQ]:
-    return _private(RabbitMQ)
+def private_rabbitmq(**settings: Any) -> AbstractContextManager[RabbitMQ]:
+    return _private(RabbitMQ, **settings)
 
 
 def private_redis() -> AbstractContextManager[Redis]:

@@ -15,36 +15,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar, overload
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, overload
 
 from pydantic import BaseModel
 
+from orchestrator.clock import uuid_from
 from orchestrator.contracts.policy import Limits, RetryPolicy, Timeouts
 from orchestrator.contracts.usage import Usage
 from orchestrator.errors import (
     AgentError,
     AgentTimeout,
+    EffectUncertain,
     InputInvalid,
     ModelCapabilityError,
     ModelError,
     ModelRateLimited,
     ModelRefused,
     ModelUnavailable,
+    NondeterminismError,
+    OutputInvalid,
+    QuestionExpired,
     RetryableError,
 )
 from orchestrator.planning.inputs import Upstream
-from worker.effects import (
-    Account,
-    Effect,
-    drive,
-    drive_async,
-    llm_flow,
-    make_request,
-    progress_flow,
-    step_flow,
-)
+from worker.effects import Account, Flow, RunStep, llm_flow, make_request, now_flow, progress_flow, step_flow
+from worker.gather import gather_tasks, gather_threads
 from worker.llm import offline
 from worker.llm.base import Message
+from worker.scopes import Scopes
+from worker.waits import NO_DEFAULT, ask_flow, make_ask, sleep_flow, sleep_until_flow
+
+if TYPE_CHECKING:
+    from random import Random
 
 __all__ = [
     "AgentError",
@@ -52,6 +55,7 @@ __all__ = [
     "AsyncContext",
     "BaseAgent",
     "Context",
+    "EffectUncertain",
     "InputInvalid",
     "Limits",
     "Message",
@@ -60,6 +64,9 @@ __all__ = [
     "ModelRateLimited",
     "ModelRefused",
     "ModelUnavailable",
+    "NondeterminismError",
+    "OutputInvalid",
+    "QuestionExpired",
     "RetryPolicy",
     "RetryableError",
     "Timeouts",
@@ -90,18 +97,27 @@ class BaseAgent:
     #: For tasks that set none of their own.
     timeouts: ClassVar[Timeouts] = Timeouts()
     limits: ClassVar[Limits] = Limits()
+    #: `process`: each agent run has a process of its own, which a hard limit kills and `Limits.memory_mb` bounds.
+    isolation: ClassVar[Literal["thread", "process"]] = "thread"
+
+    #: What becomes of an agent run that goes on with another version of the agent than it began with, and asks for
+    #: something else than is recorded: `fail` ends it, `restart` begins it anew.
+    on_change: ClassVar[Literal["fail", "restart"]] = "fail"
 
     def execute(self, data: Any, ctx: Any) -> Any:
         """Do the work on one input; what it returns is stored as the task's output."""
         raise NotImplementedError(f"{type(self).__name__} must define execute(self, data, ctx)")
 
 
-class Host(Protocol):
-    """Who performs effects: the live runtime, or a test."""
+class Driver(Protocol):
+    """Who drives the flows of effects: the recorder of the execution."""
 
-    def perform(self, effect: Effect) -> Any: ...
+    @property
+    def scopes(self) -> Scopes: ...
 
-    async def perform_async(self, effect: Effect) -> Any: ...
+    def run(self, flow: Flow[T]) -> T: ...
+
+    async def run_async(self, flow: Flow[T]) -> T: ...
 
     def log(self, event: str, fields: Mapping[str, Any]) -> None: ...
 
@@ -110,9 +126,16 @@ class _BaseContext:
     """What both contexts know without asking anybody."""
 
     def __init__(
-        self, host: Host, account: Account, *, run_id: str, task: str, run_input: Any, upstream: Mapping[str, Upstream]
+        self,
+        driver: Driver,
+        account: Account,
+        *,
+        run_id: str,
+        task: str,
+        run_input: Any,
+        upstream: Mapping[str, Upstream],
     ) -> None:
-        self._host = host
+        self._driver = driver
         self._account = account
         #: Ids of this run and this task.
         self.run_id = run_id
@@ -134,7 +157,16 @@ class _BaseContext:
 
     def log(self, event: str, **fields: Any) -> None:
         """Write a line to the worker's log, with run, task and agent added."""
-        self._host.log(event, fields)
+        self._driver.log(event, fields)
+
+    @property
+    def random(self) -> Random:
+        """Chance that comes out the same when the agent is repeated; each branch has its own."""
+        return self._driver.scopes.here().random
+
+    def uuid(self) -> str:
+        """Give a new UUID of version 4, the same one when the agent is repeated."""
+        return uuid_from(self.random)
 
 
 class Context(_BaseContext):
@@ -157,15 +189,83 @@ class Context(_BaseContext):
         Raises a `ModelError` that says whether a retry can help; `offline` refuses an `output` (`ModelCapabilityError`).
         """
         request = make_request(self.model, prompt, system=system, output=output, max_output_tokens=max_output_tokens)
-        return drive(llm_flow(self._account, request, output), self._host.perform)
+        return self._driver.run(llm_flow(self._account, request, output))
 
-    def step(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call a function that touches the outside; give it here rather than calling it yourself."""
-        return drive(step_flow(self._account, function, args, kwargs), self._host.perform)
+    def step(self, function: Callable[..., T], *args: Any, at_most_once: bool = False, **kwargs: Any) -> T:
+        """Call a function and record what it gives, as JSON: an agent that is repeated gets that and calls nothing.
+
+        The function's annotation says which type the JSON becomes again. `at_most_once`: a kill in its middle never
+        repeats it, it raises `EffectUncertain`. A parameter named `idempotency_key` gets a key that stays the same.
+        """
+        return self._driver.run(step_flow(RunStep(function, args, kwargs, at_most_once)))
+
+    @overload
+    def gather(self, *branches: Callable[[], T]) -> list[T]: ...
+    @overload
+    def gather(self, *branches: Callable[[], T], return_exceptions: bool) -> list[T | BaseException]: ...
+    def gather(self, *branches: Callable[[], Any], return_exceptions: bool = False) -> Any:
+        """Call functions at the same time, each in a thread; gives their results in order.
+
+        When all have ended, the first error in order is raised, or stands among the results with `return_exceptions`.
+        """
+        return gather_threads(self._driver.scopes.here(), branches, return_exceptions=return_exceptions)
+
+    def now(self) -> datetime:
+        """Give the time, in UTC; an agent that is repeated gets the recorded one."""
+        return self._driver.run(now_flow())
 
     def progress(self, message: str, fraction: float | None = None) -> None:
-        """Tell whoever watches the run how far the agent is; `fraction` is 0..1."""
-        drive(progress_flow(self._account, message, fraction), self._host.perform)
+        """Tell whoever watches the run how far the agent is, once; `fraction` is 0..1."""
+        self._driver.run(progress_flow(message, fraction))
+
+    def sleep(self, duration: float | timedelta) -> None:
+        """Wait for some seconds, for longer than a moment without a slot; an agent that is repeated does not wait again.
+
+        The agent unwinds, and is repeated from its journal when the time is over.
+        """
+        self._driver.run(sleep_flow(duration))
+
+    def sleep_until(self, time: datetime) -> None:
+        """Wait until a time, which has to be aware; see `sleep`."""
+        self._driver.run(sleep_until_flow(time))
+
+    @overload
+    def ask(
+        self,
+        question: str,
+        *,
+        choices: Sequence[str] = (),
+        expires: float | timedelta | None = None,
+        default: Any = ...,
+        about: Any = None,
+    ) -> str: ...
+    @overload
+    def ask(
+        self,
+        question: str,
+        *,
+        answer: type[M],
+        expires: float | timedelta | None = None,
+        default: Any = ...,
+        about: Any = None,
+    ) -> M: ...
+    def ask(
+        self,
+        question: str,
+        *,
+        choices: Sequence[str] = (),
+        answer: type[BaseModel] | None = None,
+        expires: float | timedelta | None = None,
+        default: Any = NO_DEFAULT,
+        about: Any = None,
+    ) -> Any:
+        """Ask a person and wait for the answer, without a slot: text, one of `choices`, or a validated `answer`.
+
+        `about` is what is to be approved, as JSON: the answer is bound to it. Nobody's answer within `expires` gives the
+        `default`, without one it raises `QuestionExpired`.
+        """
+        ask = make_ask(question, choices=tuple(choices), answer=answer, expires=expires, default=default, about=about)
+        return self._driver.run(ask_flow(ask))
 
 
 class AsyncContext(_BaseContext):
@@ -187,15 +287,75 @@ class AsyncContext(_BaseContext):
     ) -> Any:
         """Ask the agent's model; see `Context.llm`."""
         request = make_request(self.model, prompt, system=system, output=output, max_output_tokens=max_output_tokens)
-        return await drive_async(llm_flow(self._account, request, output), self._host.perform_async)
+        return await self._driver.run_async(llm_flow(self._account, request, output))
 
-    async def step(self, function: Callable[..., Awaitable[T] | T], *args: Any, **kwargs: Any) -> T:
-        """Call a function, or await a coroutine function; a plain function runs in a thread and blocks nobody."""
-        return await drive_async(step_flow(self._account, function, args, kwargs), self._host.perform_async)
+    async def step(
+        self, function: Callable[..., Awaitable[T] | T], *args: Any, at_most_once: bool = False, **kwargs: Any
+    ) -> T:
+        """Call a function, or await a coroutine function; see `Context.step`. A plain function runs in a thread."""
+        return await self._driver.run_async(step_flow(RunStep(function, args, kwargs, at_most_once)))
+
+    @overload
+    async def gather(self, *branches: Awaitable[T] | Callable[[], Awaitable[T]]) -> list[T]: ...
+    @overload
+    async def gather(
+        self, *branches: Awaitable[T] | Callable[[], Awaitable[T]], return_exceptions: bool
+    ) -> list[T | BaseException]: ...
+    async def gather(
+        self, *branches: Awaitable[Any] | Callable[[], Awaitable[Any]], return_exceptions: bool = False
+    ) -> Any:
+        """Await coroutines at the same time, each in a task; see `Context.gather`."""
+        return await gather_tasks(branches, return_exceptions=return_exceptions)
+
+    async def now(self) -> datetime:
+        """Give the time; see `Context.now`."""
+        return await self._driver.run_async(now_flow())
 
     async def progress(self, message: str, fraction: float | None = None) -> None:
-        """Tell whoever watches the run how far the agent is; `fraction` is 0..1."""
-        await drive_async(progress_flow(self._account, message, fraction), self._host.perform_async)
+        """Tell whoever watches the run how far the agent is, once; `fraction` is 0..1."""
+        await self._driver.run_async(progress_flow(message, fraction))
+
+    async def sleep(self, duration: float | timedelta) -> None:
+        """Wait for some seconds, for longer than a moment without a slot; see `Context.sleep`."""
+        await self._driver.run_async(sleep_flow(duration))
+
+    async def sleep_until(self, time: datetime) -> None:
+        """Wait until a time, which has to be aware; see `Context.sleep`."""
+        await self._driver.run_async(sleep_until_flow(time))
+
+    @overload
+    async def ask(
+        self,
+        question: str,
+        *,
+        choices: Sequence[str] = (),
+        expires: float | timedelta | None = None,
+        default: Any = ...,
+        about: Any = None,
+    ) -> str: ...
+    @overload
+    async def ask(
+        self,
+        question: str,
+        *,
+        answer: type[M],
+        expires: float | timedelta | None = None,
+        default: Any = ...,
+        about: Any = None,
+    ) -> M: ...
+    async def ask(
+        self,
+        question: str,
+        *,
+        choices: Sequence[str] = (),
+        answer: type[BaseModel] | None = None,
+        expires: float | timedelta | None = None,
+        default: Any = NO_DEFAULT,
+        about: Any = None,
+    ) -> Any:
+        """Ask a person and wait for the answer, without a slot; see `Context.ask`."""
+        ask = make_ask(question, choices=tuple(choices), answer=answer, expires=expires, default=default, about=about)
+        return await self._driver.run_async(ask_flow(ask))
 
 
 def name_of(agent_class: type[BaseAgent]) -> str:

@@ -40,6 +40,7 @@ class WorkerParts:
         """Let go of loop and providers; the kernel belongs to who made it."""
         self.runtime.loop.close()
         self.runtime.nodes.close()
+        self.runtime.isolation.close()
         self.runtime.providers.close()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 import warnings
 from typing import Any
 
@@ -15,6 +18,7 @@ from celery.utils.nodenames import host_format
 from celery.worker import state
 
 from orchestrator.broker.app import FleetApp
+from orchestrator.clock import system_clock
 from orchestrator.contracts.dispatch import queue_of
 from orchestrator.errors import SettingsInvalid, UsageError
 from orchestrator.failpoints import arm
@@ -25,16 +29,33 @@ from orchestrator.settings import Settings
 from orchestrator.store import schema
 from worker.app import WorkerParts, build, load_agents, served
 from worker.consumer.gate import FleetConsumer
-from worker.pool import TaskPool
+from worker.pool import AGENT_THREADS, TaskPool
 from worker.reload import Reloader
 
 log = get_logger("nightfleet.worker")
+
+#: The exit code of a worker that ends to be replaced: whoever keeps workers alive starts it again.
+REPLACE = 75
+#: How long the threads of a worker that has drained may take to end.
+_LAST_SECONDS = 1.0
 
 
 class FleetWorker(Worker):
     """Celery's own worker program (signals, warm shutdown) without its banner and its logging."""
 
     app: FleetApp
+    pool: Any
+    replaced = False
+
+    def replace(self) -> None:
+        """Drain, to be replaced: threads that are stuck take memory and processor for as long as the process lives."""
+        if self.replaced or state.should_stop not in {None, False}:
+            return
+        self.replaced = True
+        log.error(
+            "too many threads are stuck in agents that were given up: drains, to be replaced", stuck=self.pool.stuck
+        )
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def emit_banner(self) -> None:
         """Say in one line what there is to know."""
@@ -93,7 +114,22 @@ def run_worker(settings: Settings, *, name: str | None = None, number: int = 0, 
     parts.close()
     kernel.close()
     # Ctrl-C drains as SIGTERM does; Celery gives it the exit code of a failure.
-    return 0 if told_to_end else int(controller.exitcode or 0)
+    code = 0 if told_to_end else int(controller.exitcode or 0)
+    return _leave(REPLACE if controller.replaced else code)
+
+
+def _leave(code: int) -> int:
+    """End the process here if it holds a thread that would keep it alive, or go on while it ends; else give the code."""
+    give_up_at = system_clock.monotonic() + _LAST_SECONDS
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith(AGENT_THREADS)]
+    for thread in ours:
+        thread.join(max(0.0, give_up_at - system_clock.monotonic()))
+    if any(thread.is_alive() for thread in ours):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _serve_metrics(parts: WorkerParts, number: int) -> Endpoint | None:

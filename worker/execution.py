@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from orchestrator.contracts.dispatch import Dispatch
+from orchestrator.contracts.jsonvalue import plain
 from orchestrator.contracts.workflow import TaskDefinition
 from orchestrator.errors import NightfleetError
+from orchestrator.observability.redact import Redact
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Claim
 from worker.effects import Account
+from worker.motion import Motion
 
 _MAX_ERROR_CHARACTERS = 8000
+#: Of what an error carries beside its message: more than that is left out.
+_MAX_DETAILS_CHARACTERS = 16_000
 
 
 def storable(text: str) -> str:
     """Cut what an agent says to a bound, and take out what Postgres cannot store."""
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()[:_MAX_ERROR_CHARACTERS]
+
+
+def masked(error: NightfleetError, redact: Redact) -> NightfleetError:
+    """Give an error as it may be shown and stored: without secrets, within bounds, and JSON throughout."""
+
+    def clean(text: str) -> str:
+        return storable(redact(text))
+
+    data = error.to_data()
+    try:
+        carried = {key: plain(data.pop(key), clean) for key in ("details", "cause") if key in data}
+        if len(json.dumps(carried)) > _MAX_DETAILS_CHARACTERS:
+            carried = {}
+    except RecursionError:  # an author's details may hold themselves
+        carried = {}
+    made = NightfleetError.from_data({**data, **carried, "message": clean(error.message)})
+    return error if made.to_data() == error.to_data() else made
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +72,16 @@ class Failed:
     error: NightfleetError
 
 
-Verdict = Ignored | Done | Retrying | Failed
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Recorded as suspended, for at most `seconds`; `again` is to be published: what it waits for has come already."""
+
+    reason: str
+    seconds: float | None
+    again: Dispatch | None = None
+
+
+Verdict = Ignored | Done | Retrying | Failed | Waiting
 
 
 @dataclass(slots=True)
@@ -66,6 +99,10 @@ class Execution:
     timed_out: Callable[[], bool] = lambda: False
     #: Set when the watchdog has recorded the end instead of the thread that is stuck in the agent.
     given_up: bool = False
+    motion: Motion = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.motion = Motion(self.account)
 
 
 class Executions:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from orchestrator.errors import InputInvalid
+from orchestrator.clock import system_clock
 from orchestrator.observability.logging import get_logger
-from orchestrator.observability.redact import Redact
-from orchestrator.store.agent_runs import Claim
-from orchestrator.store.store import Store
-from worker.effects import CallModel, Effect, Report, RunStep
-from worker.execution import storable
+from worker.effects import CallModel, Effect, ReadClock, Report
 from worker.llm.providers import Providers
 from worker.pool import EventLoop
+
+T = TypeVar("T")
 
 log = get_logger("nightfleet.worker")
 
@@ -24,37 +20,28 @@ _TAKEN = frozenset({"event", "run_id", "agent_run_id", "task", "agent", "epoch",
 
 
 class Host:
-    """Calls models, steps and the stream of progress on behalf of one claim; from any thread."""
+    """Calls models, tells the time and writes log lines; from any thread."""
 
-    def __init__(self, claim: Claim, store: Store, providers: Providers, loop: EventLoop, redact: Redact) -> None:
-        self._claim = claim
-        self._store = store
+    def __init__(self, providers: Providers, loop: EventLoop) -> None:
         self._providers = providers
         self._loop = loop
-        self._redact = redact
 
     def perform(self, effect: Effect) -> Any:
+        """Do an effect that is no step: those are called where the agent's code is."""
         match effect:
             case CallModel(request):
                 return self._providers.provider_for(request.model).invoke(request)
-            case RunStep(function, args, kwargs):
-                outcome = function(*args, **kwargs)
-                if inspect.isawaitable(outcome):
-                    raise InputInvalid(
-                        "ctx.step was given a coroutine function: make `execute` async, or pass a plain one"
-                    )
-                return outcome
-            case Report(message, fraction):
-                claim = self._claim
-                data = None if fraction is None else json.dumps({"fraction": fraction})
-                text = storable(self._redact(message))
-                self._store.runs.add_event(claim.run_id, claim.tenant_id, claim.task, text, data)
-                return None
+            case ReadClock():
+                return system_clock.now()
+            case Report():
+                return None  # the line is stored with its record
+            case _:
+                raise TypeError(f"nobody performs {type(effect).__name__}")
 
-    async def perform_async(self, effect: Effect) -> Any:
-        if isinstance(effect, RunStep) and inspect.iscoroutinefunction(effect.function):
-            return await effect.function(*effect.args, **effect.kwargs)
-        return await self._loop.run_blocking(self.perform, effect)
+    async def in_thread(self, work: Callable[[], T], effect: Effect | None = None) -> T:
+        """Do what blocks, from the loop."""
+        del effect
+        return await self._loop.run_blocking(work)
 
     def log(self, event: str, fields: Mapping[str, Any]) -> None:
         log.info(event, **{f"agent_{key}" if key in _TAKEN else key: fields[key] for key in fields})

@@ -1,7 +1,7 @@
 """A worker process as a member of the fleet: it joins, gives signs of life, keeps its leases honest, sweeps, and leaves.
 
-The sign of life and the reconciliation are apart: the first needs nothing of this process but a connection, so it can
-move to a child process that no plugin can keep from the processor.
+The sign of life and the reconciliation are apart: the first is given by a child process that no plugin can keep from the
+processor (`heart.py`), and by a thread of this one where there is none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from celery import bootsteps
 
+from orchestrator.broker.address import address_of
 from orchestrator.clock import run_id_of, system_clock
 from orchestrator.contracts.dispatch import agent_run_id_of
 from orchestrator.contracts.run import RunState
@@ -21,12 +22,22 @@ from orchestrator.errors import ClaimLost, NightfleetError, ServiceUnavailable
 from orchestrator.observability.logging import get_logger
 from orchestrator.recovery import Sweep
 from orchestrator.settings import Settings
-from orchestrator.store.repairs import Orphan
+from orchestrator.store.fleet import Held
+from orchestrator.store.heartbeat import Sign
+from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.revoke import Revocation, revoke
+from worker.execution import Execution
+from worker.heart import Heart, heart_of
+from worker.memory import Memory
 from worker.request import claimed_by
 from worker.runtime import Runtime
 
 log = get_logger("nightfleet.worker")
+
+#: A heart that beats has beaten within one; after so many the process beats itself.
+_LATE_BEATS = 1.5
+#: So long after an outage of the database what nobody executes is put back as its fault.
+_EXCUSED_BEATS = 3.0
 
 
 class Slots(Protocol):
@@ -53,12 +64,14 @@ class Pulse:
 
     def join(self) -> None:
         """Announce the process, its agents as they are now, and its queues."""
-        cards = self._runtime.agents.cards
-        self._fleet.join(self._worker_id, name=self._name, pid=os.getpid(), slots=self._slots.slots, cards=cards)
+        cards, broker = self._runtime.agents.cards, address_of(self._runtime.settings)
+        self._fleet.join(
+            self._worker_id, name=self._name, pid=os.getpid(), slots=self._slots.slots, cards=cards, broker=broker
+        )
 
-    def beat(self, *, idle: bool, draining: bool) -> None:
+    def beat(self, sign: Sign) -> None:
         """Beat once; joins again when the fleet has declared this process dead meanwhile."""
-        if not self._fleet.beat(self._worker_id, slots=self._slots.slots, idle=idle, draining=draining):
+        if not self._fleet.beat(self._worker_id, slots=sign.slots, idle=sign.idle, draining=sign.draining):
             log.warning("declared dead by the fleet, joins again")
             self.join()
 
@@ -81,11 +94,16 @@ class Member:
         self._beat_seconds = self._settings.heartbeat.total_seconds()
         self._ttl = self._settings.lease_ttl.total_seconds()
         self._pulse = Pulse(runtime, name, slots)
+        self._heart: Heart = heart_of(runtime.store.database, runtime.worker_id, self._settings)
+        self._memory = Memory(self._settings.memory_soft_mb, runtime.store.shed)
         self._stopping = threading.Event()
         self._draining = False
         self._threads: list[threading.Thread] = []
-        self._last_beat = 0.0
+        self._own_beat_at = 0.0
         self._joined = False
+        self._away_at: float | None = None
+        #: What was stopped for want of a heartbeat, by agent run and epoch: it goes back without a blame.
+        self._stopped: dict[tuple[str, int], Execution] = {}
 
     @property
     def slots(self) -> int:
@@ -100,11 +118,11 @@ class Member:
     @property
     def heartbeat_age_seconds(self) -> float:
         """Time since the last sign of life that the database has taken."""
-        return system_clock.monotonic() - self._last_beat
+        return system_clock.monotonic() - max(self._own_beat_at, self._heart.beat_at)
 
     def start(self) -> None:
         """Join the fleet (if the database is away, as soon as it is back) and start beating and sweeping."""
-        self._last_beat = system_clock.monotonic()
+        self._own_beat_at = system_clock.monotonic()
         self._beat_once()
         for name, work in (("nightfleet-heart", self._keep_beating), ("nightfleet-sweep", self._keep_sweeping)):
             thread = threading.Thread(target=work, name=name, daemon=True)
@@ -116,18 +134,17 @@ class Member:
         if self._joined:
             self._pulse.join()
 
-    def drain(self) -> None:
-        """Claim nothing new from now on; the next beat tells the fleet."""
-        self._draining = True
-
     def stop(self) -> None:
         """Let running agents end for as long as the settings allow, hand back the rest, and leave the fleet."""
         self._draining = True
+        if self._joined:
+            self._heart.sign(self._sign())
         if not self._slots.wait_until_done(self._settings.drain_timeout.total_seconds()):
             self.runtime.hand_back(self.runtime.executions.all())
         self._stopping.set()
         for thread in self._threads:
             thread.join(self._settings.connect_timeout.total_seconds() + 1)
+        self._heart.stop()
         try:
             if self._joined:
                 self._pulse.leave()
@@ -144,15 +161,12 @@ class Member:
 
     def _beat_once(self) -> None:
         try:
-            if self._joined:
-                self._pulse.beat(idle=self._connected() and not self._slots.full, draining=self._draining)
-            else:
-                self._pulse.join()
-                self._joined = True
-            self._last_beat = system_clock.monotonic()
+            self._show_life()
             self._reconcile()
+            self._memory.look()
         except ServiceUnavailable as error:
-            silent = system_clock.monotonic() - self._last_beat
+            self._away_at = system_clock.monotonic()
+            silent = self.heartbeat_age_seconds
             log.warning("no heartbeat", error=error.message, silent_seconds=round(silent, 1))
             if silent > self._ttl:
                 log.warning("no heartbeat for a lease: stops what it executes", count=len(self.runtime.executions))
@@ -161,6 +175,24 @@ class Member:
         except Exception:
             log.exception("heartbeat failed")
 
+    def _show_life(self) -> None:
+        """Tell the heart how things are, and beat without it when it is late; joins first."""
+        sign = self._sign()
+        if not self._joined:
+            self._pulse.join()
+            self._joined = True
+            self._own_beat_at = system_clock.monotonic()
+            self._heart.sign(sign)
+            return
+        self._heart.sign(sign)
+        began = system_clock.monotonic()
+        if self._heart.beat_at < began - _LATE_BEATS * self._beat_seconds:
+            self._pulse.beat(sign)
+            self._own_beat_at = began
+
+    def _sign(self) -> Sign:
+        return Sign(self._slots.slots, idle=self._connected() and not self._slots.full, draining=self._draining)
+
     def _reconcile(self) -> None:
         """Bring what the database says this process holds and what it really executes together."""
         # What began after this reading of the local side may miss on the database's side, so it is not judged.
@@ -168,34 +200,49 @@ class Member:
         held = self.runtime.store.fleet.held(self.runtime.worker_id, settled_after_seconds=2 * self._beat_seconds)
         for row in held:
             execution = self.runtime.executions.get(row.id)
-            if execution is None and row.settled and row.id not in local:
-                # Counted like a crash, so that an error of ours between claim and record cannot repeat an agent for ever.
-                orphan = Orphan(row.id, run_id_of(row.id), row.epoch, row.crashes, self.runtime.worker_id)
-                if self.sweep.release(orphan):
-                    log.warning("released a claim whose executor is unknown", agent_run_id=row.id)
+            if execution is None and row.settled and row.id not in local and not self._still_records(row):
+                self._release(row)
         current = {(row.id, row.epoch) for row in held}
+        self._stopped = {key: execution for key, execution in self._stopped.items() if key in current}
         for identity, execution in local.items():
             if (identity, execution.claim.epoch) not in current:
                 self.runtime.stop(execution, ClaimLost("cancelled, or taken over by another worker"))
 
+    def _still_records(self, row: Held) -> bool:
+        """Tell whether an execution that was stopped has effects on their way: what was paid for is recorded first."""
+        stopped = self._stopped.get((row.id, row.epoch))
+        return stopped is not None and bool(stopped.motion.flights)
+
+    def _release(self, row: Held) -> None:
+        """Put back a claim that nobody executes."""
+        excused = self._away_at is not None and (
+            system_clock.monotonic() - self._away_at < _EXCUSED_BEATS * self._beat_seconds
+        )
+        # A database that was away takes outcomes along; no agent run is to blame for that, and none a suspect.
+        loss = Loss.HANDED_BACK if excused or (row.id, row.epoch) in self._stopped else Loss.FORGOTTEN
+        orphan = Orphan(row.id, run_id_of(row.id), row.epoch, row.crashes, self.runtime.worker_id)
+        if self.sweep.release(orphan, loss):
+            log.warning("released a claim whose executor is unknown", agent_run_id=row.id, loss=loss.name.lower())
+
     def _stop_executions(self, reason: str) -> None:
         for execution in self.runtime.executions.all():
+            self._stopped[execution.claim.id, execution.claim.epoch] = execution
             self.runtime.stop(execution, ClaimLost(reason))
 
     # Sweeping ---------------------------------------------------------------------------------------------------------
 
     def _keep_sweeping(self) -> None:
-        wait = self._settings.sweep_interval.total_seconds()
+        wait = self.sweep.longest_wait
         while not self._stopping.wait(wait):
             try:
                 swept = self.sweep.tick()
                 wait = self.sweep.wait_seconds()
             except ServiceUnavailable as error:
                 log.warning("no sweep", error=error.message)
-                wait = self._settings.sweep_interval.total_seconds()
+                wait = self.sweep.longest_wait
             except Exception:
                 log.exception("sweep failed")
-                wait = self._settings.sweep_interval.total_seconds()
+                wait = self.sweep.longest_wait
             else:
                 if swept:
                     log.info(
@@ -216,10 +263,11 @@ class CeleryDecisions:
         revocation = revoke(self._runtime.store.runs, task_id, claim)
         if revocation in {Revocation.CANCELLED, Revocation.ENDED}:
             run_id = run_id_of(agent_run_id_of(task_id))
-            if revocation is Revocation.CANCELLED:
+            if revocation is Revocation.CANCELLED and self._runtime.store.runs.state(run_id).final:
                 self._runtime.meter.run_ended(run_id, RunState.CANCELLED)
             for running in self._runtime.executions.all():
-                if running.claim.run_id == run_id:
+                # What undoes the run goes on.
+                if running.claim.run_id == run_id and running.plan.undo_at(running.claim.position) is None:
                     self._runtime.stop(running, ClaimLost("revoked"))
         return revocation
 
@@ -227,7 +275,7 @@ class CeleryDecisions:
         """Release the claim; the next sweep publishes it."""
         execution = self._runtime.executions.get(agent_run_id)
         if execution is not None:
-            self._runtime.hand_back([execution], crashed=True)
+            self._runtime.hand_back([execution], Loss.WORKER_DIED)
 
 
 def member_step(runtime: Runtime, sweep: Sweep, members: list[Member]) -> type[bootsteps.StartStopStep]:
@@ -247,6 +295,8 @@ def member_step(runtime: Runtime, sweep: Sweep, members: list[Member]) -> type[b
                 connection = getattr(consumer, "connection", None)
                 return bool(connection is not None and connection.connected)
 
+            # A worker inside somebody's process cannot be replaced.
+            parent.pool.on_stuck = getattr(parent, "replace", parent.pool.on_stuck)
             name = parent.hostname or socket.gethostname()
             member = Member(runtime, sweep, parent.pool, name=name, connected=connected)
             members.append(member)

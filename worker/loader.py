@@ -102,6 +102,13 @@ class AgentLoader:
         ours = [each for folder in folders for plugin in _in_folder(folder) for each in _load(plugin)]
         return _merge(own, ours)
 
+    def load_from(self, origin: str, name: str) -> LoadedAgent:
+        """Give the agent of this name of one plugin, and load no other; raises `UnknownAgent`, saying what is wrong."""
+        folders = [folder for folder in [shipped_agents()] if folder is not None]
+        plugins = [*self._plugins(leave_out=folders), *(each for folder in folders for each in _in_folder(folder))]
+        found = [each for plugin in plugins if plugin.origin == origin for each in _load(plugin)]
+        return _merge(found, []).get(name)
+
     def _plugins(self, leave_out: Iterable[Path]) -> Iterator[_Plugin | PluginProblem]:
         seen = set(leave_out)
         for entry in self._entries:

@@ -10,17 +10,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from orchestrator.clock import Clock, created_at, system_clock
 from orchestrator.contracts.run import RunState
+from orchestrator.errors import AgentCrashed
 from orchestrator.observability.endpoint import Endpoint
 from orchestrator.observability.metrics import BUCKETS, FleetMetrics, Probe, Registry, make_registry, serve
 from orchestrator.store.readings import Readings
-from worker.execution import Done, Failed, Ignored, Retrying, Verdict
+from worker.execution import Done, Failed, Ignored, Retrying, Verdict, Waiting
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from worker.app import WorkerParts
 
-_REPAIRS = ("taken_over", "due", "republished", "advanced")
+_REPAIRS = ("taken_over", "due", "republished", "advanced", "expired")
 
 
 class WorkMeter:
@@ -42,6 +43,12 @@ class WorkMeter:
         self._retries = Counter(
             "nightfleet_agent_run_retries", "Failures that are tried again.", ["agent"], registry=registry
         )
+        self._suspensions = Counter(
+            "nightfleet_agent_run_suspensions", "Waits that hold no slot.", ["agent"], registry=registry
+        )
+        self._crashes = Counter(
+            "nightfleet_agent_run_crashes", "Agents that ended their own process.", ["agent"], registry=registry
+        )
         self._lost = Counter(
             "nightfleet_claims_lost", "Executions whose result nobody wanted any more.", ["agent"], registry=registry
         )
@@ -62,10 +69,17 @@ class WorkMeter:
         match verdict:
             case Done():
                 self._ended(agent, "succeeded", seconds)
+            case Retrying(error=AgentCrashed()):
+                self._crashes.labels(agent).inc()
+            case Failed(error=AgentCrashed()):
+                self._crashes.labels(agent).inc()
+                self._ended(agent, "failed", seconds)
             case Failed():
                 self._ended(agent, "failed", seconds)
             case Retrying():
                 self._retries.labels(agent).inc()
+            case Waiting():
+                self._suspensions.labels(agent).inc()
             case Ignored():
                 self._lost.labels(agent).inc()
 
@@ -80,6 +94,7 @@ class WorkMeter:
             for state in ("succeeded", "failed"):
                 self._agent_runs.labels(agent, state)
             self._retries.labels(agent)
+            self._crashes.labels(agent)
         yield from ()
 
     def _ended(self, agent: str, state: str, seconds: float) -> None:
@@ -135,5 +150,8 @@ def _state_of(parts: WorkerParts) -> Iterator[Metric]:
     errors.add_metric(["database"], parts.kernel.store.database.outages)
     errors.add_metric(["broker"], parts.kernel.publisher.outages)
     lost = parts.kernel.publisher.lost
-    yield from (repairs, errors)
+    deleted = CounterMetricFamily("nightfleet_retention_deletions", "What its retention has deleted.", labels=["kind"])
+    for kind, count in parts.sweep.keeper.counts.items():
+        deleted.add_metric([kind], count)
+    yield from (repairs, errors, deleted)
     yield CounterMetricFamily("nightfleet_publications_lost", "Messages that did not reach the broker.", lost)

@@ -129,11 +129,23 @@ def _attribute_faults(agent_class: type[BaseAgent]) -> Iterator[str]:
     model: Any = agent_class.model
     if model is not None and not (isinstance(model, str) and _MODEL.fullmatch(model)):
         yield f"`model` is {model!r}: write 'provider:model', such as 'openai:gpt-5-mini', or 'offline'"
+    if agent_class.on_change not in ("fail", "restart"):
+        yield f"`on_change` is {agent_class.on_change!r}: write 'fail' or 'restart'"
     yield from _type_faults("timeouts", agent_class.timeouts, Timeouts)
     yield from _type_faults("limits", agent_class.limits, Limits)
     if isinstance(agent_class.limits, Limits) and agent_class.limits.usd is not None:  # pyright: ignore[reportUnnecessaryIsInstance]
         yield "Limits(usd=...) would not be kept, there are no budgets yet: remove it, Limits(model_calls=...) is kept"
+    yield from _isolation_faults(agent_class)
     yield from _constructor_faults(agent_class)
+
+
+def _isolation_faults(agent_class: type[BaseAgent]) -> Iterator[str]:
+    isolation: Any = agent_class.isolation
+    if isolation not in ("thread", "process"):
+        yield f"`isolation` is {isolation!r}: write 'process' for a process of its own, or leave it out"
+    limits: Any = agent_class.limits
+    if isolation != "process" and isinstance(limits, Limits) and limits.memory_mb is not None:
+        yield "Limits(memory_mb=...) can be kept in a process of its own alone: add isolation = 'process'"
 
 
 def _capability_faults(capabilities: Any) -> Iterator[str]:

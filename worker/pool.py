@@ -22,12 +22,20 @@ from celery.concurrency.base import BasePool, apply_target
 
 from orchestrator.clock import system_clock
 from orchestrator.observability.logging import get_logger
+from worker.scopes import task_factory
 
 T = TypeVar("T")
 
 log = get_logger("nightfleet.worker")
 
 _current = threading.local()
+
+_SLOT, _BLOCKING = "nightfleet-slot", "nightfleet-blocking"
+#: How the names of threads begin that execute what agents do.
+AGENT_THREADS = (_SLOT, _BLOCKING)
+#: The share of the slots, and the number in any case, whose threads may be stuck before the process is replaced.
+_STUCK_SHARE = 0.1
+_STUCK_AT_LEAST = 1
 
 
 class Job:
@@ -83,6 +91,10 @@ class TaskPool(BasePool):
         self.slots = int(self.limit or 1)
         #: How many jobs have ended so far.
         self.finished = 0
+        #: How many threads are stuck in jobs that were given up.
+        self.stuck = 0
+        #: Called when so many are stuck that the process should be replaced.
+        self.on_stuck: Callable[[], None] = lambda: None
 
     @property
     def running(self) -> int:
@@ -153,11 +165,17 @@ class TaskPool(BasePool):
                 return False
             job.given_up = True
         with self._lock:
-            self._running.discard(job)
+            if job not in self._running:
+                return True  # it has ended, or never begins
+            self._running.remove(job)
             self._threads -= 1
+            self.stuck += 1
+            too_many = self.stuck > max(_STUCK_AT_LEAST, _STUCK_SHARE * self.slots)
             if self._waiting:
                 self._start_thread()
             self._ended.notify_all()
+        if too_many:
+            self.on_stuck()
         return True
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
@@ -165,7 +183,7 @@ class TaskPool(BasePool):
 
     def _start_thread(self) -> None:
         self._threads += 1
-        threading.Thread(target=self._work, name="nightfleet-slot", daemon=True).start()
+        threading.Thread(target=self._work, name=_SLOT, daemon=True).start()
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
@@ -176,6 +194,8 @@ class TaskPool(BasePool):
             job.began = system_clock.monotonic()
             with self._lock:
                 self._waiting = max(0, self._waiting - 1)
+                if job.given_up:
+                    continue
                 self._running.add(job)
             _current.give_up = partial(self.give_up, job)
             try:
@@ -183,9 +203,10 @@ class TaskPool(BasePool):
             except Exception:
                 log.exception("a job broke out of Celery's tracer")
             with self._lock:
-                if job.given_up:
+                if job not in self._running:  # given up: another thread has taken this one's place
+                    self.stuck -= 1
                     return
-                self._running.discard(job)
+                self._running.remove(job)
                 self.finished += 1
                 self._ended.notify_all()
         with self._lock:
@@ -198,6 +219,7 @@ class TaskPool(BasePool):
         info: dict[str, Any] = dict(super()._get_info())
         with self._lock:
             info.update({"max-concurrency": self.slots, "threads": self._threads, "running": len(self._running)})
+            info["stuck"] = self.stuck
         return info
 
     @property
@@ -314,7 +336,8 @@ class EventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._executor = ThreadPoolExecutor(self._blocking_threads, thread_name_prefix="nightfleet-blocking")
+                self._loop.set_task_factory(task_factory)
+                self._executor = ThreadPoolExecutor(self._blocking_threads, thread_name_prefix=_BLOCKING)
                 self._thread = threading.Thread(target=_serve, args=(self._loop,), name="nightfleet-loop", daemon=True)
                 self._thread.start()
             return self._loop

@@ -23,6 +23,7 @@ from celery.worker.state import task_ready
 from orchestrator.clock import system_clock
 from orchestrator.contracts.dispatch import agent_run_id_of
 from orchestrator.errors import NightfleetError, ServiceUnavailable
+from orchestrator.failpoints import failpoint
 
 #: More of a message than Flower has room for.
 _MOST_CHARACTERS = 1000
@@ -70,7 +71,11 @@ class AgentRequest(Request):  # type: ignore[misc]
         if isinstance(error, Ignore) and self.claimed:
             self._lost("claim_lost: handed back, or taken over by another worker")
         self._error = shown(error)
-        return super().on_failure(exc_info, send_failed_event, return_ok)
+        try:
+            return super().on_failure(exc_info, send_failed_event, return_ok)
+        finally:
+            # The tracer's frames hold what holds them, with 200 KB of line numbers: memory until the next collection.
+            _without_frames(exc_info.exception)
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:  # noqa: FBT001, FBT002 - Celery's signature
         """Give an agent back at once, whatever its thread does: a second Ctrl-C does not wait for it."""
@@ -87,6 +92,12 @@ class AgentRequest(Request):  # type: ignore[misc]
 
         # In a thread: this comes from a signal handler, which may have interrupted whoever holds a lock of the pool.
         threading.Thread(target=give_back, name="nightfleet-give-back", daemon=True).start()
+
+    def acknowledge(self) -> None:
+        """Acknowledge once, whoever asks first."""
+        failpoint("before_ack")
+        super().acknowledge()
+        failpoint("after_ack")
 
     def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - Celery's signature
         """Acknowledge an agent that was given up: its end is recorded."""
@@ -129,7 +140,10 @@ def claimed_by(agent_run_id: str) -> str | None:
 
 def shown(error: BaseException) -> str:
     """Give an error as Celery's tools show it: code and message."""
-    text = f"{error.code}: {error.message}" if isinstance(error, NightfleetError) else repr(error)
+    if isinstance(error, NightfleetError):
+        text = f"{error.code}: {error.message}"
+    else:
+        text = str(error) if isinstance(error, Retry) else repr(error)
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 
@@ -138,6 +152,12 @@ def _cause(error: Any) -> BaseException:
     inner = getattr(error, "exc", None)
     wraps = isinstance(error, Retry) or type(error).__name__ == "ExceptionWithTraceback"
     return _cause(inner) if wraps and isinstance(inner, BaseException) else error
+
+
+def _without_frames(error: Any) -> None:
+    while isinstance(error, BaseException):
+        error.__traceback__ = None
+        error = getattr(error, "exc", None)
 
 
 def _nothing() -> None:

@@ -15,7 +15,7 @@ from orchestrator.broker.app import FleetApp
 from orchestrator.contracts.dispatch import agent_run_id_of, queue_of
 from orchestrator.errors import NightfleetError
 from orchestrator.planning.canvas import carried
-from worker.execution import Done, Failed, Ignored, Retrying
+from worker.execution import Done, Failed, Ignored, Retrying, Waiting
 from worker.request import claim_noted
 from worker.runtime import Runtime
 
@@ -50,6 +50,9 @@ class AgentTask(Task):
             case Retrying(error, delay):
                 # For the eyes of Celery's tools: the retry itself is a row that is due later.
                 raise Retry(message=error.message, exc=error, when=delay)
+            case Waiting(reason, seconds):
+                # Not `Ignore`: that sends no event, and the task would be shown as started for ever.
+                raise Retry(message=reason, when=seconds)
             case Failed(error):
                 raise error
 

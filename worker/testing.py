@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import sys
 import threading
@@ -20,23 +19,39 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel
 
+from orchestrator.clock import agent_run_id, system_clock
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.contracts.usage import Usage
 from orchestrator.errors import InputInvalid
+from orchestrator.journal.memory import MemoryJournal
 from orchestrator.planning.inputs import Upstream
+from orchestrator.store.agent_runs import Claim
 from worker.agent import AsyncContext, BaseAgent, Context
-from worker.effects import Account, CallModel, Effect, Report, RunStep
+from worker.attempt import Writer
+from worker.effects import Account, CallModel, Effect, ReadClock, Report
 from worker.llm.base import BaseLLMProvider, LLMRequest, LLMResponse, estimate_tokens
 from worker.llm.providers import Providers
 from worker.loader import AgentLoader, LoadedAgent, load_class
+from worker.motion import Motion
+from worker.recorded import in_scope, in_scope_async, run_recorded
+from worker.recorder import Recorder as EffectRecorder
+from worker.scopes import Scope, task_factory
+from worker.scripted import NoWaiting, ScriptedPeople
 
-__all__ = ["LogLine", "MockLLM", "Recorder", "Reply", "Report", "run_agent"]
+if TYPE_CHECKING:
+    from orchestrator.contracts.replay import Replay
+    from orchestrator.settings import Settings
+
+T = TypeVar("T")
+
+__all__ = ["LogLine", "MockLLM", "Recorder", "Reply", "Report", "replay", "run_agent"]
 
 _SHOWN_CHARACTERS = 200
 
@@ -116,6 +131,7 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     run_input: Any = None,
     agents_path: str | None = None,
     recorder: Recorder | None = None,
+    answers: Mapping[str, Any] | None = None,
 ) -> Any:
     """Run an agent here and give its output, with input, output and effects checked as a worker checks them.
 
@@ -123,26 +139,70 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     model is `offline`, whatever the agent names, unless `model` asks for another: no call is paid by accident.
     `upstream` maps tasks to outputs, or to an `Upstream` that failed; `run_input` is `data` if not given. An agent by
     name comes from `agents_path`, else `NIGHTFLEET_AGENTS_PATH`, else `./agents`, or is one that ships. Time limits are
-    not kept.
+    not kept, and timers are over at once. `answers` maps questions (`ctx.ask`) to answers; one that can expire and has
+    no answer has expired.
     """
     loaded = _loaded(agent, agents_path)
     given = _as_json(data)
     value = loaded.parse_input(given)
     with _provider(model) as (provider, model_id):
-        context_class = AsyncContext if loaded.is_async else Context
-        context = context_class(
-            _Host(provider, recorder or Recorder()),
-            Account(model=model_id, limits=loaded.agent_class.limits),
-            run_id="test",
-            task=loaded.card.name,
-            run_input=given if run_input is None else _as_json(run_input),
-            upstream={task: _upstream(output) for task, output in (upstream or {}).items()},
-        )
-        instance = agent if isinstance(agent, BaseAgent) else loaded.agent_class()
-        result = _outside_loops(lambda: _run(instance, value, context))
+        account = Account(model=model_id, limits=loaded.agent_class.limits)
+
+        def call(driver: EffectRecorder) -> Any:
+            context_class = AsyncContext if loaded.is_async else Context
+            context = context_class(
+                driver,
+                account,
+                run_id="test",
+                task=loaded.card.name,
+                run_input=given if run_input is None else _as_json(run_input),
+                upstream={task: _upstream(output) for task, output in (upstream or {}).items()},
+            )
+            instance = agent if isinstance(agent, BaseAgent) else loaded.agent_class()
+            return _outside_loops(lambda: _run(instance, value, context, driver.scopes.root))
+
+        people = ScriptedPeople(answers or {})
+        make = partial(_recorder, _Host(provider, recorder or Recorder()), account, loaded, people)
+        result = run_recorded(make, call, on_change="fail")
     output = loaded.dump_output(result)
     dump(output, what=f"the output of agent {loaded.card.name!r}", limit_bytes=sys.maxsize)
     return loaded.validate_output(result) if loaded.gives.is_model else output
+
+
+def replay(
+    run_id: str, *, task: str | None = None, agents_path: str | None = None, settings: Settings | None = None
+) -> Replay:
+    """Execute a task of a stored run again with the agent that is here, on what it has recorded; nothing happens.
+
+    `task` is by default the one that failed the run. `settings` say where the run is stored, by default the environment;
+    agents come from `agents_path`, by default that of the settings. Raises `RunNotFound` and `UsageError`.
+    """
+    from orchestrator.kernel import Kernel
+    from orchestrator.settings import Settings
+    from worker.replay import replay_run
+
+    kernel = Kernel.build(settings or Settings.load())
+    try:
+        return replay_run(kernel, run_id, task, agents_path=agents_path)
+    finally:
+        kernel.close()
+
+
+def _recorder(host: _Host, account: Account, loaded: LoadedAgent, people: ScriptedPeople) -> EffectRecorder:
+    """Give what drives the effects: they are recorded as a worker records them, and forgotten with the test."""
+    identity = agent_run_id("00000000-0000-7000-8000-000000000000", 0)
+    claim = Claim(identity, loaded.card.name, 0, loaded.card.name, 1, 0, 0, identity, identity, "null", None)
+    journal = MemoryJournal(max_value_bytes=sys.maxsize)
+    writer = Writer(
+        claim,
+        journal,
+        Motion(account),
+        lambda text: text,
+        digest=loaded.card.digest,
+        plugin=loaded.agent_class.__module__,
+        limit_bytes=sys.maxsize,
+    )
+    return EffectRecorder(writer, journal.read(claim), host, NoWaiting(writer.motion, people, 0.0))
 
 
 class _Host:
@@ -158,26 +218,19 @@ class _Host:
         match effect:
             case CallModel(request):
                 return self._provider.invoke(request)
-            case RunStep(function, args, kwargs):
-                outcome = function(*args, **kwargs)
-                if inspect.isawaitable(outcome):
-                    raise InputInvalid(
-                        "ctx.step was given a coroutine function: make `execute` async, or pass a plain one"
-                    )
-                return outcome
+            case ReadClock():
+                return system_clock.now()
             case Report():
                 self._recorder.progress.append(effect)
                 return None
-
-    async def perform_async(self, effect: Effect) -> Any:
-        match effect:
-            case RunStep(function, args, kwargs) if inspect.iscoroutinefunction(function):
-                return await function(*args, **kwargs)
-            case CallModel():
-                async with self._in_order:
-                    return await asyncio.to_thread(self.perform, effect)
             case _:
-                return await asyncio.to_thread(self.perform, effect)
+                raise TypeError(f"nobody performs {type(effect).__name__}")
+
+    async def in_thread(self, work: Callable[[], T], effect: Effect | None = None) -> T:
+        if not isinstance(effect, CallModel):
+            return await asyncio.to_thread(work)
+        async with self._in_order:
+            return await asyncio.to_thread(work)
 
     def log(self, event: str, fields: Mapping[str, Any]) -> None:
         self._recorder.logs.append(LogLine(event, dict(fields)))
@@ -204,11 +257,12 @@ def _provider(model: MockLLM | str | None) -> Generator[tuple[BaseLLMProvider, s
         providers.close()
 
 
-def _run(agent: BaseAgent, value: Any, context: Context | AsyncContext) -> Any:
-    async def awaited() -> Any:
-        return await agent.execute(value, context)
-
-    return asyncio.run(awaited()) if isinstance(context, AsyncContext) else agent.execute(value, context)
+def _run(agent: BaseAgent, value: Any, context: Context | AsyncContext, scope: Scope) -> Any:
+    if not isinstance(context, AsyncContext):
+        return in_scope(scope, agent.execute, value, context)
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_task_factory(task_factory)
+        return runner.run(in_scope_async(scope, agent.execute, value, context))
 
 
 def _outside_loops(call: Callable[[], Any]) -> Any:

@@ -103,6 +103,7 @@ class Publisher:
                     self._lose(rest)
                     raise self._unavailable(error) from error
                 else:
+                    failpoint("after_publish")
                     return
 
     def ensure(self, queues: Iterable[str] = ()) -> None:

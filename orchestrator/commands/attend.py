@@ -52,8 +52,13 @@ def follow(service: Service, run_id: str, *, timeout: float | None = None) -> It
         waiting.wait(pause)
 
 
-def attend(service: Service, run_id: str, screen: Screen, *, timeout: float | None = None) -> RunResult:
-    """Show progress until the run is final, and give what came of it; raises `TimeIsUp`."""
+def attend(
+    service: Service, run_id: str, screen: Screen, *, timeout: float | None = None, asker: Asking | None = None
+) -> RunResult:
+    """Show progress until the run is final, and give what came of it; raises `TimeIsUp`.
+
+    An `asker` takes up what agents ask meanwhile.
+    """
     begun = service.snapshot(run_id)
     for warning in begun.warnings:
         screen.write(f"warning: {warning}\n")
@@ -62,6 +67,8 @@ def attend(service: Service, run_id: str, screen: Screen, *, timeout: float | No
         for events in follow(service, run_id, timeout=timeout):
             # Lines of progress come before states, whenever they were.
             progress.show(sorted(events, key=lambda event: event.at))
+            if asker is not None:
+                asker.look(run_id, events)
     finally:
         progress.end()
     return service.snapshot(run_id)
@@ -127,6 +134,14 @@ class Screen:
         """Leave the block where it is and begin anew below it."""
         with self._lock:
             self._block = []
+
+
+class Asking(Protocol):
+    """Takes up what agents ask."""
+
+    def look(self, run_id: str, events: Sequence[RunEvent], /) -> None:
+        """Take in what has happened."""
+        ...
 
 
 class Progress(Protocol):
@@ -202,7 +217,7 @@ class Board:
             return
         now = self._clock.monotonic()
         row.state = event.state or row.state
-        row.note = render.one_line(event.error.message) if event.error else ""
+        row.note = render.one_line(event.error.message) if event.error else render.one_line(event.message or "")
         if row.state == "running":
             row.began = now
         elif row.began is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.commands import attend
+from orchestrator.commands.asking import Asker, can_ask
 from orchestrator.commands.place import Place, json_option, looking, place_options, set_up_logging
 from orchestrator.commands.session import Session, working
 from orchestrator.commands.targets import CANCEL, RETRY, Change, Targets, pages, target_options
@@ -28,34 +30,46 @@ _WRONG_USE = 2
 
 @click.command()
 @target_options
+@click.option("--abandon", is_flag=True, help="Give up compensations that have not ended: what they would undo stays.")
 @place_options(agents=False)
 @json_option
-def cancel(targets: Targets, place: Place, *, as_json: bool) -> int:
+def cancel(targets: Targets, place: Place, *, abandon: bool, as_json: bool) -> int:
     """Cancel runs, at once and for good; one that has ended stays as it is."""
     settings, screen = _prepared(place)
     which = targets.which(CANCEL)
     with looking(settings) as service:
-        work = _Work(CANCEL, service, _cancel, _cancelled_line, as_json)
+        # A process of this machine may still be at it; if none is, this is what goes on with it.
+        resume = f"; `nightfleet runs resume{place.flags}` sees to that" if settings.embedded else ""
+        line = partial(_cancelled_line, resume=resume)
+        work = _Work(CANCEL, service, partial(_cancel, abandon=abandon), line, as_json)
         return _change_named(work, targets.ids) if which is None else _change_selected(work, targets, which, screen)
 
 
 @click.command()
 @target_options
+@click.option("--restart", is_flag=True, help="Begin the failed tasks anew: repeat what they have recorded.")
+@click.option(
+    "--repeat-uncertain", is_flag=True, help="Repeat steps that may happen at most once and may have happened."
+)
 @place_options()
 @json_option
-def retry(targets: Targets, place: Place, *, as_json: bool) -> int:
-    """Open failed or cancelled runs again; what succeeded in them is kept. Without a fleet, wait for the results."""
+def retry(targets: Targets, place: Place, *, restart: bool, repeat_uncertain: bool, as_json: bool) -> int:
+    """Open failed or cancelled runs again; what succeeded in them is kept. Without a fleet, wait for the results.
+
+    What the failed tasks have recorded is not repeated, unless --restart says so.
+    """
     settings, screen = _prepared(place)
     which = targets.which(RETRY)
+    reopen = _Reopening(restart, repeat_uncertain)
     if settings.embedded:
         with working(place, settings) as session:
-            return _retry_here(_Waiting(session, screen, place, as_json), targets, which)
+            return _retry_here(_Waiting(session, screen, place, as_json), targets, which, reopen)
 
     def line(answer: Answer) -> str:
         return f"run {answer.id}: it is open again; `nightfleet runs watch {answer.id}{place.flags}` shows it"
 
     with looking(settings) as service:
-        work = _Work(RETRY, service, _reopen, line, as_json)
+        work = _Work(RETRY, service, reopen, line, as_json)
         return _change_named(work, targets.ids) if which is None else _change_selected(work, targets, which, screen)
 
 
@@ -151,27 +165,38 @@ def _changes(work: _Work, run_id: str) -> bool:
     return answer.changed
 
 
-def _cancel(service: Service, run_id: str) -> Cancellation:
+def _cancel(service: Service, run_id: str, *, abandon: bool) -> Cancellation:
     from orchestrator.contracts.answer import Cancellation
 
-    cancelled = service.cancel(run_id)
+    cancelled = service.cancel(run_id, abandon=abandon)
     return Cancellation(id=run_id, cancelled=cancelled, state=service.state(run_id))
 
 
-def _cancelled_line(answer: Answer) -> str:
+def _cancelled_line(answer: Answer, *, resume: str) -> str:
     from orchestrator.contracts.answer import Cancellation
 
     assert isinstance(answer, Cancellation)
+    undoing = answer.state is not None and not answer.state.final
     if answer.cancelled:
-        return f"run {answer.id} is {answer.state}"
+        undo = f"cancelled, and ends when what it did is undone{resume}"
+        return f"run {answer.id} is {undo if undoing else answer.state}"
+    if undoing:
+        return f"run {answer.id} ends already, when what it did is undone{resume}"
     return f"run {answer.id} had ended before: it is {answer.state}"
 
 
-def _reopen(service: Service, run_id: str) -> RunReference:
-    from orchestrator.contracts.answer import RunReference
+@dataclass(frozen=True, slots=True)
+class _Reopening:
+    """How runs are opened again."""
 
-    service.retry(run_id)
-    return RunReference(id=run_id)
+    restart: bool
+    repeat_uncertain: bool
+
+    def __call__(self, service: Service, run_id: str) -> RunReference:
+        from orchestrator.contracts.answer import RunReference
+
+        service.retry(run_id, restart=self.restart, repeat_uncertain=self.repeat_uncertain)
+        return RunReference(id=run_id)
 
 
 def _refused(change: Change, run_id: str, error: UsageError) -> Answer:
@@ -200,7 +225,9 @@ class _Waiting:
         """Wait for one run after the other; with `--json` one result a line, or as one document if it is alone."""
         codes = [0]
         for run_id in run_ids:
-            result = attend.attend(self.session.nf.service, run_id, self.screen)
+            service = self.session.nf.service
+            asker = Asker(service, self.screen, flags=self.place.flags, prompts=can_ask())
+            result = attend.attend(service, run_id, self.screen, asker=asker)
             if self.as_json and not alone:
                 click.echo(result.model_dump_json())
                 codes.append(0 if result.state == "succeeded" else 1)
@@ -209,11 +236,11 @@ class _Waiting:
         return max(codes)
 
 
-def _retry_here(waiting: _Waiting, targets: Targets, which: RunFilter | None) -> int:
+def _retry_here(waiting: _Waiting, targets: Targets, which: RunFilter | None, reopen: _Reopening) -> int:
     """Run again what is meant, a page of runs at a time."""
     service = waiting.session.nf.service
     if len(targets.ids) == 1:
-        service.retry(targets.ids[0])
+        reopen(service, targets.ids[0])
         return waiting.wait(targets.ids, alone=True)
     if which is None:
         found: Iterable[Sequence[str]] = [targets.ids]
@@ -221,7 +248,7 @@ def _retry_here(waiting: _Waiting, targets: Targets, which: RunFilter | None) ->
         found = pages(service, which) if targets.confirmed(service, which, RETRY) else ()
     codes = [0]
     for page in found:
-        refused = {run_id: error for run_id in page if (error := _refusal(service, run_id)) is not None}
+        refused = {run_id: error for run_id in page if (error := _refusal(service, run_id, reopen)) is not None}
         if which is None and refused:
             codes.append(_WRONG_USE)
             for error in refused.values():
@@ -230,10 +257,10 @@ def _retry_here(waiting: _Waiting, targets: Targets, which: RunFilter | None) ->
     return max(codes)
 
 
-def _refusal(service: Service, run_id: str) -> UsageError | None:
+def _refusal(service: Service, run_id: str, reopen: _Reopening) -> UsageError | None:
     """Open a run again; gives what is in the way."""
     try:
-        service.retry(run_id)
+        reopen(service, run_id)
     except UsageError as error:
         return error
     return None

@@ -86,6 +86,8 @@ def _work(work: Work) -> list[str]:
         ("retries", work.waiting_for_retry),
     ]
     counts += [(f"failed today: {code}", count) for code, count in work.failures.items()]
+    if work.retention is not None:
+        counts += [("to be deleted now", work.retention.due), ("... within a day", work.retention.due_within_a_day)]
     return [
         _listed(("worker", ">pid", ">slots", ">running", ">beat", "state"), workers),
         _listed(("waits for", ">rows", ">oldest", ">workers", ">messages", ">consumers"), map(_queue, work.queues)),

@@ -108,6 +108,11 @@ def _agent_run_row(part: AgentRunResult) -> tuple[str, ...]:
     )
 
 
+def waits_of(result: RunResult) -> list[str]:
+    """Give a line for each task that is suspended."""
+    return [f"{part.task} {one_line(part.waiting_for)}" for part in result.agent_runs if part.waiting_for]
+
+
 def errors_of(result: RunResult) -> list[str]:
     """Give a line for each task that failed, and one for the run where no task is to blame."""
     lines = [_error_line(part.error, part.task) for part in result.agent_runs if part.error]
@@ -141,6 +146,10 @@ def run_page(result: RunResult, *, workers: bool = False) -> str:
         ("created", moment(result.created_at)),
         ("took", duration(between(result.started_at, result.finished_at))),
     ]
+    if result.deadline_at is not None:
+        facts.append(("deadline", moment(result.deadline_at)))
+    if result.forked_from is not None:
+        facts.append(("fork of", result.forked_from))
     if usage.model_calls:
         tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
         facts.append(("models", f"{usage.model_calls:,} call{'s' if usage.model_calls != 1 else ''}, {tokens}"))
@@ -148,6 +157,7 @@ def run_page(result: RunResult, *, workers: bool = False) -> str:
         "\n".join(f"{name:<10}{one_line(value)}" for name, value in facts),
         agent_runs_table(result, workers=workers),
     ]
+    parts += ["\n".join(waits_of(result))] if waits_of(result) else []
     parts += ["\n".join(f"warning: {warning}" for warning in result.warnings)] if result.warnings else []
     parts += ["\n".join(errors_of(result))] if errors_of(result) else []
     return "\n\n".join(parts)
@@ -199,6 +209,8 @@ def event_line(event: RunEvent) -> str | None:
     reason = f": {one_line(event.error.message)}" if event.error is not None else ""
     if event.state in {"blocked", "queued"} and not reason:
         return None
+    if event.state == "suspended" and event.message:
+        return f"{event.task} {one_line(event.message)}"
     return f"{event.task} {'waits for a retry' if event.state == 'queued' else event.state}{reason}"
 
 
@@ -213,13 +225,24 @@ def next_steps(result: RunResult, flags: str) -> str:
     """Say what can be done now; `flags` are the options that lead to the same place."""
     steps = [(f"nightfleet runs show {result.id}{flags}", "this run again; with --json every output")]
     if result.state in {"failed", "cancelled"}:
-        steps.insert(0, (f"nightfleet runs retry {result.id}{flags}", "once more, from what failed"))
+        steps.insert(0, _once_more(result, flags))
     else:
         steps.append((f"nightfleet agents{flags}", "the agents that there are"))
     if any(model_of(part) == "offline" for part in result.agent_runs):
         steps.append(("export OPENAI_API_KEY=... or ANTHROPIC_API_KEY=...", "a language model instead of `offline`"))
     width = max(len(command) for command, _ in steps)
     return "\n".join(["Next:", *(f"  {command:<{width}}  {why}" for command, why in steps)])
+
+
+def _once_more(result: RunResult, flags: str) -> tuple[str, str]:
+    """Give the command with which work that came to nothing is tried again, and what it does."""
+    retry = f"nightfleet runs retry {result.id}{flags}"
+    if result.ending is None:
+        return retry, "once more, from what failed"
+    if any(part.undoes is not None and part.state == "failed" for part in result.agent_runs):
+        return retry, "the compensations once more that failed"
+    first = result.agent_runs[0].task
+    return f"nightfleet runs fork {result.id} --from {first}{flags}", "a new run of it, since this one is undone"
 
 
 def problem_line(origin: str, message: str) -> str:

@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands import attend, render
+from orchestrator.commands import attend, journal, render
+from orchestrator.commands.answer import answer, questions
+from orchestrator.commands.asking import Asker
 from orchestrator.commands.changes import cancel, resume, retry
+from orchestrator.commands.dead import dead
+from orchestrator.commands.fork import fork
 from orchestrator.commands.place import (
     Listing,
     Place,
@@ -18,6 +22,8 @@ from orchestrator.commands.place import (
     set_up_logging,
     timeout_option,
 )
+from orchestrator.commands.purge import purge
+from orchestrator.commands.replay import replay
 from orchestrator.commands.selection import Selection, optional_run_id, selection_options
 from orchestrator.commands.session import watching
 
@@ -56,13 +62,18 @@ def list_runs(selection: Selection, place: Place, *, limit: int, after: str | No
 
 @runs.command()
 @_run_argument
+@click.option("--journal", "with_journal", is_flag=True, help="What its agents have done: every recorded effect.")
 @place_options(agents=False)
 @json_option
-def show(run: str, place: Place, *, as_json: bool) -> None:
+def show(run: str, place: Place, *, with_journal: bool, as_json: bool) -> None:
     """Show a run as it is now; --json with its input and every output."""
     settings = _settings(place)
     with looking(settings) as service:
         result = service.snapshot(run)
+        made = journal.recorded(service.kernel, result) if with_journal else None
+    if made is not None:
+        click.echo(made.model_dump_json(indent=2) if as_json else journal.page(made))
+        return
     page = render.run_page(result, workers=not settings.embedded)
     click.echo(result.model_dump_json(indent=2) if as_json else page)
 
@@ -84,7 +95,8 @@ def watch(run: str, place: Place, *, timeout: float | None, as_json: bool) -> in
                     for event in events:
                         click.echo(event.model_dump_json())
                 return 0 if service.state(run) == "succeeded" else 1
-            result = attend.attend(service, run, screen, timeout=timeout)
+            asker = Asker(service, screen, flags=place.flags, prompts=False)
+            result = attend.attend(service, run, screen, timeout=timeout, asker=asker)
         except attend.TimeIsUp as error:
             click.echo(f"Error: {error}; it goes on, and can be watched again", err=True)
             return 1
@@ -98,5 +110,5 @@ def _settings(place: Place) -> Settings:
     return settings
 
 
-for command in (cancel, retry, resume):
+for command in (cancel, retry, resume, fork, purge, questions, answer, dead, replay):
     runs.add_command(command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Work": ("run", "submit", "batch", "runs"),
+    "Work": ("run", "submit", "batch", "runs", "projects"),
     "Agents": ("init", "agents", "emulator"),
     "Fleet": ("worker", "beat", "flower", "db", "doctor"),
     "Tools": ("schema", "completion"),

@@ -54,9 +54,11 @@ def selection_options(command: Command) -> Command:
     )
     @click.option("--workflow", metavar="NAME", help="Only runs of workflows of this name.")
     @click.option("--error", metavar="CODE", help="Only runs that this error has failed, such as agent_timeout.")
-    @click.option("--since", metavar="AGE", callback=_moment, help="Only runs created since: 90s, 15m, 2h, 3d, a time.")
     @click.option(
-        "--before", metavar="AGE", callback=_moment, help="Only runs created before: 90s, 15m, 2h, 3d, a time."
+        "--since", metavar="AGE", callback=moment_option, help="Only runs created since: 90s, 15m, 2h, 3d, a time."
+    )
+    @click.option(
+        "--before", metavar="AGE", callback=moment_option, help="Only runs created before: 90s, 15m, 2h, 3d, a time."
     )
     @functools.wraps(command)
     def gathered(*args: Any, **given: Any) -> Any:
@@ -80,7 +82,8 @@ def moment_of(text: str, now: datetime) -> datetime:
         ) from None
 
 
-def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+def moment_option(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+    """Give the moment that the value of an option means."""
     return None if value is None else moment_of(value, system_clock.now())
 
 

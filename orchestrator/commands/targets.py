@@ -33,6 +33,7 @@ class Change:
 
 
 CANCEL = Change("cancel", "cancelled", ("pending", "running"), ("pending", "running"))
+PURGE = Change("delete", "deleted", ("succeeded", "failed", "cancelled"), ("succeeded", "failed", "cancelled"))
 RETRY = Change("retry", "retried", ("failed", "cancelled"), ("failed",))
 
 

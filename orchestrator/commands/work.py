@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.commands import attend, render
+from orchestrator.commands.asking import Asker, can_ask
 from orchestrator.commands.completion import workflows
 from orchestrator.commands.place import (
     NO_FLEET,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from orchestrator.settings import Settings
 
 
+_SECONDS = click.FloatRange(min=0, min_open=True, max=36_500 * 86_400)
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What is to be done, as it was written on the command line."""
@@ -40,6 +44,7 @@ class Work:
     given: str | None
     text: str | None
     project: str
+    deadline: float | None
 
     def definition(self) -> WorkflowDefinition:
         """Give the workflow; raises `WorkflowInvalid` with every problem at its place."""
@@ -52,20 +57,22 @@ class Work:
         if self.given is not None and self.text is not None:
             raise UsageError("--input and --text both give the input: leave one out")
         if self.text is not None:
-            return {"text": _read("--text", self.text, limit_bytes)}
-        return {} if self.given is None else parse_json("--input", _read("--input", self.given, limit_bytes))
+            return {"text": read_text("--text", self.text, limit_bytes)}
+        return {} if self.given is None else parse_json("--input", read_text("--input", self.given, limit_bytes))
 
 
 def work_options(command: Command) -> Command:
-    """Add WORKFLOW, `--input`, `--text` and `--project`; the command gets them as `work`."""
+    """Add WORKFLOW, `--input`, `--text`, `--project` and `--deadline`; the command gets them as `work`."""
 
     @click.argument("workflow", shell_complete=workflows)
     @click.option("--input", "given", metavar="JSON|@FILE|-", help="The input: JSON, a file of JSON, or - for stdin.")
     @click.option("--text", metavar="TEXT|@FILE|-", help='The input {"text": ...}: text, a file, or - for stdin.')
     @click.option("--project", default="default", show_default=True, help="The project that the run belongs to.")
+    @click.option("--deadline", type=_SECONDS, metavar="SECONDS", help="Fail the run if it has not ended by then.")
     @functools.wraps(command)
-    def gathered(*args: Any, workflow: str, given: str | None, text: str | None, project: str, **others: Any) -> Any:
-        return command(*args, work=Work(workflow, given, text, project), **others)
+    def gathered(*args: Any, workflow: str, **others: Any) -> Any:
+        given = {field.name: others.pop(field.name) for field in fields(Work) if field.name != "workflow"}
+        return command(*args, work=Work(workflow, **given), **others)
 
     return gathered
 
@@ -99,11 +106,12 @@ def run(work: Work, place: Place, *, timeout: float | None, dry_run: bool, merma
     given = work.input(settings.max_value_bytes)
     try:
         with working(place, settings) as session:
-            handle = session.nf.submit(definition, given, project=work.project)
+            handle = session.nf.submit(definition, given, project=work.project, deadline=work.deadline)
             session.run_id = handle.id
             click.echo(f"run {handle.id}: {render.one_line(definition.name)}", err=True)
             try:
-                result = attend.attend(session.nf.service, handle.id, screen, timeout=timeout)
+                asker = Asker(session.nf.service, screen, flags=place.flags, prompts=can_ask())
+                result = attend.attend(session.nf.service, handle.id, screen, timeout=timeout, asker=asker)
             except attend.TimeIsUp as error:
                 click.echo(f"Error: {error}", err=True)
                 if as_json:
@@ -128,7 +136,9 @@ def submit(work: Work, place: Place, *, idempotency_key: str | None, as_json: bo
     definition = work.definition()
     given = work.input(settings.max_value_bytes)
     with producing(settings) as nf:
-        handle = nf.submit(definition, given, project=work.project, idempotency_key=idempotency_key)
+        handle = nf.submit(
+            definition, given, project=work.project, idempotency_key=idempotency_key, deadline=work.deadline
+        )
     click.echo(json.dumps({"id": handle.id}) if as_json else handle.id)
 
 
@@ -147,7 +157,7 @@ def parse_json(what: str, text: str) -> Any:
         raise InputInvalid(f"{what} is nested too deeply") from None
 
 
-def _read(option: str, value: str, limit_bytes: int) -> str:
+def read_text(option: str, value: str, limit_bytes: int) -> str:
     """Give the text that the value of an option stands for: `-` is stdin, `@path` a file, anything else itself."""
     if value != "-" and not value.startswith("@"):
         return value

@@ -38,6 +38,13 @@ class Cancellation(Value):
         return self.cancelled
 
 
+class Purge(Value):
+    """How many runs were meant, and how many are deleted: fewer where others have opened some again, none of a dry run."""
+
+    runs: int
+    deleted: int
+
+
 class ScheduleSummary(Value):
     """A schedule and the next time that it is due, None if it never is again."""
 

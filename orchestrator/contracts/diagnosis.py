@@ -94,6 +94,8 @@ class WorkerFact(Value):
     draining: bool
     live: bool
     beat_age_seconds: float
+    #: Which broker and namespace it consumes from; None where it has not said so.
+    broker: str | None = None
 
 
 class QueueFact(Value):
@@ -132,6 +134,20 @@ class TableFact(Value):
     bytes: int
 
 
+class RetentionFact(Value):
+    """What is deleted next: runs whose time has passed, and those whose time passes within a day. Counts are bounded.
+
+    `days` and `runs` are what the settings say, 0 is no limit; `own_rules` is the number of projects that say otherwise.
+    """
+
+    days: int
+    runs: int
+    own_rules: int
+    due: int
+    due_within_a_day: int
+    bounded: bool
+
+
 class Unread(Value):
     """What could not be found out, and why."""
 
@@ -154,6 +170,7 @@ class Work(Value):
     stuck_runs: tuple[str, ...] = ()
     failures: dict[str, int] = Field(default_factory=dict[str, int])
     tables: tuple[TableFact, ...] = ()
+    retention: RetentionFact | None = None
 
     @property
     def live_workers(self) -> tuple[WorkerFact, ...]:

@@ -14,6 +14,8 @@ EventKind = Literal["run", "agent_run", "progress"]
 class RunEvent(Value):
     """One change: of the run (`task` is None), of an agent run, or a progress line of an agent.
 
+    `message` is that line, and of an agent run that is suspended what it waits for.
+
     `cursor` orders the events of a run; `run.events(after=cursor)` goes on behind this one.
     """
 

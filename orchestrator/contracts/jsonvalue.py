@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from orchestrator.errors import NightfleetError, OutputInvalid, ValueTooLarge
@@ -26,7 +26,7 @@ def dump(value: JsonValue, *, what: str, limit_bytes: int, error: type[Nightflee
         size = len(text) if text.isascii() else len(text.encode())
     except (TypeError, ValueError, RecursionError):
         raise error(f"{what} is no JSON: {find_fault(value)}") from None
-    if _has_odd_key(value):
+    if has_odd_key(value):
         # Python would write 1 as "1" and give "1" back: the next agent must not look for what is not there.
         raise error(f"{what} is no JSON: {find_fault(value)}")
     if "\\u0000" in text and (fault := find_fault(value)) is not None:
@@ -39,6 +39,23 @@ def dump(value: JsonValue, *, what: str, limit_bytes: int, error: type[Nightflee
     return text
 
 
+def plain(value: Any, change: Callable[[str], str]) -> JsonValue:
+    """Give `value` as JSON whatever it is, with `change` made to every text in it; what is no JSON becomes its `repr`."""
+    match value:
+        case str():
+            return change(value)
+        case dict():
+            return {change(str(key)): plain(item, change) for key, item in _items(value)}
+        case list() | tuple():
+            return [plain(item, change) for _, item in _numbered(value)]
+        case bool() | int() | None:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case _:
+            return change(repr(value))
+
+
 def find_fault(value: JsonValue) -> str | None:
     """Name the first place in `value` that JSON or Postgres cannot hold, or None."""
     try:
@@ -47,7 +64,7 @@ def find_fault(value: JsonValue) -> str | None:
         return "it is nested too deep, or holds itself"
 
 
-def _has_odd_key(value: JsonValue) -> bool:
+def has_odd_key(value: JsonValue) -> bool:
     """Tell whether any object has a key that is no text, looking at nothing but objects and lists."""
     containers = [value]
     while containers:

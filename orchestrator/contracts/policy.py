@@ -34,6 +34,8 @@ Seconds = Annotated[
 ]
 NonNegative = Annotated[Seconds, Field(ge=timedelta(0))]
 Positive = Annotated[Seconds, Field(gt=timedelta(0))]
+#: How long a run may take: short enough for a time of any database.
+Deadline = Annotated[Seconds, Field(gt=timedelta(0), le=timedelta(days=36_500))]
 
 
 class RetryPolicy(Value):
@@ -70,8 +72,25 @@ class Timeouts(Value):
         return self
 
 
+class Retention(Value):
+    """How long the runs of a project are kept after their end; 0 is no limit, and what is not given is as the settings say.
+
+    `days` is about a run with all that is its own, `journal_days` about the recorded effects and conversations in it,
+    where these are to go earlier. `runs` is the number of ended runs that are kept, the newest.
+    """
+
+    days: int | None = Field(default=None, ge=0, le=36_500)
+    journal_days: int | None = Field(default=None, ge=0, le=36_500)
+    runs: int | None = Field(default=None, ge=0, le=10_000_000)
+
+
 class Limits(Value):
-    """What one agent run may use at most. `usd` is refused until budgets exist: a cap that nobody keeps is worse than none."""
+    """What one agent run may use at most. `usd` is refused until budgets exist: a cap that nobody keeps is worse than none.
+
+    `memory_mb` needs `isolation = "process"`. It counts everything that the process allocates, Python itself with about
+    40 MB, and is kept on Linux.
+    """
 
     model_calls: int | None = Field(default=None, ge=0)
+    memory_mb: int | None = Field(default=None, ge=64)
     usd: Decimal | None = Field(default=None, ge=0)

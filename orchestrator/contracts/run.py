@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from orchestrator.contracts.policy import Value
 from orchestrator.contracts.usage import Usage
@@ -72,17 +72,29 @@ AGENT_RUN_TRANSITIONS: Mapping[AgentRunState, frozenset[AgentRunState]] = {
 }
 
 
+#: A field that is left out where it says nothing.
+_told: Any = Field(default=None, exclude_if=lambda value: value is None)
+
+
 class ErrorInfo(Value):
-    """An error as data; `task` names the task that raised it."""
+    """An error as data; `task` names the task that raised it.
+
+    `retry_after` is in seconds, `details` are what the error carries, `cause` is the error behind it, as data too. `kind` is
+    the code of the nearest error of ours where the code is an author's own.
+    """
 
     code: str
     message: str
     retryable: bool = False
     task: str | None = None
+    kind: str | None = _told
+    retry_after: float | None = _told
+    details: dict[str, Any] | None = _told
+    cause: dict[str, Any] | None = _told
 
 
 class AgentRunResult(Value):
-    """One task's part of a run as it is now."""
+    """One task's part of a run as it is now; `undoes` is the task that a compensation takes back."""
 
     id: str
     task: str
@@ -99,12 +111,20 @@ class AgentRunResult(Value):
     queued_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    undoes: str | None = None
+    #: It ended so in the run that this one is a fork of; nobody has done it, or paid for it, again.
+    copied: bool = False
+    #: While it is suspended: what for, and until when at the latest.
+    waiting_for: str | None = None
+    wake_at: datetime | None = None
 
 
 class RunResult(Value):
     """A run as it is now: what `run --json`, `runs show --json` and every handle give.
 
-    `agent_runs` are in topological order, `usage` is their sum, `warnings` name what may keep the run from ending.
+    `agent_runs` are in topological order, compensations behind them; `usage` is their sum. `warnings` name what may keep
+    the run from ending. `ending` is what the run ends as once what it did is undone, and what it ended as when it is.
+    At `deadline_at` it fails if it has not ended. `forked_from` is the run whose recorded past it shares.
     """
 
     schema_version: Literal[1] = 1
@@ -118,9 +138,12 @@ class RunResult(Value):
     agent_runs: tuple[AgentRunResult, ...]
     usage: Usage
     warnings: tuple[str, ...]
+    ending: RunState | None = None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    deadline_at: datetime | None = None
+    forked_from: str | None = None
 
 
 class RunSummary(Value):
@@ -140,7 +163,7 @@ class RunFilter(Value):
     """Which runs are meant: those that meet every condition that is given; all of them without any.
 
     `error` is the code of the error that failed a run, `workflow` a workflow's name. `since` and `before` are about when
-    a run was created, and must be aware.
+    a run was created, `ended_before` is about when it ended; they must be aware.
     """
 
     project: str | None = None
@@ -149,3 +172,4 @@ class RunFilter(Value):
     error: str | None = None
     since: AwareDatetime | None = None
     before: AwareDatetime | None = None
+    ended_before: AwareDatetime | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from orchestrator.contracts.policy import Positive, RetryPolicy, Timeouts, Value
+from orchestrator.contracts.policy import Deadline, Positive, RetryPolicy, Timeouts, Value
 
 #: Ids of tasks and names of agents: they become routing keys, queue names and Celery task names.
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
@@ -72,6 +72,72 @@ _NODE_ADVICE = {
 }
 
 
+def _agent_of_a_node(given: Any) -> Any:
+    """Give what names a function or a Celery task the word for it as its agent."""
+    if isinstance(given, dict) and not given.get("agent"):  # pyright: ignore[reportUnknownMemberType]
+        named: list[str] = [kind for kind in NODE_KINDS if given.get(kind) is not None]  # pyright: ignore[reportUnknownMemberType]
+        return {**given, "agent": named[0]} if named else given  # pyright: ignore[reportUnknownVariableType]
+    return given  # pyright: ignore[reportUnknownVariableType]
+
+
+def _check_kind(agent: str, function: str | None, celery: CeleryTask | None) -> None:
+    """Raise ValueError where it is not exactly one thing that is to be done."""
+    named = [kind for kind, value in zip(NODE_KINDS, (function, celery), strict=True) if value is not None]
+    if not agent:
+        raise ValueError("what the task does is missing: give it an agent, a function or a celery task")
+    if len(named) > 1 or (named and agent != named[0]):
+        given = " and ".join(named if agent in NODE_KINDS else ["agent", *named])
+        raise ValueError(f"a task is one of agent, function and celery, and this one has {given}: keep one")
+    if agent in NODE_KINDS and not named:
+        raise ValueError(f"{agent!r} is no agent: {_NODE_ADVICE[agent]}")
+
+
+def _does(agent: str, function: str | None, celery: CeleryTask | None) -> str:
+    named = function or (celery and celery.task)
+    return f"{agent} {named}" if named else agent
+
+
+class Compensation(Value):
+    """What undoes a task that has succeeded when its run fails or is cancelled: an agent, a function or a Celery task.
+
+    It gets `{input, output}` of that task, or its own `input`, in which `${...}` stands for the run's input and the
+    outputs of that task and of those in its `after`. `partial` undoes it too if it began and did not succeed.
+    """
+
+    agent: Name = ""
+    input: dict[str, Any] | None = None
+    retry: RetryPolicy = RetryPolicy()
+    timeouts: Timeouts = Timeouts()
+    function: DottedPath | None = None
+    celery: Annotated[CeleryTask | None, BeforeValidator(_as_celery_task)] = None
+    partial: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return _agent_of_a_node(given)
+
+    @model_validator(mode="after")
+    def _exactly_one_kind(self) -> Self:
+        _check_kind(self.agent, self.function, self.celery)
+        return self
+
+    @property
+    def does(self) -> str:
+        """Who does the work, for people."""
+        return _does(self.agent, self.function, self.celery)
+
+    def references(self) -> tuple[str, ...]:
+        """Give the paths inside every `${...}` of the declared input."""
+        return tuple(_find_references(self.input)) if self.input is not None else ()
+
+
+def _as_compensation(value: Any) -> Any:
+    if not isinstance(value, str | dict | Compensation | None):
+        raise ValueError("write `compensate: agent`, or an object with agent, input, retry, timeouts and partial")  # noqa: TRY004
+    return {"agent": value} if isinstance(value, str) else value  # pyright: ignore[reportUnknownVariableType]
+
+
 class TaskDefinition(Value):
     """One node: an agent, what it waits for, what it gets, and what happens when it fails.
 
@@ -79,7 +145,7 @@ class TaskDefinition(Value):
     `agent` is then that word. `input` maps names to JSON values in which `${task.field}` and `${input.field}` are
     replaced; without it the task gets the run's input (a first task), its one predecessor's output, or `{id: output}` of
     several. `when` is a CEL condition over `input` and the outputs of the tasks in `after`, by id; a task whose condition
-    is false is skipped.
+    is false is skipped. `compensate` undoes the task when its run fails or is cancelled after it has succeeded.
     """
 
     id: Name
@@ -92,25 +158,16 @@ class TaskDefinition(Value):
     on_error: OnError = "fail"
     function: DottedPath | None = None
     celery: Annotated[CeleryTask | None, BeforeValidator(_as_celery_task)] = None
+    compensate: Annotated[Compensation | None, BeforeValidator(_as_compensation)] = None
 
     @model_validator(mode="before")
     @classmethod
-    def _agent_of_a_node(cls, given: Any) -> Any:
-        if isinstance(given, dict) and not given.get("agent"):  # pyright: ignore[reportUnknownMemberType]
-            named: list[str] = [kind for kind in NODE_KINDS if given.get(kind) is not None]  # pyright: ignore[reportUnknownMemberType]
-            return {**given, "agent": named[0]} if named else given  # pyright: ignore[reportUnknownVariableType]
-        return given  # pyright: ignore[reportUnknownVariableType]
+    def _named(cls, given: Any) -> Any:
+        return _agent_of_a_node(given)
 
     @model_validator(mode="after")
     def _exactly_one_kind(self) -> Self:
-        named = [kind for kind in NODE_KINDS if getattr(self, kind) is not None]
-        if not self.agent:
-            raise ValueError("what the task does is missing: give it an agent, a function or a celery task")
-        if len(named) > 1 or (named and self.agent != named[0]):
-            given = " and ".join(named if self.agent in NODE_KINDS else ["agent", *named])
-            raise ValueError(f"a task is one of agent, function and celery, and this one has {given}: keep one")
-        if self.agent in NODE_KINDS and not named:
-            raise ValueError(f"{self.agent!r} is no agent: {_NODE_ADVICE[self.agent]}")
+        _check_kind(self.agent, self.function, self.celery)
         if isinstance(self.on_error, Fallback) and self.on_error.fallback in NODE_KINDS:
             raise ValueError(f"on_error: a fallback is an agent, and {self.on_error.fallback!r} is none")
         return self
@@ -118,8 +175,7 @@ class TaskDefinition(Value):
     @property
     def does(self) -> str:
         """Who does the work, for people: the agent's name, `function package.module:name` or `celery images.resize`."""
-        named = self.function or (self.celery and self.celery.task)
-        return f"{self.agent} {named}" if named else self.agent
+        return _does(self.agent, self.function, self.celery)
 
     def references(self) -> tuple[str, ...]:
         """Give the paths inside every `${...}` of the declared input, such as `reader.text`."""
@@ -129,12 +185,14 @@ class TaskDefinition(Value):
 class WorkflowDefinition(Value):
     """Tasks and their dependencies: any acyclic graph. `planning.validate` tells whether it can run.
 
-    `digest` addresses the content: two equal workflows have one, whatever built them.
+    `digest` addresses the content: two equal workflows have one, whatever built them. A run that has not ended within
+    its `deadline`, in seconds from its submit, fails.
     """
 
     schema_version: Literal[1] = 1
     name: str = Field(default="workflow", min_length=1, max_length=200)
     tasks: tuple[TaskDefinition, ...]
+    deadline: Deadline | None = None
 
     @cached_property
     def by_id(self) -> dict[str, TaskDefinition]:

@@ -16,17 +16,20 @@ from orchestrator.contracts.diagnosis import (
     ProblemFact,
     QueueFact,
     RedisFact,
+    RetentionFact,
     Service,
     SettingFact,
     Unread,
     Work,
 )
+from orchestrator.contracts.policy import Retention
 from orchestrator.errors import NightfleetError, ServiceUnavailable
 from orchestrator.imports import require_ours
 from orchestrator.kernel import Kernel
+from orchestrator.retention import Rule
 from orchestrator.settings import Settings, mask
 from orchestrator.store import schema
-from orchestrator.store.health import Health
+from orchestrator.store.health import COUNT_BOUND, Health
 
 if TYPE_CHECKING:
     from orchestrator.broker.probe import BrokerState
@@ -40,6 +43,9 @@ _DISTRIBUTIONS = (
 
 #: A run in which nothing can move is looked at again and again by the sweep; after this long it has not helped.
 _REST_SECONDS = 60.0
+#: Projects whose runs are counted: two statements for each end of theirs.
+_MOST_PROJECTS = 50
+_DAY_SECONDS = 86_400.0
 #: Somebody waits for the page: when so much time has gone, nothing more is asked.
 _PATIENCE_SECONDS = 15.0
 
@@ -192,6 +198,25 @@ def _work(kernel: Kernel, notes: _Notes) -> Work:
         stuck_runs=read("the runs that are stuck", lambda: health.stuck_runs(rest_seconds=_REST_SECONDS), ()),
         failures=read("what failed", health.failures, {}),
         tables=read("the sizes of the tables", health.tables, ()),
+        retention=read("what is deleted next", lambda: _retention(health, kernel.settings), None),
+    )
+
+
+def _retention(health: Health, settings: Settings) -> RetentionFact:
+    projects = health.projects()
+    ages = [(rule.project_id, rule.age_seconds) for rule in (Rule.of(each, settings) for each in projects)]
+    due = tomorrow = 0
+    for project_id, age in ages[:_MOST_PROJECTS]:
+        if age is not None:
+            due += health.expired(project_id, age_seconds=age)
+            tomorrow += health.expired(project_id, age_seconds=max(0.0, age - _DAY_SECONDS))
+    return RetentionFact(
+        days=settings.retention_days,
+        runs=settings.retention_runs,
+        own_rules=sum(1 for each in projects if each.retention != Retention()),
+        due=due,
+        due_within_a_day=max(0, tomorrow - due),
+        bounded=due >= COUNT_BOUND or tomorrow >= COUNT_BOUND or len(ages) > _MOST_PROJECTS,
     )
 
 

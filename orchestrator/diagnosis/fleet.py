@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from orchestrator.broker.address import address_of, is_other
 from orchestrator.contracts.diagnosis import Facts, Finding, QueueFact, Work
 from orchestrator.diagnosis.words import error, listed, number, ok, seconds, warning
 from orchestrator.settings import Settings
@@ -21,7 +22,7 @@ _IN_FLIGHT = 50
 _STALE_MESSAGES = 1000
 
 
-def _workers(facts: Facts, _settings: Settings) -> Iterator[Finding]:
+def _workers(facts: Facts, settings: Settings) -> Iterator[Finding]:
     work = _work(facts)
     if work is None:
         return
@@ -38,6 +39,7 @@ def _workers(facts: Facts, _settings: Settings) -> Iterator[Finding]:
         yield warning("all_draining", "every live worker is stopping: none takes new work", "start one")
     yield from _silent(work)
     yield from _namesakes(work)
+    yield from _elsewhere(work, settings)
 
 
 def _silent(work: Work) -> Iterator[Finding]:
@@ -62,6 +64,25 @@ def _namesakes(work: Work) -> Iterator[Finding]:
                 f"{count} live workers are called {name}: Flower and `celery inspect` cannot tell them apart",
                 "give each a name of its own",
             )
+
+
+def _elsewhere(work: Work, settings: Settings) -> Iterator[Finding]:
+    """Find workers that share the database and not the broker: what is published here never reaches them."""
+    ours = address_of(settings)
+    if ours is None:
+        return
+    others = [worker for worker in work.live_workers if worker.broker is not None and is_other(worker.broker, ours)]
+    if others:
+        make = error if len(others) == len(work.live_workers) else warning
+        verb = "consumes" if len(others) == 1 else "consume"
+        there = listed(sorted({str(worker.broker) for worker in others}))
+        yield make(
+            "other_broker",
+            f"{number(len(others), 'live worker')} of this database {verb} from {there}, and this process is configured "
+            f"for {ours}",
+            "give all processes of one fleet the same NIGHTFLEET_BROKER_URL and NIGHTFLEET_NAMESPACE, or two fleets a "
+            "NIGHTFLEET_DATABASE_SCHEMA each",
+        )
 
 
 def _sweep(facts: Facts, settings: Settings) -> Iterator[Finding]:

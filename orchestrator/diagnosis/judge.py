@@ -24,6 +24,11 @@ _FULL = 0.95
 _DEAD_ROWS = 100_000
 _DEAD_SHARE = 2.0
 
+#: So many runs that should have been deleted are more than a turn of the retention leaves.
+_BEHIND_RUNS = 10_000
+#: So much is worth a word where nothing is ever deleted.
+_LARGE_BYTES = 10e9
+
 _SEVERITY = (Level.OK, Level.WARNING, Level.ERROR)
 
 
@@ -104,11 +109,11 @@ def _postgres(facts: Facts, settings: Settings) -> Iterator[Finding]:
             "raise max_connections, lower NIGHTFLEET_DATABASE_POOL_SIZE, or put PgBouncer in between",
         )
     workers = len(facts.work.live_workers) if facts.work is not None else 0
-    wanted = workers * settings.database_pool_size
+    wanted = workers * (settings.database_pool_size + 1)
     if used < _NEARLY_FULL and wanted > server.max_connections:
         yield warning(
             "connections_may_run_out",
-            f"{number(workers, 'worker process', 'worker processes')} with up to {settings.database_pool_size} connections "
+            f"{number(workers, 'worker process', 'worker processes')} with up to {settings.database_pool_size + 1} connections "
             f"each may want {wanted}, and the database gives {server.max_connections}",
             "raise max_connections, lower NIGHTFLEET_DATABASE_POOL_SIZE, or put PgBouncer in between",
         )
@@ -213,6 +218,34 @@ def _tables(facts: Facts, _settings: Settings) -> Iterator[Finding]:
             )
 
 
+def _retention(facts: Facts, _settings: Settings) -> Iterator[Finding]:
+    fact = facts.work.retention if facts.work else None
+    if facts.work is None or fact is None:
+        return
+    size = sum(table.bytes for table in facts.work.tables)
+    if not (fact.days or fact.runs or fact.own_rules):
+        if size > _LARGE_BYTES:
+            yield warning(
+                "retention_off",
+                f"runs are kept for ever, and the tables take {size / 1e9:.0f} GB",
+                "set NIGHTFLEET_RETENTION_DAYS, or delete what nobody needs: `nightfleet runs purge --older-than 90d`",
+            )
+        return
+    if fact.due >= _BEHIND_RUNS and not facts.embedded:
+        yield warning(
+            "retention_behind",
+            f"{fact.due:,} runs or more are due to be deleted",
+            "some hundred a second go; if there are not fewer in an hour, look for `sweep failed` in the workers' logs",
+        )
+        return
+    rule = f"{fact.days} days after their end" if fact.days else "as their projects say"
+    more = " or more" if fact.bounded else ""
+    yield ok(
+        "retention",
+        f"runs are deleted {rule}: {number(fact.due, 'run')} now, {fact.due_within_a_day:,}{more} within a day",
+    )
+
+
 def _unread(facts: Facts, _settings: Settings) -> Iterator[Finding]:
     for each in facts.unread:
         yield warning(
@@ -250,5 +283,6 @@ RULES: tuple[Rule, ...] = (
     _embedded,
     *FLEET_RULES,
     _tables,
+    _retention,
     _unread,
 )

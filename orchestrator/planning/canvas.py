@@ -14,6 +14,7 @@ from celery import chain, chord
 from celery.canvas import Signature
 
 from orchestrator.broker.message import TaskMessage, task_message
+from orchestrator.clock import position_of
 from orchestrator.contracts.dispatch import Dispatch, Priority, queue_of
 from orchestrator.planning.frontier import Plan
 
@@ -28,9 +29,16 @@ def compose(plan: Plan, run_id: str, ready: Sequence[Dispatch]) -> list[Canvas]:
     """Give the canvas that publishes `ready`, agent runs of one run which nobody else publishes.
 
     Only first dispatches carry what follows them: after a retry or takeover the numbers of the next tasks are not known.
+    What follows a compensation depends on the run.
     """
-    fresh = {_position(dispatch): dispatch for dispatch in ready if dispatch.number == 1}
-    made: list[Canvas] = [signature_of(dispatch) for dispatch in ready if dispatch.number != 1]
+    fresh = {
+        position: dispatch
+        for dispatch in ready
+        if dispatch.number == 1 and (position := position_of(dispatch.id)) < len(plan.tasks)
+    }
+    made: list[Canvas] = [
+        signature_of(dispatch) for dispatch in ready if fresh.get(position_of(dispatch.id)) is not dispatch
+    ]
     paths = {position: plan.path(position, MAX_CHORD_BRANCH) for position in fresh}
     joins: dict[int, list[int]] = {}
     for position, path in paths.items():
@@ -124,7 +132,3 @@ def _message(
 
 def _first_dispatch(plan: Plan, run_id: str, position: int) -> Dispatch:
     return Dispatch(plan.id_at(run_id, position), 1, plan.tasks[position].agent, Priority.LATER)
-
-
-def _position(dispatch: Dispatch) -> int:
-    return int(dispatch.id[-5:], 16) - 1

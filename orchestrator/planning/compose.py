@@ -102,12 +102,16 @@ def _rename_task(task: TaskDefinition, names: Mapping[str, str]) -> TaskDefiniti
         task_id, dot, rest = path.partition(".")
         return f"${{{names.get(task_id, task_id)}{dot}{rest}}}"
 
+    undo = task.compensate
+    if undo is not None and undo.input is not None:
+        undo = undo.model_copy(update={"input": replace_references(undo.input, rename_reference)})
     return task.model_copy(
         update={
             "id": names.get(task.id, task.id),
             "after": tuple(names.get(task_id, task_id) for task_id in task.after),
             "input": replace_references(task.input, rename_reference),
             "when": task.when and condition.rename(task.when, names),
+            "compensate": undo,
         }
     )
 

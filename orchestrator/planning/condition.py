@@ -135,6 +135,12 @@ def power(condition: str) -> int:
     return max((seen.power for seen in _read(condition)), default=0)
 
 
+def forget() -> None:
+    """Empty the caches of this module."""
+    for cached in (names, compiled, power):
+        cached.cache_clear()
+
+
 def _read(condition: str) -> Iterator[_Seen]:
     """Give every token but blanks and comments, with the brackets and macros around it."""
     outside = _Token("", "", 0)

@@ -78,6 +78,8 @@ def _notes(task: TaskDefinition) -> list[str]:
         notes.append(f"on error {task.on_error.fallback}")
     elif task.on_error != "fail":
         notes.append(f"on error {task.on_error}")
+    if task.compensate is not None:
+        notes.append(f"undone by {task.compensate.does}")
     return notes
 
 

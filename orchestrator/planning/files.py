@@ -7,6 +7,7 @@
       reader:   {agent: reader}                          # the agent is the task's id where it is not given
       critic:   {agent: critic, after: [reader], on_error: continue, retry: {retries: 5}}
       clean:    {function: "myproject.text:clean"}       # a Python function in place of an agent
+      charge:   {agent: charge, after: [reader], compensate: refund}          # undone when the run fails later
       resize:   {celery: {task: images.resize, queue: images, timeout: 60}}   # a task of your own Celery app
       praise:   {agent: writer, after: [critic], when: "critic.score > 7"}
       rewrite:  {agent: writer, after: [critic], when: else}   # no other condition after the same tasks holds
@@ -26,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.contracts.policy import RetryPolicy, Timeouts
-from orchestrator.contracts.workflow import NODE_KINDS, CeleryTask, TaskDefinition, WorkflowDefinition
+from orchestrator.contracts.workflow import NODE_KINDS, CeleryTask, Compensation, TaskDefinition, WorkflowDefinition
 from orchestrator.errors import UsageError, WorkflowInvalid
 from orchestrator.planning import condition
 from orchestrator.planning.expression import parse_expression
@@ -46,6 +47,10 @@ _MODELS: Mapping[Path, type[BaseModel]] = {
     ("retry",): RetryPolicy,
     ("timeouts",): Timeouts,
     ("celery",): CeleryTask,
+    ("compensate",): Compensation,
+    ("compensate", "retry"): RetryPolicy,
+    ("compensate", "timeouts"): Timeouts,
+    ("compensate", "celery"): CeleryTask,
 }
 
 
@@ -139,7 +144,7 @@ class _Reader:
             if key not in WorkflowDefinition.model_fields:
                 self.problems.append(((key,), _unknown_key(str(key), WorkflowDefinition)))
         read = [task for path, fields in self._entries(data.get("tasks")) for task in self._task(path, fields)]
-        rest = {key: data[key] for key in ("name", "schema_version") if data.get(key) is not None}
+        rest = {key: data[key] for key in ("name", "schema_version", "deadline") if data.get(key) is not None}
         try:
             return WorkflowDefinition(tasks=tuple(self._without_else(read)), **rest)
         except ValidationError as error:

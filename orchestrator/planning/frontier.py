@@ -6,6 +6,7 @@ from functools import cached_property
 
 from orchestrator.clock import agent_run_id
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
+from orchestrator.planning.compensation import Undo, undos_of
 from orchestrator.planning.validate import topological
 
 
@@ -44,6 +45,25 @@ class Plan:
         return {
             index: len(before) for index, before in enumerate(self.predecessors) if len(before) > 1 or self.gated[index]
         }
+
+    @cached_property
+    def agents(self) -> frozenset[str]:
+        """The agents of its tasks and compensations."""
+        return frozenset(task.agent for task in (*self.tasks, *(undo.task for undo in self.undos)))
+
+    @cached_property
+    def undos(self) -> tuple[Undo, ...]:
+        """The compensations, in the order in which they run; their positions follow those of the tasks."""
+        return undos_of(self.tasks, self.predecessors)
+
+    def undo_at(self, position: int) -> Undo | None:
+        """Give the compensation at a position, None where a task is."""
+        return None if position < len(self.tasks) else self.undos[position - len(self.tasks)]
+
+    def task_at(self, position: int) -> TaskDefinition:
+        """Give the task at a position, or the compensation as one."""
+        undo = self.undo_at(position)
+        return self.tasks[position] if undo is None else undo.task
 
     def id_at(self, run_id: str, position: int) -> str:
         """Give the id of the agent run at a position of a run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from textwrap import shorten
 
@@ -87,13 +87,25 @@ def _after_problems(task: TaskDefinition, workflow: WorkflowDefinition) -> Itera
 
 
 def _reference_problems(task: TaskDefinition, workflow: WorkflowDefinition) -> Iterator[str]:
-    place = f"tasks.{task.id}.input"
+    reachable = {"input", *task.after}
+    yield from _path_problems(task.references, f"tasks.{task.id}.input", reachable, task, workflow)
+    if task.compensate is not None:
+        place = f"tasks.{task.id}.compensate.input"
+        yield from _path_problems(task.compensate.references, place, {*reachable, task.id}, task, workflow)
+
+
+def _path_problems(
+    references: Callable[[], Iterable[str]],
+    place: str,
+    reachable: Collection[str],
+    task: TaskDefinition,
+    workflow: WorkflowDefinition,
+) -> Iterator[str]:
     try:
-        paths = dict.fromkeys(task.references())
+        paths = dict.fromkeys(references())
     except RecursionError:
         yield f"{place}: it is nested too deeply"
         return
-    reachable = {"input", *task.after}
     for path in paths:
         name, *fields = path.split(".")
         if not all([name, *fields]):
@@ -184,6 +196,8 @@ def _unknown_agents(workflow: WorkflowDefinition, known: frozenset[str]) -> dict
             places.setdefault(task.agent, []).append(f"tasks.{task.id}.agent")
         if isinstance(task.on_error, Fallback) and task.on_error.fallback not in known:
             places.setdefault(task.on_error.fallback, []).append(f"tasks.{task.id}.on_error.fallback")
+        if task.compensate is not None and task.compensate.agent not in known:
+            places.setdefault(task.compensate.agent, []).append(f"tasks.{task.id}.compensate.agent")
     return places
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.clock import run_id_of
 from orchestrator.contracts.dispatch import Dispatch, queue_of
-from orchestrator.contracts.run import AgentRunState
+from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.contracts.usage import Usage
 from orchestrator.group_commit import GroupCommit
 from orchestrator.planning.frontier import Plan
@@ -35,6 +35,10 @@ class Claim:
     tenant_id: str
     run_input: str
     upstream: str | None
+    #: It was running on a worker that died: it runs in a process of its own until it has ended well there.
+    suspect: bool = False
+    #: JSON text: what it gets in place of what its task says.
+    own_input: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -69,11 +73,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """What the end of an agent run set free. `undecided` says that a condition waits for `advance`."""
+    """What the end of an agent run set free. `undecided` says that a condition waits for `advance`.
+
+    `state` is what the run has ended as, if it has.
+    """
 
     ended: bool
     undecided: bool
     released: tuple[Dispatch, ...]
+    state: RunState = RunState.SUCCEEDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +200,10 @@ class AgentRuns:
         )
         return count == 1
 
+    def charge_crash(self, claim: Claim) -> bool:
+        """Count a death of a claim's own process; false when the claim was lost."""
+        return self._database.execute(lambda session: session.run("charge_crash", id=claim.id, epoch=claim.epoch)) == 1
+
     def unpublished(self, dispatches: Iterable[Dispatch]) -> None:
         """Note that publications failed: the sweep publishes these rows again as soon as it can."""
         listed = sorted(dispatches, key=lambda dispatch: dispatch.id)
@@ -261,10 +273,12 @@ def _claim(session: Session, wanted: Wanted) -> Claim | None:
     if json.loads(row[6]):
         parts = session.rows("upstream", ids=row[6])
         upstream = "[" + ",".join(_upstream_json(*part) for part in parts) + "]"
-    task, position, agent, epoch, failures, crashes, _ = row
+    task, position, agent, epoch, failures, crashes, _, suspect, own_input = row
     workflow_id, tenant_id, run_input = context
     return Claim(
-        wanted.id, task, position, agent, epoch, failures, crashes, workflow_id, tenant_id, run_input, upstream
+        *(wanted.id, task, position, agent, epoch, failures, crashes, workflow_id, tenant_id, run_input, upstream),
+        suspect=bool(suspect),
+        own_input=own_input,
     )
 
 

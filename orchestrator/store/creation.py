@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from orchestrator.contracts.dispatch import Dispatch, Priority, queue_of
@@ -17,6 +17,7 @@ from orchestrator.store.defaults import DEFAULT_TENANT_ID
 
 _RUN_COLUMNS = (
     "id", "tenant_id", "project_id", "workflow_id", "state", "input", "idempotency_key", "input_digest", "created_at",
+    "deadline_at", "forked_from",
 )  # fmt: skip
 _AGENT_RUN_COLUMNS = (
     "id", "tenant_id", "run_id", "task", "position", "agent", "queue", "priority", "state", "predecessors", "gated",
@@ -27,11 +28,13 @@ _COUNTDOWN_COLUMNS = ("id", "tenant_id", "run_id", "remaining")
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run to create: `input` is JSON text."""
+    """A run to create: `input` is JSON text. `deadline` counts from its creation, and goes before the workflow's."""
 
     id: str
     input: str
     idempotency_key: str | None = None
+    deadline: timedelta | None = None
+    forked_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class Creation:
             run_rows.append(
                 (
                     new.id, DEFAULT_TENANT_ID, self.place.project_id, self.place.workflow_id, RunState.PENDING.value,
-                    new.input, key, digest, self.now,
+                    new.input, key, digest, self.now, self._deadline_at(new), new.forked_from,
                 )
             )  # fmt: skip
         made: list[str] = [row[0] for row in run_rows]
@@ -112,6 +115,10 @@ class Creation:
         session.insert("agent_run", _AGENT_RUN_COLUMNS, [row for run_id in made for row in self._agent_runs(run_id)])
         session.insert("countdown", _COUNTDOWN_COLUMNS, [row for run_id in made for row in self._countdowns(run_id)])
         return Created(tuple(identities), tuple(map(self._ready, made)) if self.published else ())
+
+    def _deadline_at(self, new: NewRun) -> datetime | None:
+        deadline = new.deadline or self.plan.workflow.deadline
+        return None if deadline is None else self.now + deadline
 
     def _agent_runs(self, run_id: str) -> list[tuple[Any, ...]]:
         plan = self.plan
@@ -148,6 +155,13 @@ class Creation:
             for position in plan.firsts
             if not plan.gated[position]
         )
+
+
+def is_without_definition(error: BaseException) -> bool:
+    """Tell whether runs could not be inserted since nobody had used their workflow's definition, and it was deleted."""
+    # SQLite does not say which key it is: a project is never deleted, and everything else is inserted here.
+    names = ("fk_run_workflow_id_workflow", "FOREIGN KEY constraint failed")
+    return any(name in str(each) for each in (error, error.__context__) for name in names)
 
 
 def _check_same(first: FirstUse, given: FirstUse, key: str) -> None:

@@ -52,11 +52,13 @@ class Fleet:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def join(self, worker_id: str, *, name: str, pid: int, slots: int, cards: Sequence[AgentCard]) -> None:
+    def join(
+        self, worker_id: str, *, name: str, pid: int, slots: int, cards: Sequence[AgentCard], broker: str | None = None
+    ) -> None:
         """Announce a worker process, its agents and its queues; again after its row was removed or its agents changed."""
 
         def work(session: Session) -> None:
-            session.run("add_worker", id=worker_id, name=name, pid=pid, slots=slots)
+            session.run("add_worker", id=worker_id, name=name, pid=pid, slots=slots, broker=broker)
             for card in sorted(cards, key=lambda card: card.name):
                 session.run("add_agent", name=card.name, queue=queue_of(card.name), card=card.model_dump_json())
                 session.run("add_worker_queue", worker_id=worker_id, queue=queue_of(card.name))
@@ -108,9 +110,16 @@ class Fleet:
             for row in rows
         ]
 
+    def brokers(self, queues: Collection[str], *, lease_ttl_seconds: float) -> dict[str, set[str | None]]:
+        """Give, for those of `queues` that live workers serve, from where these consume; None where one has not said so."""
+        rows: list[tuple[Any, ...]] = self._database.execute(
+            lambda session: session.rows("serving_brokers", queues=sorted(queues), lease_ttl=float(lease_ttl_seconds))
+        )
+        found: dict[str, set[str | None]] = {}
+        for queue, broker in rows:
+            found.setdefault(queue, set()).add(broker)
+        return found
+
     def unserved(self, queues: Collection[str], *, lease_ttl_seconds: float) -> frozenset[str]:
         """Give those of `queues` that no live worker consumes."""
-        rows: list[tuple[Any, ...]] = self._database.execute(
-            lambda session: session.rows("live_queues", lease_ttl=float(lease_ttl_seconds))
-        )
-        return frozenset(queues) - {row[0] for row in rows}
+        return frozenset(queues) - self.brokers(queues, lease_ttl_seconds=lease_ttl_seconds).keys()

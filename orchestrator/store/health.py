@@ -9,6 +9,8 @@ from typing import Any
 from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.diagnosis import HeldFact, PostgresFact, QueueFact, TableFact, WorkerFact
 from orchestrator.store.database import Database, Row, times
+from orchestrator.store.defaults import DEFAULT_TENANT_ID
+from orchestrator.store.retention import ENDED, ProjectRow, project_row
 
 #: Counting stops here: beyond it an operator needs no exact number, and the doctor no million rows.
 COUNT_BOUND = 10_000
@@ -61,6 +63,7 @@ class Health:
                 live=(age := _age(row[5], row[6])) <= self._lease_ttl,
                 beat_age_seconds=age,
                 running=row[7],
+                broker=row[8],
             )
             for row in self._rows("worker_beats")
         )
@@ -121,6 +124,15 @@ class Health:
         """Give how long ago the sweep ran."""
         rows = self._rows("last_sweep")
         return _age(rows[0][0], rows[0][1]) if rows else None
+
+    def projects(self) -> list[ProjectRow]:
+        """Give every project, and how long it keeps its runs where it says so."""
+        return [project_row(row) for row in self._rows("projects", tenant_id=DEFAULT_TENANT_ID)]
+
+    def expired(self, project_id: str, *, age_seconds: float) -> int:
+        """Count the runs of a project that ended that long ago, up to `COUNT_BOUND` in each state."""
+        about = {"project_id": project_id, "age": age_seconds, "bound": COUNT_BOUND}
+        return sum(int(self._rows("expired_count", state=state.value, **about)[0][0]) for state in ENDED)
 
     def tables(self) -> tuple[TableFact, ...]:
         """Give the tables, the largest first."""

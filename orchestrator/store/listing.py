@@ -77,7 +77,10 @@ class _Search:
         self._connection = connection
         self._which = which
         self._on_sqlite = database.dialect == "sqlite"
-        since, until = self._stored(which.since), self._stored(which.before or _LAST_TIME)
+        ended = self._stored(which.ended_before)
+        # A run that ended before a time was made before it.
+        bounds = [each for each in (which.before, which.ended_before) if each is not None]
+        since, until = self._stored(which.since), self._stored(min(bounds, default=_LAST_TIME))
         behind = _FIRST_ID  # before which there is none: at that very moment nothing is meant
         if after is not None:
             found = connection.execute(select(run.c.created_at).where(run.c.id == after)).scalar_one_or_none()
@@ -89,6 +92,8 @@ class _Search:
         self.bounds: Conditions = (made <= until, or_(made < until, run.c.id < behind))
         if since is not None:
             self.bounds += (made >= since,)
+        if ended is not None:
+            self.bounds += (run.c.finished_at < ended,)
 
     def lanes(self) -> Iterable[_Lane]:
         """Give the lanes to read, that of the newest run first where it is known."""

@@ -6,7 +6,9 @@ import json
 import re
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
 
 from orchestrator.clock import ids
 from orchestrator.contracts.dispatch import Dispatch, queue_of
@@ -15,11 +17,34 @@ from orchestrator.contracts.workflow import WorkflowDefinition
 from orchestrator.errors import RunNotFound, RunStateConflict
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Claim, Outcome
-from orchestrator.store.creation import Created, Creation, NewRun, Place, database_now, first_uses
-from orchestrator.store.database import Database, Session
+from orchestrator.store.compensation import abandon_undoing, end_run, undo_again
+from orchestrator.store.creation import (
+    Created,
+    Creation,
+    NewRun,
+    Place,
+    database_now,
+    first_uses,
+    is_without_definition,
+)
+from orchestrator.store.database import Database, Session, times
 from orchestrator.store.defaults import DEFAULT_TENANT_ID
 
+T = TypeVar("T")
+
+#: How often a definition may be deleted between our look and our insert; a new one is not deleted for an hour.
+_PLACES = 2
+
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """An open run whose deadline has passed."""
+
+    id: str
+    created_at: datetime | None
+    deadline_at: datetime | None
 
 
 class Runs:
@@ -40,16 +65,34 @@ class Runs:
         A run whose idempotency key was used before is not inserted: its id is the first one's. Raises
         `IdempotencyConflict` (and inserts nothing) when the key was used with another workflow or input.
         """
-        place = self.place(plan, project)
 
-        def work(session: Session) -> Created:
-            return Creation(plan, place, database_now(session)).insert(session, runs, first_uses(session, place, runs))
+        def insert(place: Place) -> Created:
+            def work(session: Session) -> Created:
+                creation = Creation(plan, place, database_now(session))
+                return creation.insert(session, runs, first_uses(session, place, runs))
 
-        return self._database.transact(work)
+            return self._database.transact(work)
+
+        return self.placed(plan, project, insert)
+
+    def placed(self, plan: Plan, project: str, insert: Callable[[Place], T]) -> T:
+        """Insert what belongs to a workflow and a project; again if retention has deleted the definition since we saw it."""
+        for _ in range(_PLACES):
+            try:
+                return insert(self.place(plan, project))
+            except Exception as error:
+                if not is_without_definition(error):
+                    raise
+                self._workflows.pop(plan.workflow.digest, None)
+        return insert(self.place(plan, project))
 
     def place(self, plan: Plan, project: str) -> Place:
         """Give where runs of a workflow and a project belong; either is stored at its first use, in a transaction of its own."""
         return Place(self._project_id(project), self._workflow_id(plan.workflow))
+
+    def make_project(self, name: str) -> None:
+        """Make sure that a project is there."""
+        self._project_id(name)
 
     def _project_id(self, name: str) -> str:
         found = self._projects.get(name)
@@ -87,6 +130,12 @@ class Runs:
             found = self._database.execute(lambda session: self.plan_in(session, workflow_id))
         return found
 
+    def shed(self) -> None:
+        """Forget what is known of workflows: it is read again when it is needed."""
+        with self._lock:
+            self._plans.clear()
+            self._workflows.clear()
+
     def plan_in(self, session: Session, workflow_id: str) -> Plan:
         """Give the same inside a transaction: one that asks for a second connection waits for ever in a busy pool."""
         found = self._plans.get(workflow_id)
@@ -100,40 +149,72 @@ class Runs:
 
     # Endings and new beginnings ----------------------------------------------------------------------------------------
 
-    def fail(self, claim: Claim, outcome: Outcome) -> bool:
-        """End an agent run and its whole run as failed; what else is open is cancelled. False when the claim was lost."""
+    def fail(self, claim: Claim, outcome: Outcome) -> RunState | None:
+        """End an agent run and its whole run as failed; what else is open is cancelled. None when the claim was lost.
 
-        def work(session: Session) -> bool:
-            if not _lock_open(session, claim.run_id):
-                return False
+        Gives the run's state: `running` while what it did is undone.
+        """
+
+        def work(session: Session) -> RunState | None:
+            workflow_id = _lock_open(session, claim.run_id)
+            if workflow_id is None:
+                return None
             parameters = outcome.parameters()
             del parameters["state"], parameters["output"]
             if session.run("fail_row", id=claim.id, epoch=claim.epoch, **parameters) != 1:
-                return False
-            _end(session, claim.run_id, RunState.FAILED, outcome.error)
-            return True
+                return None
+            plan = self.plan_in(session, workflow_id)
+            return end_run(session, plan, claim.run_id, RunState.FAILED, outcome.error)
 
         return self._database.transact(work)
 
     def cancel(self, run_id: str, if_so: Callable[[Session], bool] = lambda _: True) -> bool:
         """End a run as cancelled, with everything that is open; false when it had ended already.
 
-        `if_so` is asked when nobody else can change the run any more; if it says no, nothing is done.
+        Where it did what can be undone, it ends after that; it counts as ended from now on. `if_so` is asked when nobody
+        else can change the run any more; if it says no, nothing is done.
         """
         _check_id(run_id)
 
         def work(session: Session) -> bool:
-            if not _lock_open(session, run_id) or not if_so(session):
+            workflow_id = _lock_open(session, run_id)
+            if workflow_id is None or not if_so(session):
                 return False
-            _end(session, run_id, RunState.CANCELLED, None)
+            end_run(session, self.plan_in(session, workflow_id), run_id, RunState.CANCELLED, None)
             return True
 
         return self._database.transact(work)
 
-    def reopen(self, run_id: str) -> tuple[Dispatch, ...]:
+    def overdue(self) -> list[Overdue]:
+        """Give up to 100 open runs whose deadline has passed, the first one first."""
+        rows = self._database.execute(lambda session: session.rows("overdue_runs"))
+        return [Overdue(row[0], times(row[1]), times(row[2])) for row in rows]
+
+    def expire(self, run_id: str, error: str) -> RunState | None:
+        """End a run whose deadline has passed as failed, with everything that is open; None if that is not so any more.
+
+        Gives the run's state: `running` while what it did is undone.
+        """
+
+        def work(session: Session) -> RunState | None:
+            row = session.row("lock_overdue", run_id=run_id)
+            if row is None:
+                return None
+            return end_run(session, self.plan_in(session, row[0]), run_id, RunState.FAILED, error)
+
+        return self._database.transact(work)
+
+    def abandon(self, run_id: str) -> bool:
+        """End a run that is being undone, at once: what is not undone stays as it is. False for every other run."""
+        _check_id(run_id)
+        return self._database.transact(lambda session: abandon_undoing(session, run_id))
+
+    def reopen(self, run_id: str, also: Callable[[Session], None] | None = None) -> tuple[Dispatch, ...]:
         """Open a failed or cancelled run again: what succeeded stays, the rest starts anew. Gives what is ready.
 
-        Raises `RunNotFound`, and `RunStateConflict` for a run that is open or has succeeded.
+        Of a run that was undone only compensations that failed start anew; one that was undone whole is not opened. `also`
+        is done in the same transaction, before anything is queued; what it raises leaves the run as it is.
+        Raises `RunNotFound`, and `RunStateConflict` for what cannot be opened.
         """
         _check_id(run_id)
 
@@ -144,8 +225,11 @@ class Runs:
             if row[0] not in {RunState.FAILED, RunState.CANCELLED}:
                 raise RunStateConflict(f"run {run_id} is {row[0]}: only a failed or cancelled run can be retried")
             plan = self.plan_in(session, row[1])
+            if also is not None:
+                also(session)
+            ready = _reopen_rows(session, plan, run_id) if row[2] is None else undo_again(session, plan, run_id)
             session.run("set_run_state", run_id=run_id, state=RunState.PENDING.value, error=None)
-            return _reopen_rows(session, plan, run_id)
+            return ready
 
         return self._database.transact(work)
 
@@ -177,7 +261,7 @@ class Runs:
         return {row[0]: RunState(row[1]) for row in rows}
 
     def states(self, run_id: str) -> list[tuple[Any, ...]]:
-        """Give (position, task, agent, state, epoch, error, at) of its agent runs."""
+        """Give (position, task, agent, state, epoch, error, at, waiting_for) of its agent runs."""
         return self._database.execute(lambda session: session.rows("run_states", run_id=run_id))
 
     def unfinished(self) -> list[str]:
@@ -231,16 +315,13 @@ def _reopen_rows(session: Session, plan: Plan, run_id: str) -> tuple[Dispatch, .
     return tuple(ready)
 
 
-def _lock_open(session: Session, run_id: str) -> bool:
+def _lock_open(session: Session, run_id: str) -> str | None:
+    """Hold a run alone and give its workflow's id; None for one that has ended, or only undoes what it did."""
     row = session.row("lock_run", run_id=run_id)
     if row is None:
         raise not_found(run_id)
-    return not RunState(row[0]).final
-
-
-def _end(session: Session, run_id: str, state: RunState, error: str | None) -> None:
-    session.run("cancel_open", run_id=run_id)
-    session.run("set_run_state", run_id=run_id, state=state.value, error=error)
+    state, workflow_id, ending = row
+    return None if RunState(state).final or ending is not None else workflow_id
 
 
 def _only(row: tuple[Any, ...] | None) -> Any:

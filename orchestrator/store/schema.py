@@ -18,7 +18,7 @@ _NO_TABLE = {"42P01", "3F000"}
 _LOCK_NOT_AVAILABLE = "55P03"
 
 #: The revision that this version of the code needs: the newest in `migrations/versions`.
-HEAD = "0002"
+HEAD = "0003"
 
 
 def current(database: Database) -> str | None:
@@ -81,6 +81,14 @@ def downgrade(database: Database, revision: str = "base") -> None:
 
     with database.connect() as connection:
         command.downgrade(_config(database, connection), revision)
+
+
+def remove(database: Database) -> None:
+    """Remove the schema with everything in it: for installations that live as long as a test."""
+    from sqlalchemy import text
+
+    with database.connect() as connection:
+        connection.execute(text(f'DROP SCHEMA IF EXISTS "{database.schema}" CASCADE'))
 
 
 def _config(database: Database, connection: Connection) -> Config:

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+from orchestrator.journal.database import DatabaseJournal
+from orchestrator.planning import condition
 from orchestrator.settings import Settings
 from orchestrator.store.agent_runs import AgentRuns
 from orchestrator.store.batches import Batches
 from orchestrator.store.database import Database
 from orchestrator.store.fleet import Fleet
 from orchestrator.store.repairs import Repairs
+from orchestrator.store.retention import Deletions
 from orchestrator.store.runs import Runs
+from orchestrator.store.waits import Waits
 
 
 class Store:
     """Everything that is remembered; thread-safe and lazy: the first statement connects."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, max_value_bytes: int = 8_000_000) -> None:
         self.database = database
         self.runs = Runs(database)
         self.agent_runs = AgentRuns(database)
         self.batches = Batches(database)
         self.fleet = Fleet(database)
-        self.repairs = Repairs(database)
+        self.journal = DatabaseJournal(database, max_value_bytes=max_value_bytes)
+        self.repairs = Repairs(database, self.runs)
+        self.waits = Waits(database)
+        self.deletions = Deletions(database)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Store:
         """Give the store that the settings name."""
-        return cls(Database.from_settings(settings))
+        return cls(Database.from_settings(settings), max_value_bytes=settings.max_value_bytes)
+
+    def shed(self) -> None:
+        """Let go of what can be read again: plans of workflows, compiled conditions, what the journal has stored."""
+        self.runs.shed()
+        self.journal.shed()
+        condition.forget()
 
     def forked(self) -> None:
         """Forget the parent's connections and threads; call it in the child after a fork."""
         self.database.forked()
         self.agent_runs.forked()
+        self.journal.forked()
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     String,
@@ -93,6 +94,8 @@ project = Table(
     _tenant(),
     Column("name", Text, nullable=False),
     _created(),
+    #: How long its runs are kept, where it differs from the settings.
+    Column("retention", Json),
     UniqueConstraint("tenant_id", "name"),
 )
 
@@ -129,6 +132,12 @@ run = Table(
     _created(),
     Column("started_at", Time),
     Column("finished_at", Time),
+    #: When it is ended as failed if it has not ended.
+    Column("deadline_at", Time),
+    #: The run whose recorded past it shares.
+    Column("forked_from", Id),
+    #: The state and error that it ends with once what it did is undone; stays when it has ended so.
+    Column("ending", Json),
     # Without the id: on a table that was never analysed the planner would look ids up in them, through the whole index.
     # Which listing reads which of them, and why there are so many: `listing.py`.
     Index("ix_run_state", "state", "created_at"),
@@ -147,6 +156,12 @@ run = Table(
         unique=True,
         postgresql_where=text("idempotency_key IS NOT NULL"),
         sqlite_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index(
+        "ix_run_deadline",
+        "deadline_at",
+        postgresql_where=text("deadline_at IS NOT NULL AND finished_at IS NULL"),
+        sqlite_where=text("deadline_at IS NOT NULL AND finished_at IS NULL"),
     ),
 )
 
@@ -186,6 +201,14 @@ agent_run = Table(
     Column("finished_at", Time),
     #: The name of the worker that claimed it last: it outlives the worker's own row.
     Column("worker", Text),
+    #: It was running on a worker that died: it runs alone until that is settled.
+    Column("suspect", Boolean, nullable=False, server_default=text("false")),
+    #: What somebody has redriven it with, in place of what its task says that it gets.
+    Column("input", Json),
+    #: When a suspended one is woken at the latest; NULL waits for an event alone.
+    Column("wake_at", Time),
+    #: What a suspended one waits for, for people.
+    Column("waiting_for", Text),
     Index("ix_agent_run_run", "run_id", "position"),
     Index(
         "ix_agent_run_lost",
@@ -216,7 +239,88 @@ agent_run = Table(
         postgresql_where=text("state = 'running'"),
         sqlite_where=text("state = 'running'"),
     ),
+    Index(
+        "ix_agent_run_gated",
+        "id",
+        postgresql_where=text("state = 'blocked' AND gated"),
+        sqlite_where=text("state = 'blocked' AND gated"),
+    ),
+    Index(
+        "ix_agent_run_wake",
+        "wake_at",
+        postgresql_where=text("state = 'suspended'"),
+        sqlite_where=text("state = 'suspended'"),
+    ),
     postgresql_with={"fillfactor": 70},
+)
+
+#: The recorded effects of agent runs, by where in the agent's code they happen. No foreign key to `run`: it would be
+#: checked for each effect, and an agent run goes with its run.
+journal = Table(
+    "journal",
+    metadata,
+    Column("agent_run_id", Id, ForeignKey("agent_run.id", ondelete="CASCADE"), primary_key=True),
+    Column("scope", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    _tenant_of_run(),
+    Column("kind", String(16), nullable=False),
+    Column("fingerprint", String(32), nullable=False),
+    Column("state", String(8), nullable=False),
+    #: The beginning of the request, for people: what it was exactly is in the fingerprint.
+    Column("request", Text),
+    #: Encoded JSON (`journal/encoding.py`): text of any size stands in `content`, once.
+    Column("outcome", LargeBinary),
+    Column("error", Json),
+    Column("usage", Json),
+    Column("model", Text),
+    #: The version of the agent that made the effect.
+    Column("digest", String(64)),
+    #: The last message of what a model was asked, in `content`.
+    Column("conversation", String(32)),
+    Column("epoch", Integer, nullable=False),
+    Column("milliseconds", Integer),
+    Column("recorded_at", Time, nullable=False),
+)
+
+#: Long text and the messages of conversations, each once in a run; a message names the one before it.
+content = Table(
+    "content",
+    metadata,
+    _run(primary_key=True),
+    Column("hash", String(32), primary_key=True),
+    _tenant_of_run(),
+    Column("parent", String(32)),
+    Column("body", LargeBinary, nullable=False),
+)
+
+#: What agents ask people.
+question = Table(
+    "question",
+    metadata,
+    _key(),
+    _tenant_of_run(),
+    _run(),
+    Column("agent_run_id", Id, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("request", Json, nullable=False),
+    #: Of what is being approved: an answer that names another one is refused.
+    Column("digest", String(64), nullable=False),
+    Column("expires_at", Time),
+    Column("answer", Json),
+    Column("answered_by", Text),
+    Column("answered_at", Time),
+    _created(),
+    UniqueConstraint("agent_run_id", "scope", "number"),
+    Index("ix_question_run", "run_id"),
+    Index(
+        "ix_question_open",
+        "created_at",
+        postgresql_where=text("state = 'open'"),
+        sqlite_where=text("state = 'open'"),
+    ),
 )
 
 #: How many predecessors an agent run (or, under the run's own id, how many ends a run) still waits for. A row of its own,
@@ -285,6 +389,8 @@ worker = Table(
     Column("started_at", Time, nullable=False),
     Column("beat_at", Time, nullable=False),
     Column("beat_seq", Long, nullable=False, server_default="0"),
+    #: Which broker and namespace it consumes from, without secrets.
+    Column("broker", Text),
     postgresql_with={"fillfactor": 50},
 )
 
@@ -305,4 +411,6 @@ sweep = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("ran_at", Time, nullable=False),
+    #: When another one may sweep although the last has not said that it is done.
+    Column("held_until", Time),
 )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fleet import Fleet, fleet
 from shell import AGENTS, COMMAND, Done, Shell, run_id_in
-from steps import plan_of, task
+from steps import Steps, plan_of, task
 
 from orchestrator.cli import main
 from orchestrator.clock import ids
@@ -68,6 +68,20 @@ def command(capsys: pytest.CaptureFixture[str]) -> Any:
         return Done(stopped.value.code, shown.out, shown.err, 0.0)
 
     return carry_out
+
+
+def test_a_run_is_undone_when_it_is_cancelled_unless_that_is_given_up(store: Store, command: Any) -> None:
+    steps = Steps(store, plan_of(task("picky", compensate="picky"), task("last", "picky")))
+    [run_id] = steps.start()
+    steps.do(run_id, "picky")
+    cancelled = command("runs", "cancel", run_id)
+    resume = "when what it did is undone; `nightfleet runs resume` sees to that"
+    assert cancelled.out == f"run {run_id} is cancelled, and ends {resume}\n"
+    assert "warning: it ends when what it did is undone; to come: undo_picky" in command("runs", "show", run_id).out
+    again = command("runs", "cancel", run_id)
+    assert (again.code, again.out) == (0, f"run {run_id} ends already, {resume}\n")
+    assert command("runs", "cancel", run_id, "--abandon").out == f"run {run_id} is cancelled\n"
+    assert command("runs", "cancel", run_id).out == f"run {run_id} had ended before: it is cancelled\n"
 
 
 class TestMany:

@@ -242,10 +242,11 @@ def test_what_a_plugin_author_imports_brings_no_client_of_any_service() -> None:
 # The surface ----------------------------------------------------------------------------------------------------------
 
 EXPORTS = [
-    "AgentRunResult", "AgentRunState", "AsyncOrchestrator", "AsyncRunHandle", "BatchFailure", "BatchOptions",
-    "BatchProgress", "BatchResult", "CeleryTask", "Fallback", "IdempotencyConflict", "ImportConflictError",
-    "InputInvalid", "Limits", "NightfleetError", "Orchestrator", "RetryPolicy", "RunCancelled", "RunEvent", "RunFailed",
-    "RunFilter", "RunHandle", "RunNotFound", "RunResult", "RunState", "RunStateConflict", "RunSummary",
+    "AgentRunResult", "AgentRunState", "AnswerRefused", "Answered", "AsyncOrchestrator", "AsyncRunHandle",
+    "BatchFailure", "BatchOptions", "BatchProgress", "BatchResult", "CeleryTask", "Compensation", "DeadAgentRun", "Fallback",
+    "IdempotencyConflict", "ImportConflictError", "InputInvalid", "Limits", "NightfleetError", "Orchestrator",
+    "ProjectSummary", "Question", "QuestionNotFound", "Retention", "RetryPolicy", "RunCancelled", "RunEvent",
+    "RunFailed", "RunFilter", "RunHandle", "RunNotFound", "RunResult", "RunState", "RunStateConflict", "RunSummary",
     "ServiceUnavailable", "Settings", "TaskDefinition", "Timeouts", "UnknownAgent", "Usage", "UsageError",
     "ValueTooLarge", "WorkflowDefinition", "WorkflowInvalid", "adaptive", "parallel", "sequential",
 ]  # fmt: skip
@@ -283,7 +284,11 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 LIMITS = {"module": 400, "class": 250, "function": 60, "parameters": 8}
 
 #: What is bigger than the guides say, with the reason. An entry that is needed no longer is an error.
-BIGGER = {"function orchestrator.store.migrations.versions.0001_first.upgrade": "the tables, one after the other"}
+BIGGER = {
+    "function orchestrator.store.migrations.versions.0001_first.upgrade": "the tables, one after the other",
+    "module orchestrator.errors": "one tree of errors, drawn once",
+    "module orchestrator.store.tables": "the tables, one after the other",
+}
 
 
 def definitions(file: Path) -> Iterator[Definition]:

@@ -6,19 +6,16 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
+from chaos.proxy import Proxy
 from fleet import Fleet, fleet
 
 from orchestrator.contracts.batch import BatchResult
@@ -163,8 +160,8 @@ def test_a_lost_broker_and_a_lost_database_are_waited_for(installation: Fleet, t
     desk.write(120, seconds=0.05)
     environment = installation.environment
     with (
-        Gate(environment["NIGHTFLEET_BROKER_URL"]) as broker,
-        Gate(environment["NIGHTFLEET_DATABASE_URL"]) as database,
+        Proxy(environment["NIGHTFLEET_BROKER_URL"]) as broker,
+        Proxy(environment["NIGHTFLEET_DATABASE_URL"]) as database,
     ):
         through = {"NIGHTFLEET_BROKER_URL": broker.url, "NIGHTFLEET_DATABASE_URL": database.url}
         process = desk.start("--window", "20", **through)
@@ -184,67 +181,3 @@ def test_a_lost_broker_and_a_lost_database_are_waited_for(installation: Fleet, t
     assert set(desk.executions("end").values()) == {1}
     assert "The batch goes on when it is back" in err
     assert re.search(r"back after \d+ s: the batch goes on", err)
-
-
-class Gate:
-    """A way to a server that can be shut: then what goes through it breaks, and nothing new gets in."""
-
-    def __init__(self, url: str) -> None:
-        self._target = urlsplit(url)
-        self._port = 0
-        self._shut = threading.Event()
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self.refused = 0
-
-    @property
-    def url(self) -> str:
-        place = self._target.netloc.rpartition("@")
-        return self._target._replace(netloc=f"{place[0]}{place[1]}127.0.0.1:{self._port}").geturl()
-
-    def __enter__(self) -> Gate:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # A thread that waits in `accept` is not woken by a close.
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._break()
-
-    def shut(self) -> None:
-        self._shut.set()
-        self._break()
-
-    def open(self) -> None:
-        self._shut.clear()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                inner, _ = self._listener.accept()
-                if self._shut.is_set():
-                    self.refused += 1
-                    inner.close()
-                    continue
-                outer = socket.create_connection((self._target.hostname or "localhost", self._target.port or 0))
-                self._pairs.append((inner, outer))
-                for one, other in ((inner, outer), (outer, inner)):
-                    threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
-
-    def _pump(self, one: socket.socket, other: socket.socket) -> None:
-        with suppress(OSError):
-            while data := one.recv(65536):
-                other.sendall(data)
-        for each in (one, other):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-    def _break(self) -> None:
-        pairs, self._pairs = self._pairs, []
-        for pair in pairs:
-            for each in pair:
-                with suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
-                each.close()

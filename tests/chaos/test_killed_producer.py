@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from chaos.figures import report
 from fleet import Fleet, fleet
 
 import orchestrator
@@ -79,6 +80,7 @@ def join_a_transaction(nf: Orchestrator, number: int) -> None:
     run.publish()
 
 
+@pytest.mark.scenario
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(
     ("work", "broker"), [(submit, "rabbitmq"), (submit_with_a_key, "redis"), (join_a_transaction, "rabbitmq")]
@@ -107,6 +109,11 @@ def test_a_producer_that_is_killed_at_any_line_leaves_a_whole_run_or_none(
             for number in range(1, len(died) + 1):
                 submit_with_a_key(installation.orchestrator, number)
             assert installation.query("SELECT count(*) FROM run") == [(len(died) + 1,)]
+        report(
+            7,
+            f"{broker}, {work.__name__.replace('_', ' ')}",
+            f"a producer killed at {sum(died)} lines of its submit: {left} whole runs, all of them completed, and nothing else",
+        )
 
 
 def check_whole(installation: Fleet, *, notes: bool) -> None:

@@ -14,7 +14,7 @@ from orchestrator.contracts.dispatch import Dispatch, Priority
 from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.contracts.usage import Usage
 from orchestrator.store.agent_runs import Claim, Outcome
-from orchestrator.store.repairs import Orphan
+from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
 
 
@@ -111,7 +111,7 @@ def test_every_claim_raises_the_epoch_whatever_came_between(steps: Steps) -> Non
     first = steps.claim(run_id, "reader")
     steps.requeue(first, failed=True)
     second = steps.claim(run_id, "reader")
-    steps.store.repairs.release(orphan_of(second), crashed=True)
+    steps.store.repairs.release(orphan_of(second), Loss.DIED_ALONE)
     third = steps.claim(run_id, "reader")
     assert [claim.epoch for claim in (first, second, third)] == [1, 2, 3]
     assert (third.failures, third.crashes) == (1, 1)
@@ -130,7 +130,7 @@ WRITES: dict[str, Callable[[Steps, Claim], object]] = {
     "requeue": lambda steps, claim: steps.requeue(claim),
     "hand over": lambda steps, claim: steps.requeue(claim, agent="other"),
     "fail the run": lambda steps, claim: steps.store.runs.fail(claim, FAILED),
-    "release": lambda steps, claim: steps.store.repairs.release(orphan_of(claim), crashed=True),
+    "release": lambda steps, claim: steps.store.repairs.release(orphan_of(claim), Loss.DIED_ALONE),
     "quarantine": lambda steps, claim: steps.store.repairs.quarantine(orphan_of(claim), FAILED.error or ""),
 }
 
@@ -150,7 +150,7 @@ def test_a_write_under_an_old_epoch_changes_nothing(steps: Steps, write: str) ->
 def test_a_write_after_a_release_changes_nothing_even_before_the_next_claim(steps: Steps, write: str) -> None:
     [run_id] = steps.start()
     zombie = steps.claim(run_id, "reader")
-    assert steps.store.repairs.release(orphan_of(zombie), crashed=True)
+    assert steps.store.repairs.release(orphan_of(zombie), Loss.DIED_ALONE)
     before = steps.row(run_id, "reader"), steps.run_row(run_id)
     assert not WRITES[write](steps, zombie)
     assert (steps.row(run_id, "reader"), steps.run_row(run_id)) == before
@@ -179,14 +179,14 @@ def test_a_write_in_a_cancelled_run_changes_nothing(steps: Steps, write: str) ->
 def test_a_release_of_what_another_worker_holds_changes_nothing(steps: Steps) -> None:
     [run_id] = steps.start()
     claim = steps.claim(run_id, "reader")
-    assert not steps.store.repairs.release(orphan_of(claim, OTHER_WORKER), crashed=True)
+    assert not steps.store.repairs.release(orphan_of(claim, OTHER_WORKER), Loss.DIED_ALONE)
     assert steps.states(run_id)["reader"] == "running"
 
 
 def test_after_a_takeover_the_zombies_completion_releases_nothing_and_the_new_ones_does(steps: Steps) -> None:
     [run_id] = steps.start()
     zombie = steps.claim(run_id, "reader")
-    steps.store.repairs.release(orphan_of(zombie), crashed=True)
+    steps.store.repairs.release(orphan_of(zombie), Loss.DIED_ALONE)
     heir = steps.claim(run_id, "reader", OTHER_WORKER)
     assert steps.finish(zombie) is None
     assert steps.states(run_id) == {"reader": "running", "editor": "blocked"}
@@ -199,7 +199,7 @@ def test_after_a_takeover_the_zombies_completion_releases_nothing_and_the_new_on
 def test_a_zombie_and_its_heir_that_finish_together_end_the_agent_run_once(steps: Steps) -> None:
     for run_id in steps.start(50):
         zombie = steps.claim(run_id, "reader")
-        steps.store.repairs.release(orphan_of(zombie), crashed=True)
+        steps.store.repairs.release(orphan_of(zombie), Loss.DIED_ALONE)
         heir = steps.claim(run_id, "reader", OTHER_WORKER)
         of_zombie, of_heir = race(lambda zombie=zombie: steps.finish(zombie), lambda heir=heir: steps.finish(heir))
         assert of_zombie is None

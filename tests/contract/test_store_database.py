@@ -21,6 +21,7 @@ from orchestrator.settings import Settings
 from orchestrator.store import schema
 from orchestrator.store.creation import NewRun
 from orchestrator.store.database import Database, Session
+from orchestrator.store.repairs import Loss
 from orchestrator.store.store import Store
 
 SECRET = "s3cr%t/p@ss"
@@ -45,7 +46,7 @@ def go_through_a_life(store: Store) -> None:
     assert steps.create(NewRun(ids.new(), "{}", "doc-42")) == (run_id,)
     assert sum(claim is not None for claim in race(*[lambda: steps.try_claim(run_id, "a0")] * 8)) == 1
     zombie = steps.store.repairs.orphans_of("0199c0de-0000-7000-8000-000000000001")[0]
-    assert store.repairs.release(zombie, crashed=True)
+    assert store.repairs.release(zombie, Loss.DIED_ALONE)
     steps.do(run_id, "a0")
     assert [dispatch.agent for dispatch in steps.do(run_id, "a1").released] == ["end"]
     assert steps.requeue(steps.claim(run_id, "end"))

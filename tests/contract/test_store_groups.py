@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import psycopg
 import pytest
+from plans import plan_text
 from sqlalchemy import func, select, text
 from steps import DONE, FAILED, OTHER_WORKER, WORKER, Steps, ago, change, join, plan_of, spread, task
 
@@ -499,28 +499,6 @@ def test_of_twenty_wide_joins_that_threads_of_one_process_work_on_each_is_releas
 
 
 # The plan -------------------------------------------------------------------------------------------------------------
-
-
-def plan_text(postgres: Database, name: str) -> str:
-    """Give the plan that a connection makes once and keeps, whatever the parameters are."""
-    names: list[str] = []
-
-    def numbered(found: re.Match[str]) -> str:
-        if found[1] not in names:
-            names.append(found[1])
-        return f"${names.index(found[1]) + 1}"
-
-    sql = re.sub(r"%\((\w+)\)s", numbered, postgres.statement(name)).replace("%%", "%")
-    with postgres.connect() as connection:
-        for setting in ("plan_cache_mode = force_generic_plan", "enable_seqscan = off", "enable_bitmapscan = off"):
-            connection.exec_driver_sql(f"SET LOCAL {setting}")
-        connection.exec_driver_sql(f"PREPARE planned AS {sql}")
-        try:
-            nothing = ", ".join(["NULL"] * len(names))
-            rows = connection.exec_driver_sql(f"EXPLAIN EXECUTE planned({nothing})").scalars().all()
-        finally:
-            connection.exec_driver_sql("DEALLOCATE planned")
-    return "\n".join(rows)
 
 
 @pytest.mark.parametrize("analysed", [True, False], ids=["analysed", "never analysed"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from steps import OTHER_WORKER, WORKER, Steps, ago, change, plan_of, race, task
+from steps import FAILED, OTHER_WORKER, WORKER, Steps, ago, change, plan_of, race, task
 
 from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.dispatch import Priority
 from orchestrator.contracts.run import RunState
+from orchestrator.store import repairs
 from orchestrator.store.database import Database
-from orchestrator.store.repairs import Lane, Orphan
+from orchestrator.store.repairs import Lane, Loss, Orphan
 from orchestrator.store.store import Store
 from orchestrator.store.tables import sweep, worker, worker_queue
 
@@ -56,8 +57,29 @@ def test_one_of_many_sweeps_in_each_interval(store: Store) -> None:
     for _ in range(3):
         with store.database.connect() as connection:
             connection.execute(sweep.update().values(ran_at=ago(store.database, 10)))
-        assert sorted(race(*[lambda: store.repairs.take_turn(5.0)] * 8)) == [False] * 7 + [True]
-    assert not store.repairs.take_turn(5.0)
+        [turn] = filter(None, race(*[lambda: store.repairs.take_turn(5.0, lease_seconds=60)] * 8))
+        store.repairs.end_turn(turn)
+    assert store.repairs.take_turn(5.0, lease_seconds=60) is None
+
+
+def test_nobody_sweeps_beside_one_that_takes_longer_than_an_interval(store: Store) -> None:
+    turn = store.repairs.take_turn(0, lease_seconds=60)
+    assert turn is not None
+    assert store.repairs.take_turn(0, lease_seconds=60) is None
+    store.repairs.end_turn(turn)
+    assert store.repairs.take_turn(0, lease_seconds=60) is not None
+
+
+def test_the_turn_of_one_that_died_passes_to_another_after_its_lease_and_cannot_be_ended_by_the_dead(
+    store: Store,
+) -> None:
+    died = store.repairs.take_turn(0, lease_seconds=60)
+    assert died is not None
+    with store.database.connect() as connection:
+        connection.execute(sweep.update().values(held_until=ago(store.database, 0.001)))
+    assert store.repairs.take_turn(0, lease_seconds=60) is not None
+    store.repairs.end_turn(died)
+    assert store.repairs.take_turn(0, lease_seconds=60) is None
 
 
 # Orphans --------------------------------------------------------------------------------------------------------------
@@ -75,20 +97,29 @@ def test_what_a_worker_without_a_row_holds_belongs_to_nobody(steps: Steps) -> No
     joined(steps.store)
     [run_id] = steps.start()
     steps.claim(run_id, "a")
-    assert steps.store.repairs.orphans_of_nobody() == []
+    steps.change(run_id, "a", claimed_at=ago(steps.store.database, TTL + 1))
+    orphans = steps.store.repairs.orphans_of_nobody
+    assert orphans(lease_ttl_seconds=TTL) == []
     steps.store.fleet.leave(WORKER)
-    assert [orphan.run_id for orphan in steps.store.repairs.orphans_of_nobody()] == [run_id]
+    assert [orphan.run_id for orphan in orphans(lease_ttl_seconds=TTL)] == [run_id]
 
 
-@pytest.mark.parametrize("crashed", [True, False])
-def test_an_orphan_goes_back_before_all_else_to_be_published_at_once(steps: Steps, crashed: bool) -> None:
+def test_a_worker_that_has_yet_to_join_keeps_what_it_has_claimed_within_a_lease(steps: Steps) -> None:
+    """One that was declared dead, or that came while the database was away, claims before its next beat."""
+    [run_id] = steps.start()
+    steps.claim(run_id, "a")
+    assert steps.store.repairs.orphans_of_nobody(lease_ttl_seconds=TTL) == []
+
+
+@pytest.mark.parametrize("loss", Loss)
+def test_an_orphan_goes_back_before_all_else_to_be_published_at_once(steps: Steps, loss: Loss) -> None:
     [run_id] = steps.start()
     steps.claim(run_id, "a")
     [orphan] = steps.store.repairs.orphans_of(WORKER)
-    assert steps.store.repairs.release(orphan, crashed=crashed)
+    assert steps.store.repairs.release(orphan, loss)
     row = steps.row(run_id, "a")
     assert (row["state"], row["worker_id"], row["published_at"], row["due_at"]) == ("queued", None, None, None)
-    assert (row["priority"], row["crashes"], row["failures"]) == (Priority.RECOVERED, int(crashed), 0)
+    assert (row["priority"], row["failures"]) == (Priority.RECOVERED, 0)
     [dispatch] = steps.store.repairs.take_due()
     assert (dispatch.number, dispatch.priority) == (2, Priority.RECOVERED)
 
@@ -97,13 +128,93 @@ def test_of_several_that_release_an_orphan_one_does(steps: Steps) -> None:
     for run_id in steps.start(20):
         steps.claim(run_id, "a")
         [orphan] = [found for found in steps.store.repairs.orphans_of(WORKER) if found.run_id == run_id]
-        release = [lambda orphan=orphan: steps.store.repairs.release(orphan, crashed=True)] * 4
+        release = [lambda orphan=orphan: steps.store.repairs.release(orphan, Loss.DIED_ALONE)] * 4
         assert sorted(race(*release)) == [False, False, False, True]
         assert steps.row(run_id, "a")["crashes"] == 1
 
 
+@pytest.mark.parametrize(
+    ("loss", "suspect", "crashes"),
+    [
+        (Loss.HANDED_BACK, False, [0, 0]),
+        (Loss.WORKER_DIED, True, [0, 0]),
+        (Loss.FORGOTTEN, True, [0, 1]),
+        (Loss.DIED_ALONE, True, [1, 2]),
+    ],
+)
+def test_what_was_lost_is_a_suspect_and_only_what_died_alone_is_charged_at_once(
+    steps: Steps, loss: Loss, suspect: bool, crashes: list[int]
+) -> None:
+    [run_id] = steps.start()
+    for charged in crashes:
+        claim = steps.claim(run_id, "a")
+        assert steps.store.repairs.release(Orphan(claim.id, run_id, claim.epoch, claim.crashes, WORKER), loss)
+        row = steps.row(run_id, "a")
+        assert (bool(row["suspect"]), row["crashes"]) == (suspect, charged)
+    assert steps.claim(run_id, "a").suspect is suspect
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "retried", "handed to another agent"])
+def test_a_suspect_that_has_ended_well_is_none_any_more(steps: Steps, end: str) -> None:
+    [run_id] = steps.start()
+    steps.change(run_id, "a", suspect=True, crashes=2)
+    claim = steps.claim(run_id, "a")
+    match end:
+        case "succeeded":
+            steps.finish(claim)
+        case "failed":
+            steps.store.runs.fail(claim, FAILED)
+        case "retried":
+            steps.requeue(claim)
+        case _:
+            steps.requeue(claim, agent="b")
+    row = steps.row(run_id, "a")
+    assert (bool(row["suspect"]), row["crashes"]) == (False, 0 if end == "handed to another agent" else 2)
+
+
+def test_a_suspect_that_is_put_back_without_a_failure_stays_one(steps: Steps) -> None:
+    [run_id] = steps.start()
+    steps.change(run_id, "a", suspect=True)
+    steps.requeue(steps.claim(run_id, "a"), failed=False)
+    assert steps.claim(run_id, "a").suspect
+
+
+def test_a_death_is_charged_to_the_current_claim_alone(steps: Steps) -> None:
+    [run_id] = steps.start()
+    lost = steps.claim(run_id, "a")
+    steps.store.repairs.release(Orphan(lost.id, run_id, lost.epoch, lost.crashes, WORKER), Loss.HANDED_BACK)
+    current = steps.claim(run_id, "a")
+    assert (steps.agent_runs.charge_crash(lost), steps.agent_runs.charge_crash(current)) == (False, True)
+    assert steps.row(run_id, "a")["crashes"] == 1
+
+
+def test_a_run_that_is_opened_again_suspects_nobody(steps: Steps) -> None:
+    [run_id] = steps.start()
+    steps.change(run_id, "a", suspect=True, crashes=3)
+    steps.store.runs.cancel(run_id)
+    steps.store.runs.reopen(run_id)
+    claim = steps.claim(run_id, "a")
+    assert (claim.suspect, claim.crashes) == (False, 0)
+
+
+def test_what_is_no_suspect_is_never_quarantined(steps: Steps) -> None:
+    [run_id] = steps.start()
+    steps.claim(run_id, "a")
+    [orphan] = steps.store.repairs.orphans_of(WORKER)
+    assert not steps.store.repairs.quarantine(orphan, '{"code":"agent_crashed","message":"too often"}')
+    assert steps.state(run_id) is RunState.RUNNING
+
+
+def test_what_a_dead_process_left_running_of_a_run_is_suspected(steps: Steps) -> None:
+    [run_id] = steps.start()
+    steps.claim(run_id, "a")
+    steps.store.repairs.take_over_run(run_id, lease_ttl_seconds=TTL)
+    assert steps.claim(run_id, "a").suspect
+
+
 def test_a_quarantine_ends_the_run_with_its_reason(steps: Steps) -> None:
     [run_id] = steps.start()
+    steps.change(run_id, "a", suspect=True)
     claim = steps.claim(run_id, "a")
     [orphan] = steps.store.repairs.orphans_of(WORKER)
     assert steps.store.repairs.quarantine(orphan, '{"code":"agent_crashed","message":"too often"}')
@@ -330,6 +441,38 @@ def test_a_run_is_stuck_while_a_decision_is_due_and_not_taken(store: Store) -> N
     with store.database.transaction() as session:
         session.run("skip_row", id=steps.id(stuck, "b"))
     assert store.repairs.stuck_runs() == []
+
+
+def test_stuck_runs_are_found_however_many_rows_are_looked_at_in_between(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repairs, "_LOOKED_AT_ONCE", 3)
+    steps = Steps(store, plan_of(task("a"), task("b", "a", when="a.go")))
+    run_ids = steps.start(10)
+    stuck = {run_ids[0], run_ids[5], run_ids[9]}
+    for run_id in stuck:
+        steps.do(run_id, "a")
+    for _ in range(2):
+        found = [store.repairs.stuck_runs() for _ in range(5)]
+        assert {run_id for part in found for run_id in part} == stuck
+        assert all(len(part) <= 3 for part in found)
+
+
+def test_more_stuck_runs_than_are_taken_at_once_are_all_told_as_they_are_mended(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repairs, "_STUCK_AT_ONCE", 2)
+    steps = Steps(store, plan_of(task("a"), task("b", "a", when="a.go")))
+    mended: list[str] = []
+    for run_id in (run_ids := steps.start(5)):
+        steps.do(run_id, "a")
+    while found := store.repairs.stuck_runs():
+        assert len(found) <= 2
+        for run_id in found:
+            with store.database.transaction() as session:
+                session.run("skip_row", id=steps.id(run_id, "b"))
+        mended += found
+    assert sorted(mended) == sorted(run_ids)
 
 
 def test_a_worker_that_leaves_takes_its_queues_along(store: Store) -> None:

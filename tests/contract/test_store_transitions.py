@@ -10,14 +10,17 @@ import pytest
 from sqlalchemy import update
 from steps import DONE, FAILED, WORKER, Steps, ago, change, plan_of, task
 
+from orchestrator.clock import ids
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.run import AGENT_RUN_TRANSITIONS, RUN_TRANSITIONS, AgentRunState, RunState
-from orchestrator.errors import RunStateConflict
+from orchestrator.errors import AnswerRefused, ClaimLost, RunStateConflict
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.database import Database
-from orchestrator.store.repairs import Lane, Orphan
+from orchestrator.store.defaults import DEFAULT_TENANT_ID
+from orchestrator.store.repairs import Lane, Loss, Orphan
 from orchestrator.store.store import Store
-from orchestrator.store.tables import run, worker, worker_queue
+from orchestrator.store.tables import journal, question, run, worker, worker_queue
+from orchestrator.store.waits import Answering
 
 #: The task under test stands between another one and an end, so that it can be queued, released, joined and skipped.
 TASK, EPOCH = "b", 3
@@ -30,6 +33,27 @@ def reopen(steps: Steps, claim: Claim) -> None:
         steps.store.runs.reopen(claim.run_id)
 
 
+def try_to(work: Callable[[], object]) -> None:
+    with contextlib.suppress(ClaimLost, AnswerRefused):
+        work()
+
+
+def wake(steps: Steps, claim: Claim) -> None:
+    steps.change(claim.run_id, TASK, wake_at=ago(steps.store.database, 5))
+    steps.store.waits.wake_due()
+
+
+def answer(steps: Steps, claim: Claim) -> None:
+    identity, database = ids.new(), steps.store.database
+    place = {"tenant_id": DEFAULT_TENANT_ID, "agent_run_id": claim.id, "scope": "", "number": 0}
+    with database.connect() as connection:
+        effect = {"kind": "ask", "fingerprint": "0" * 32, "state": "begun", "epoch": 1, "recorded_at": ago(database, 0)}
+        connection.execute(journal.insert().values(**place, **effect))
+        asked = {"state": "open", "text": "Send it?", "request": {}, "digest": "0", "created_at": ago(database, 0)}
+        connection.execute(question.insert().values(id=identity, run_id=claim.run_id, **place, **asked))
+    try_to(lambda: steps.store.waits.answer(Answering(identity, '"yes"')))
+
+
 def in_session(statement: str, **parameters: object) -> Operation:
     """One of the decisions that `advance` takes under the run's lock."""
 
@@ -39,6 +63,11 @@ def in_session(statement: str, **parameters: object) -> Operation:
                 session.run(statement, id=claim.id, **parameters)
 
     return operation
+
+
+def expire(steps: Steps, claim: Claim) -> None:
+    change(steps.store.database, run, claim.run_id, deadline_at=ago(steps.store.database, 1))
+    steps.store.runs.expire(claim.run_id, FAILED.error or "")
 
 
 def orphan(claim: Claim) -> Orphan:
@@ -57,9 +86,10 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "fail the run": lambda steps, claim: steps.store.runs.fail(claim, FAILED),
     "cancel": lambda steps, claim: steps.store.runs.cancel(claim.run_id),
+    "end at the deadline": expire,
     "reopen": reopen,
-    "release as crashed": lambda steps, claim: steps.store.repairs.release(orphan(claim), crashed=True),
-    "hand back": lambda steps, claim: steps.store.repairs.release(orphan(claim), crashed=False),
+    "release as crashed": lambda steps, claim: steps.store.repairs.release(orphan(claim), Loss.DIED_ALONE),
+    "hand back": lambda steps, claim: steps.store.repairs.release(orphan(claim), Loss.HANDED_BACK),
     "quarantine": lambda steps, claim: steps.store.repairs.quarantine(orphan(claim), FAILED.error or ""),
     "take due": lambda steps, claim: steps.store.repairs.take_due(),
     "take over the run": lambda steps, claim: steps.store.repairs.take_over_run(claim.run_id, lease_ttl_seconds=15),
@@ -68,6 +98,11 @@ OPERATIONS: dict[str, Operation] = {
         LANE, grace_seconds=10, lease_ttl_seconds=15
     ),
     "take older": lambda steps, claim: steps.store.repairs.take_older(LANE, age_seconds=60, most=9),
+    "suspend": lambda steps, claim: try_to(
+        lambda: steps.store.waits.suspend(claim, left_seconds=5, waiting_for="sleeps")
+    ),
+    "wake what is due": wake,
+    "answer": answer,
     "release by a decision": in_session("release_row", decided=True),
     "skip by a decision": in_session("skip_row"),
     "fail by a decision": in_session("fail_undecided", error=FAILED.error),
@@ -116,6 +151,7 @@ def put(steps: Steps, run_id: str, run_state: RunState, state: AgentRunState) ->
         published_at = None if name == "b" and run_state is RunState.PENDING else ago(database, 1000)
         values = {"state": value, "epoch": EPOCH, "dispatch": 1, "published_at": published_at, "priority": 0}
         steps.change(run_id, name, **values, worker_id=WORKER if value is AgentRunState.RUNNING else None)
+    steps.change(run_id, TASK, suspect=True)  # or nothing puts it into quarantine
     if run_state.final:
         steps.change(run_id, "end", state=AgentRunState.CANCELLED)
 

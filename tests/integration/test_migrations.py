@@ -123,10 +123,10 @@ def test_every_step_goes_down_and_up_again(database: Database) -> None:
 
 def test_an_upgrade_of_what_is_up_to_date_changes_nothing(database: Database) -> None:
     store = Store(database)
-    assert store.repairs.take_turn(0.0)
+    assert store.repairs.take_turn(0.0, lease_seconds=60)
     schema.upgrade(database)
     assert schema.current(database) == schema.HEAD
-    assert not store.repairs.take_turn(60.0)
+    assert not store.repairs.take_turn(60.0, lease_seconds=60)
 
 
 def test_processes_that_upgrade_at_the_same_time_do_not_disturb_each_other(empty: Database) -> None:

@@ -125,7 +125,7 @@ def test_what_a_lost_child_process_executed_is_queued_again_at_once_and_nothing_
         assert living.account.stopped is None
     row = process.row(claim)
     assert (row["state"], row["worker_id"], row["published_at"]) == ("queued", None, None)
-    assert (row["priority"], row["failures"], row["crashes"]) == (Priority.RECOVERED, 0, 1)
+    assert (row["priority"], row["failures"], row["crashes"], row["suspect"]) == (Priority.RECOVERED, 0, 0, True)
     assert process.row(other)["state"] == "running"
 
 
@@ -145,7 +145,8 @@ def test_a_claim_without_an_executor_is_released_when_its_executor_must_be_known
     assert process.row(claim)["state"] == "running"
     process.age(claim)
     process.reconcile()
-    assert (process.row(claim)["state"], process.row(claim)["crashes"]) == ("queued", 1)
+    row = process.row(claim)
+    assert (row["state"], row["suspect"], row["crashes"]) == ("queued", True, 0)
 
 
 def test_a_claim_with_an_executor_is_kept_however_old_it_is(process: Process) -> None:
@@ -173,6 +174,19 @@ def test_what_ends_while_the_database_is_asked_is_not_taken_for_a_claim_without_
         monkeypatch.setattr(process.runtime.store.fleet, "held", answer_late)
         process.reconcile()
     assert (process.row(claim)["state"], execution.account.stopped) == ("running", None)
+
+
+def test_what_an_outage_has_stopped_goes_back_and_is_no_suspect_however_late_its_thread_ends(process: Process) -> None:
+    claim = process.claim()
+    process.age(claim)
+    with process.executing(claim) as execution:
+        process.member._stop_executions("no heartbeat for a lease")  # pyright: ignore[reportPrivateUsage]
+        process.reconcile()
+        assert isinstance(execution.account.stopped, ClaimLost)
+        assert process.row(claim)["state"] == "running"
+    process.reconcile()
+    row = process.row(claim)
+    assert (row["state"], row["suspect"], row["crashes"]) == ("queued", False, 0)
 
 
 @pytest.mark.parametrize("heir", ["the same worker", "another worker"])

@@ -19,10 +19,11 @@ from psycopg.types.string import StrDumper
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from steps import race
 
-from orchestrator import IdempotencyConflict, Orchestrator, RunHandle, RunNotFound, UsageError
+from orchestrator import IdempotencyConflict, Orchestrator, RunFilter, RunHandle, RunNotFound, UsageError
 from orchestrator.contracts.dispatch import queue_of
 from orchestrator.store import schema
 from orchestrator.store.database import Database
+from orchestrator.store.retention import FIRST_ID
 
 
 @pytest.fixture(scope="module")
@@ -482,6 +483,22 @@ def test_a_snapshot_older_than_the_workflow_itself_is_told_to_begin_again(
     assert caught.value.retryable
     conn.rollback()
     run = nf.submit("first_of_its_kind=quiet", connection=conn)
+    conn.commit()
+    assert run.wait(20).state == "succeeded"
+
+
+def test_a_workflow_whose_definition_was_deleted_with_its_runs_is_stored_anew(
+    nf: Orchestrator, conn: psycopg.Connection[Any]
+) -> None:
+    nf.submit("seldom=quiet", project="seldom").wait(20)
+    nf.purge(RunFilter(project="seldom"))
+    deletions = nf.service.kernel.store.deletions
+    while deletions.delete_unused_definitions(FIRST_ID, most=500, older_than_seconds=0.0)[1]:
+        pass
+    conn.execute("CREATE TEMPORARY TABLE ledger (n int) ON COMMIT DROP")
+    conn.execute("INSERT INTO ledger VALUES (7)")
+    run = nf.submit("seldom=quiet", connection=conn)
+    assert conn.execute("SELECT n FROM ledger").fetchone() == (7,)
     conn.commit()
     assert run.wait(20).state == "succeeded"
 

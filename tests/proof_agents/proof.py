@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
 import threading
 from typing import Any
 
@@ -71,3 +72,25 @@ class Flaky(BaseAgent):
         if tries <= int(ctx.run_input["failures"]):
             raise RetryableError(f"try {tries} fails")
         return {"tries": tries}
+
+
+class Patient(BaseAgent):
+    """Waits until a file appears."""
+
+    async def execute(self, data: Any, ctx: AsyncContext) -> dict[str, Any]:
+        note("begin", ctx)
+        while not os.path.exists(ctx.run_input["until"]):  # noqa: ASYNC110, ASYNC240, PTH110 - another process makes it
+            await asyncio.sleep(0.05)
+        note("end", ctx)
+        return {}
+
+
+class Poison(BaseAgent):
+    """Kills its process, once a file has appeared."""
+
+    def execute(self, data: Any, ctx: Context) -> dict[str, Any]:
+        note("begin", ctx)
+        while not os.path.exists(ctx.run_input["until"]):  # noqa: PTH110
+            threading.Event().wait(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}

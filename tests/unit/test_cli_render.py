@@ -158,3 +158,14 @@ def test_what_can_be_done_next() -> None:
     failed = render.next_steps(result(part(), state=RunState.FAILED), "")
     assert f"nightfleet runs retry {RUN} " in failed
     assert "OPENAI_API_KEY" not in failed
+
+
+def test_a_run_that_was_undone_is_forked_or_its_failed_compensations_are_tried_again() -> None:
+    ended: dict[str, Any] = {"state": RunState.FAILED, "ending": RunState.FAILED}
+    undone = render.next_steps(result(part(), part("undo_reader", undoes="reader"), **ended), "")
+    assert f"nightfleet runs fork {RUN} --from reader " in undone
+    assert "retry" not in undone
+    half = render.next_steps(
+        result(part(), part("undo_reader", undoes="reader", state=AgentRunState.FAILED), **ended), ""
+    )
+    assert f"nightfleet runs retry {RUN} " in half

@@ -21,6 +21,7 @@ from orchestrator.contracts.diagnosis import (
     ProblemFact,
     QueueFact,
     RedisFact,
+    RetentionFact,
     Service,
     SettingFact,
     TableFact,
@@ -58,6 +59,13 @@ def queue(**fields: Any) -> QueueFact:
     return QueueFact.model_validate({**given, **fields})
 
 
+def retention(**fields: Any) -> RetentionFact:
+    given: dict[str, Any] = {
+        "days": 30, "runs": 0, "own_rules": 0, "due": 0, "due_within_a_day": 0, "bounded": False,
+    }  # fmt: skip
+    return RetentionFact.model_validate({**given, **fields})
+
+
 def held(age: float, agent: str = "reader") -> HeldFact:
     return HeldFact(run_id=RUN, agent=agent, seconds=age)
 
@@ -91,6 +99,22 @@ def facts(work: dict[str, Any] | Work | None = None, **fields: Any) -> Facts:
 
 def found(given: Facts) -> list[tuple[str, str]]:
     return [(str(each.level), each.code) for each in diagnose(given, SETTINGS).findings if each.level != "ok"]
+
+
+ELSEWHERE: list[tuple[list[str | None], list[tuple[str, str]]]] = [
+    (["amqp://h:5672// nightfleet", None], []),
+    (["amqp://h:5672// nightfleet", "amqp://h:5672// staging"], [("warning", "other_broker")]),
+    (["amqp://h:5672/staging nightfleet", "redis://h:6379/0 nightfleet"], [("error", "other_broker")]),
+]
+
+
+@pytest.mark.parametrize(("brokers", "expected"), ELSEWHERE)
+def test_workers_that_consume_elsewhere_are_found(brokers: list[str | None], expected: list[tuple[str, str]]) -> None:
+    here = Settings(broker_url=SecretStr("amqp://u:p@h//"), database_url=SecretStr("postgresql://h/d"))
+    workers = tuple(worker(f"w-{index}@host", broker=broker) for index, broker in enumerate(brokers))
+    findings = [each for each in diagnose(facts({"workers": workers}), here).findings if each.level != "ok"]
+    assert [(str(each.level), each.code) for each in findings] == expected
+    assert all("amqp://h:5672// nightfleet" in each.message and each.advice for each in findings)
 
 
 def test_a_healthy_fleet_has_nothing_but_good_news() -> None:
@@ -260,6 +284,18 @@ FLEET_CASES: dict[str, tuple[Facts, list[tuple[str, str]]]] = {
         facts({"tables": (TableFact(name="run", rows=40_000, dead_rows=100_001, bytes=1),)}),
         [("warning", "vacuum_behind")],
     ),
+    "runs that should have been deleted": (facts({"retention": retention(due=10_000)}), [("warning", "retention_behind")]),
+    "fewer of them": (facts({"retention": retention(due=9_999)}), []),
+    "large tables of which nothing is ever deleted": (
+        facts({"retention": retention(days=0), "tables": (TableFact(name="run", rows=1, dead_rows=0, bytes=10**11),)}),
+        [("warning", "retention_off")],
+    ),
+    "large tables of runs that are kept by number": (
+        facts({
+            "retention": retention(days=0, runs=1), "tables": (TableFact(name="run", rows=1, dead_rows=0, bytes=10**11),),
+        }),
+        [],
+    ),
     "fewer dead rows than living": (
         facts({"tables": (TableFact(name="run", rows=60_000, dead_rows=100_001, bytes=1),)}),
         [],
@@ -312,7 +348,7 @@ def test_every_code_is_documented_with_its_levels() -> None:
     }
     given = [case[0] for case in (*SERVICE_CASES.values(), *FLEET_CASES.values())]
     known = {each for one in (*given, embedded(work=Work(open_runs=1))) for each in found(one)}
-    assert documented == known
+    assert documented == known | {each for _, expected in ELSEWHERE for each in expected}
 
 
 def embedded(**fields: Any) -> Facts:

@@ -147,3 +147,38 @@ def test_an_author_may_derive_an_error_that_comes_back_as_a_kind_of_ours() -> No
 
     error = Flaky("here", 3)
     assert NightfleetError.from_data(error.to_data()) == error
+
+
+def test_an_authors_error_keeps_its_code_and_what_can_be_done_about_it_where_its_class_is_not_loaded() -> None:
+    data = {"code": "lamp_is_out", "kind": "retryable", "message": "no light", "retryable": True, "retry_after": 2.0}
+    error = NightfleetError.from_data(data)
+    assert type(error) is RetryableError
+    assert (error.code, error.retryable, error.retry_after) == ("lamp_is_out", True, 2.0)
+    assert error.to_data() == data
+    assert RetryableError.code == "retryable"
+
+
+def test_the_causes_of_an_error_travel_with_it() -> None:
+    error, reset = RetryableError("the library is closed", retry_after=3), ConnectionError("reset")
+    error.__cause__, reset.__cause__ = reset, KeyError("page")
+    back = NightfleetError.from_data(json.loads(json.dumps(error.to_data())))
+    assert back == error
+    cause = back.__cause__
+    assert isinstance(cause, AgentFailed)
+    assert (cause.message, cause.retryable) == ("ConnectionError: reset", True)
+    assert isinstance(cause.__cause__, AgentFailed)
+    assert cause.__cause__.message == "KeyError: 'page'"
+    assert pickle.loads(pickle.dumps(error)) == error
+
+
+def test_a_foreign_exception_is_described_with_its_cause() -> None:
+    error = ValueError("no such word")
+    error.__cause__ = KeyError("dictionary")
+    described = from_exception(error)
+    assert described.to_data()["cause"]["message"] == "KeyError: 'dictionary'"
+
+
+def test_an_endless_chain_of_causes_ends() -> None:
+    error, other = AgentError("one"), AgentError("two")
+    error.__cause__, other.__cause__ = other, error
+    assert len(json.dumps(error.to_data())) < 1000

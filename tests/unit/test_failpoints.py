@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -72,10 +73,44 @@ def test_kill_ends_the_process_as_kill_9_does() -> None:
     code = "from orchestrator.failpoints import arm, failpoint; arm('after_claim=kill'); failpoint('after_claim'); print(1)"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")
+    assert done.stderr == b"killed at failpoint after_claim\n"
 
 
 def test_every_point_is_reached_somewhere_and_no_other_is_named() -> None:
     root = Path(orchestrator.__file__).parents[1]
     files = [*(root / "orchestrator").rglob("*.py"), *(root / "worker").rglob("*.py")]
-    named = {name for file in files for name in re.findall(r'\bfailpoint\("(\w+)"\)', file.read_text())}
-    assert named == POINTS
+    named = {name for file in files for name in re.findall(r'\bfailpoint\("(\w+)"[,)]', file.read_text())}
+    assert named == POINTS.keys()
+
+
+def test_every_point_is_armed_by_a_test_that_fails_when_it_is_not_reached() -> None:
+    """By name: whoever arms one to kill sees that nothing has died."""
+    tests = Path(__file__).parents[1]
+    text = "\n".join(file.read_text() for file in tests.rglob("test_*.py") if file != Path(__file__))
+    armed_somewhere = {name for name in POINTS if re.search(rf"""["';]{name}(=\w+|:\d+)?["':;]""", text)}
+    assert armed_somewhere == POINTS.keys()
+
+
+def test_the_page_for_testers_lists_every_point_and_says_what_the_code_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| (.*) \|$", page.partition("## Points")[2], re.MULTILINE)
+    assert dict(listed) == POINTS
+
+
+def test_any_point_counts_all_of_them_together() -> None:
+    with armed("*=raise:3"):
+        assert failpoint("after_claim") is None
+        assert failpoint("before_ack") is None
+        with pytest.raises(FailpointError, match="'publish'"):
+            failpoint("publish")
+
+
+def test_a_trace_names_every_point_and_what_it_is_about(tmp_path: Path) -> None:
+    code = (
+        "import os; from orchestrator.failpoints import failpoint, trace_if_asked; trace_if_asked(os.environ); "
+        "failpoint('after_claim'); failpoint('before_effect', 'two\\nlines')"
+    )
+    trace = tmp_path / "trace"
+    env = {**os.environ, "NIGHTFLEET_FAILPOINTS_TRACE": str(trace)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env, timeout=60)
+    assert trace.read_text() == "after_claim \nbefore_effect two lines\n"

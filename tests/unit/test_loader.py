@@ -537,6 +537,8 @@ RETURN = "def execute(self, data, ctx): return {}"
     (f"timeouts = 30\n    {RETURN}", "`timeouts` is a int, and must be Timeouts(...)"),
     (f"limits = {{}}\n    {RETURN}", "`limits` is a dict, and must be Limits(...)"),
     (f"limits = Limits(usd=1)\n    {RETURN}", "Limits(usd=...) would not be kept, there are no budgets yet"),
+    (f"limits = Limits(memory_mb=64)\n    {RETURN}", "can be kept in a process of its own alone: add isolation = 'process'"),
+    (f"isolation = 'container'\n    {RETURN}", "`isolation` is 'container': write 'process'"),
     (f"def __init__(self, client): ...\n    {RETURN}", "made without arguments"),
     ("def execute(self, data, ctx: AsyncContext): return {}", "annotate `ctx: Context`, or write `async def execute`"),
     ("async def execute(self, data, ctx: Context): return {}", "annotate `ctx: AsyncContext`"),
@@ -739,3 +741,25 @@ def test_contexts_of_the_right_kind_are_accepted():
 
     assert not load_class(Sync, origin="a test", digest="of a test").is_async
     assert load_class(Async, origin="a test", digest="of a test").is_async
+
+
+# One plugin alone ------------------------------------------------------------------------------------------------------
+
+
+def test_the_agent_of_one_plugin_is_loaded_and_no_other_plugin_is(tmp_path: Path) -> None:
+    (tmp_path / "good.py").write_text(
+        "from worker.agent import BaseAgent\n\nclass Good(BaseAgent):\n    def execute(self, data, ctx):\n        return 1\n"
+    )
+    (tmp_path / "other.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')\n")
+    loader = AgentLoader(str(tmp_path), base=tmp_path)
+    origin = str(tmp_path / "good.py")
+    assert loader.load_from(origin, "good").card.origin == origin
+    assert not (tmp_path / "trace").exists()
+    with pytest.raises(UnknownAgent, match="there is no agent 'bad' here"):
+        loader.load_from(origin, "bad")
+
+
+def test_an_agent_that_ships_is_loaded_by_its_origin_too(tmp_path: Path) -> None:
+    loader = AgentLoader("", base=tmp_path)
+    reader = loader.load().get("reader")
+    assert loader.load_from(reader.card.origin, "reader").card == reader.card

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.clock import created_at, ids, system_clock
 from orchestrator.contracts.run import RunState
-from orchestrator.errors import AgentFailed, DatabaseUnavailable, SettingsInvalid
+from orchestrator.errors import AgentCrashed, AgentFailed, DatabaseUnavailable, SettingsInvalid
 from orchestrator.observability.endpoint import Endpoint
 from orchestrator.observability.metrics import FleetMetrics, Registry, make_registry
 from orchestrator.store.readings import FleetReading, Waiting
@@ -160,6 +160,18 @@ def test_what_became_of_executions_is_counted_by_agent() -> None:
         after["nightfleet_agent_run_seconds_bucket reader 3.0 succeeded"],
     ) == (0, 2)
     assert not [name for name in after if "_created" in name]
+
+
+def test_what_ended_its_own_process_is_counted_as_a_crash_and_as_no_retry() -> None:
+    registry = make_registry()
+    meter = WorkMeter(registry, lambda: ["reader"])
+    assert values(registry)["nightfleet_agent_run_crashes_total reader"] == 0
+    for verdict in (Retrying(AgentCrashed("once"), 0.0), Failed(AgentCrashed("too often"))):
+        meter.executed("reader", verdict, 1.0)
+    after = values(registry)
+    assert after["nightfleet_agent_run_crashes_total reader"] == 2
+    assert after["nightfleet_agent_run_retries_total reader"] == 0
+    assert after["nightfleet_agent_runs_total reader failed"] == 1
 
 
 def test_an_agent_that_comes_later_has_zeros_before_it_is_executed() -> None:

@@ -21,7 +21,8 @@ from orchestrator.errors import ClaimLost
 from orchestrator.recovery import Sweep
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
-from orchestrator.store.repairs import Orphan
+from orchestrator.store.heartbeat import Sign
+from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
 from worker.effects import Account
 from worker.execution import Execution, Failed, Ignored, Verdict
@@ -252,7 +253,7 @@ def test_a_beat_tells_the_fleet_how_many_slots_there_are_now(runtime: Runtime, s
     pulse = Pulse(runtime, "host-1", cast("Slots", slots))
     pulse.join()
     slots.slots = 7
-    pulse.beat(idle=True, draining=False)
+    pulse.beat(Sign(slots.slots, idle=True, draining=False))
     assert [row.slots for row in store.fleet.workers(lease_ttl_seconds=15)] == [7]
 
 
@@ -287,10 +288,11 @@ def test_a_run_that_is_given_up_after_too_many_crashes_is_counted(
 ) -> None:
     steps = Steps(store, plan_of(task("a")))
     [run_id] = steps.start()
+    steps.change(run_id, "a", suspect=True)
     claim = steps.claim(run_id, "a")
     sweep = Sweep(store, runtime.advancer, Nobody(), Settings(max_crashes=1))
     orphan = Orphan(claim.id, run_id, claim.epoch, claim.crashes, WORKER)
-    assert [sweep.release(orphan), sweep.release(orphan)] == [1, 0]
+    assert [sweep.release(orphan, Loss.FORGOTTEN), sweep.release(orphan, Loss.FORGOTTEN)] == [1, 0]
     assert ended == [(run_id, RunState.FAILED)]
 
 

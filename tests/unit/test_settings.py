@@ -86,7 +86,7 @@ def test_the_environment_comes_before_the_profile_and_the_profile_before_the_def
 ) -> None:
     path = profile(tmp_path, 'namespace = "profile"\nconcurrency = 7\n')
     settings = load(monkeypatch, path, NIGHTFLEET_CONCURRENCY="8")
-    assert (settings.namespace, settings.concurrency, settings.max_crashes) == ("profile", 8, 10)
+    assert (settings.namespace, settings.concurrency, settings.max_crashes) == ("profile", 8, 3)
 
 
 def test_overrides_come_before_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +160,12 @@ def test_a_lease_that_one_late_beat_would_lose_is_an_error(monkeypatch: pytest.M
     message = refused(monkeypatch, NIGHTFLEET_HEARTBEAT="8")
     assert "lease_ttl must be at least twice heartbeat" in message
     load(monkeypatch, NIGHTFLEET_HEARTBEAT="7.5")
+
+
+def test_a_lease_that_ends_after_its_worker_was_given_up_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refused(monkeypatch, NIGHTFLEET_LEASE_TTL="121")
+    assert "stall_timeout must be at least lease_ttl" in message
+    load(monkeypatch, NIGHTFLEET_LEASE_TTL="120")
 
 
 @pytest.mark.parametrize("schema", ["public; drop table run", 'x"y', "1a", "A", ""])

@@ -256,7 +256,7 @@ def test_steps_call_plain_functions_and_await_coroutine_functions():
 
     class Stepper(BaseAgent):
         async def execute(self, data: Any, ctx: AsyncContext) -> list[Any]:
-            return [await ctx.step(twice, 2), await ctx.step(threading.current_thread), await ctx.step(int, "3")][::2]
+            return [await ctx.step(twice, 2), await ctx.step(threading.get_ident), await ctx.step(int, "3")][::2]
 
     assert run_agent(Stepper, {}) == [4, 3]
     assert run_agent(agent_that(lambda data, ctx: ctx.step(int, "7", base=8)), {}) == 7
@@ -350,3 +350,31 @@ def test_a_reply_of_another_type_is_refused_when_it_is_scripted_or_made():
         MockLLM({"a": 1})  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="not int"):
         MockLLM(lambda request: 5).invoke(ask("a"))
+
+
+# Waits ----------------------------------------------------------------------------------------------------------------
+
+
+class Approver(BaseAgent):
+    """Sleep on it, then ask."""
+
+    async def execute(self, data: dict[str, Any], ctx: AsyncContext) -> dict[str, Any]:
+        await ctx.sleep(86_400)
+        said = await ctx.ask("Send it?", choices=["yes", "no"])
+        late = await ctx.ask("Why?", expires=60, default="nobody said")
+        return {"said": said, "why": late}
+
+
+def test_timers_are_over_at_once_and_people_answer_as_the_test_says() -> None:
+    assert run_agent(Approver, {}, answers={"Send it?": "yes"}) == {"said": "yes", "why": "nobody said"}
+    assert run_agent(Approver, {}, answers={"Send it?": "no", "Why?": "too dear"})["why"] == "too dear"
+
+
+@pytest.mark.parametrize(
+    ("answers", "complaint"), [({}, "say what it is answered"), ({"Send it?": "maybe"}, "none of")]
+)
+def test_a_question_that_a_test_does_not_answer_is_an_error_of_the_test(
+    answers: dict[str, str], complaint: str
+) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        run_agent(Approver, {}, answers=answers)

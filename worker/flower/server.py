@@ -87,6 +87,8 @@ def _configure(settings: Settings) -> Any:
     options.enable_events = False
     TASK_COLUMNS["root_id"] = "Run"
     options.tasks_columns = "name,state,uuid,root_id,exception,received,runtime,worker"
+    # Its own 100,000 take more than a gigabyte, and the history is in the database.
+    options.max_tasks = 10_000
     try:
         apply_env_options()
     except (ValueError, KeyError, AttributeError) as error:

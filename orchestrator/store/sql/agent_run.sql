@@ -17,13 +17,13 @@ WITH started AS (
         claimed_at = now(), due_at = NULL, started_at = coalesce(started_at, now())
     WHERE id = ANY(:ids::uuid[]) AND state || '' = 'queued' AND (due_at IS NULL OR due_at <= now())
       AND (SELECT count(*) FROM started) >= 0
-    RETURNING id, run_id, task, position, agent, epoch, failures, crashes, predecessors
+    RETURNING id, run_id, task, position, agent, epoch, failures, crashes, predecessors, suspect, input
 )
 SELECT c.id, c.task, c.position, c.agent, c.epoch, c.failures, c.crashes, r.workflow_id, r.tenant_id, r.input,
        CASE WHEN cardinality(c.predecessors) > 0 THEN (
            SELECT json_agg(json_build_array(p.task, p.state, p.output, p.error) ORDER BY p.position)
            FROM @agent_run p WHERE p.id = ANY(c.predecessors)
-       ) END
+       ) END, c.suspect, c.input
 FROM claimed c JOIN @run r ON r.id = c.run_id AND r.id = ANY(:run_ids::uuid[])
 
 -- start_run: the first claim of a run makes it running
@@ -36,7 +36,7 @@ UPDATE @agent_run
 SET state = 'running', epoch = epoch + 1, worker_id = :worker_id, claimed_at = now(), due_at = NULL,
     worker = (SELECT w.name FROM @worker w WHERE w.id = :worker_id), started_at = coalesce(started_at, now())
 WHERE id = :id AND state = 'queued' AND (due_at IS NULL OR due_at <= now())
-RETURNING task, position, agent, epoch, failures, crashes, predecessors
+RETURNING task, position, agent, epoch, failures, crashes, predecessors, suspect, input
 
 -- claim_context: what an agent run needs besides its own row
 SELECT workflow_id, tenant_id, input FROM @run WHERE id = :run_id
@@ -56,7 +56,7 @@ WITH f AS MATERIALIZED (
 ), done AS (
     UPDATE @agent_run a
     SET state = f.state, output = f.output -> 0, error = f.error -> 0, usage = f.usage -> 0, model = f.model,
-        finished_at = now(), worker_id = NULL, failures = a.failures + f.failed
+        finished_at = now(), worker_id = NULL, failures = a.failures + f.failed, suspect = false
     FROM f
     WHERE a.id = ANY(:ids::uuid[]) AND a.id = f.id AND a.epoch = f.epoch AND a.state || '' = 'running'
       AND f.run_id IN (SELECT id FROM r)
@@ -93,7 +93,7 @@ SELECT id FROM @run WHERE id = :run_id AND state IN ('pending', 'running') /*pg 
 -- finish_row: end an agent run, as a step of a transaction
 UPDATE @agent_run
 SET state = :state, output = :output/*pg ::jsonb*/, error = :error/*pg ::jsonb*/, usage = :usage/*pg ::jsonb*/,
-    model = :model, finished_at = now(), worker_id = NULL, failures = failures + :failed
+    model = :model, finished_at = now(), worker_id = NULL, failures = failures + :failed, suspect = false
 WHERE id = :id AND epoch = :epoch AND state = 'running'
 
 -- count_down: one predecessor less to wait for; the row that shows 0 is the decision
@@ -118,14 +118,18 @@ UPDATE @agent_run SET state = 'skipped', finished_at = now() WHERE id = :id AND 
 UPDATE @agent_run
 SET state = 'queued', worker_id = NULL, queued_at = now(), due_at = later(:delay), published_at = NULL, republished = 0,
     failures = CASE WHEN :agent/*pg ::text*/ IS NULL THEN failures + :failed ELSE 0 END, error = :error/*pg ::jsonb*/,
+    crashes = CASE WHEN :agent/*pg ::text*/ IS NULL THEN crashes ELSE 0 END, suspect = suspect AND :failed = 0,
     priority = 1, agent = coalesce(:agent/*pg ::text*/, agent), queue = coalesce(:queue/*pg ::text*/, queue)
 WHERE id = :id AND epoch = :epoch AND state = 'running' AND EXISTS (SELECT 1 FROM @run WHERE id = :run_id AND state IN ('pending', 'running'))
   /*pg AND (SELECT count(*) FROM r) = 1 */
 
+-- charge_crash: count a death without releasing the claim
+UPDATE @agent_run SET crashes = crashes + 1 WHERE id = :id AND epoch = :epoch AND state = 'running'
+
 -- fail_row: end a running agent run as failed, by its holder
 UPDATE @agent_run
 SET state = 'failed', error = :error/*pg ::jsonb*/, usage = :usage/*pg ::jsonb*/, model = :model, finished_at = now(),
-    worker_id = NULL, failures = failures + :failed
+    worker_id = NULL, failures = failures + :failed, suspect = false
 WHERE id = :id AND epoch = :epoch AND state = 'running'
 
 -- fail_undecided: a blocked agent run whose condition cannot be decided

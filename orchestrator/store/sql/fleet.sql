@@ -12,8 +12,8 @@ SELECT a.name, a.card, a.updated_at, (
 SELECT name FROM @agent
 
 -- add_worker: a process joins the fleet
-INSERT INTO @worker (id, name, pid, slots, draining, started_at, beat_at, beat_seq)
-VALUES (:id, :name, :pid, :slots, false, now(), now(), 0)
+INSERT INTO @worker (id, name, pid, slots, draining, started_at, beat_at, beat_seq, broker)
+VALUES (:id, :name, :pid, :slots, false, now(), now(), 0, :broker)
 ON CONFLICT (id) DO NOTHING
 
 -- add_worker_queue: a queue that a worker consumes
@@ -43,6 +43,10 @@ FROM @worker w WHERE w.beat_at > ago(:lease_ttl) ORDER BY w.name
 -- live_queues: queues that some live worker consumes
 SELECT DISTINCT q.queue FROM @worker_queue q JOIN @worker w ON w.id = q.worker_id
 WHERE w.beat_at > ago(:lease_ttl) AND NOT w.draining
+
+-- serving_brokers: where the live workers that serve a queue consume from
+SELECT DISTINCT q.queue, w.broker FROM @worker_queue q JOIN @worker w ON w.id = q.worker_id
+WHERE q.queue = ANY(:queues::text[]) AND w.beat_at > ago(:lease_ttl) AND NOT w.draining
 
 -- held_by: what a worker holds, and whether it claimed that long ago
 SELECT id, epoch, claimed_at < ago(:older_than), crashes FROM @agent_run WHERE worker_id = :worker_id AND state = 'running'

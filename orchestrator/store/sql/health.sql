@@ -12,7 +12,7 @@ SELECT sqlite_version(), p.page_count * s.page_size FROM pragma_page_count() p, 
 
 -- worker_beats: every worker process, the silent ones too
 SELECT w.id, w.name, w.pid, w.slots, w.draining, w.beat_at, now(),
-       (SELECT count(*) FROM @agent_run a WHERE a.worker_id = w.id AND a.state = 'running')
+       (SELECT count(*) FROM @agent_run a WHERE a.worker_id = w.id AND a.state = 'running'), w.broker
 FROM @worker w ORDER BY w.name, w.id
 
 -- served_queues: how many live workers consume each queue

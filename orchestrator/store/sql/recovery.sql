@@ -1,5 +1,10 @@
--- take_turn: whose turn it is to sweep; one row changed means: yours
-UPDATE @sweep SET ran_at = now() WHERE id = 1 AND ran_at <= ago(:interval)
+-- take_turn: whose turn it is to sweep; a row means: yours, until then
+UPDATE @sweep SET ran_at = now(), held_until = later(:lease)
+WHERE id = 1 AND ran_at <= ago(:interval) AND (held_until IS NULL OR held_until <= now())
+RETURNING held_until
+
+-- end_turn: the next one may sweep; nothing once the turn has passed to another
+UPDATE @sweep SET held_until = NULL WHERE id = 1 AND held_until = :held_until
 
 -- release_held: hand back an agent run of a holder that is gone or knows nothing of it
 /*pg WITH r AS MATERIALIZED (
@@ -7,21 +12,21 @@ UPDATE @sweep SET ran_at = now() WHERE id = 1 AND ran_at <= ago(:interval)
 ) */
 UPDATE @agent_run
 SET state = 'queued', worker_id = NULL, queued_at = now(), due_at = NULL, published_at = NULL, priority = 2, republished = 0,
-    crashes = crashes + :crashed
+    suspect = suspect OR :suspect, crashes = crashes + CASE WHEN suspect THEN :charge_suspect ELSE :charge END
 WHERE id = :id AND epoch = :epoch AND state = 'running' AND worker_id = :worker_id AND EXISTS (SELECT 1 FROM @run WHERE id = :run_id AND state IN ('pending', 'running'))
   /*pg AND (SELECT count(*) FROM r) = 1 */
 
 -- held_by_dead: what a dead worker held
 SELECT id, run_id, epoch, crashes FROM @agent_run WHERE worker_id = :worker_id AND state = 'running' ORDER BY id LIMIT 500
 
--- held_by_nobody: running under a worker that is not even a row any more
+-- held_by_nobody: running for a lease under a worker that is not even a row: one that has yet to join (again) is not meant
 SELECT a.id, a.run_id, a.epoch, a.crashes, a.worker_id FROM @agent_run a
-WHERE a.state = 'running' AND a.worker_id IS NOT NULL
+WHERE a.state = 'running' AND a.worker_id IS NOT NULL AND a.claimed_at < ago(:lease_ttl)
   AND NOT EXISTS (SELECT 1 FROM @worker w WHERE w.id = a.worker_id) ORDER BY a.id LIMIT 500
 
--- quarantine_row: end an agent run that was on too many dying workers
+-- quarantine_row: end a suspect that was lost too often
 UPDATE @agent_run SET state = 'failed', error = :error/*pg ::jsonb*/, finished_at = now(), worker_id = NULL, crashes = crashes + 1
-WHERE id = :id AND epoch = :epoch AND state = 'running'
+WHERE id = :id AND epoch = :epoch AND state = 'running' AND suspect
 
 -- take_due: queued rows that nobody has published and that are due, marked as published by the caller
 UPDATE @agent_run SET published_at = now(), dispatch = dispatch + 1
@@ -32,11 +37,25 @@ WHERE id IN (
 )
 RETURNING id, run_id, agent, queue, dispatch, priority
 
--- next_due: seconds until the next unpublished row is due
-SELECT min(due_at), now() FROM @agent_run WHERE state = 'queued' AND published_at IS NULL AND due_at > now()
+-- next_due: when the next unpublished row is due, or the next suspended one is woken, and the time
+SELECT min(next.at), now() FROM (
+    SELECT min(due_at) AS at FROM @agent_run WHERE state = 'queued' AND published_at IS NULL AND due_at > now()
+    UNION ALL
+    SELECT min(wake_at) FROM @agent_run WHERE state = 'suspended' AND wake_at > now()
+) next
 
--- queued_lanes: queues and priorities that have anything queued and published
-SELECT DISTINCT queue, priority FROM @agent_run WHERE state = 'queued' AND published_at IS NOT NULL
+-- queued_lanes: queues and priorities that have anything queued and published; a step in the index for each, not for each row
+WITH RECURSIVE waiting(queue) AS (
+    SELECT min(queue) FROM @agent_run WHERE state = 'queued'
+    UNION ALL
+    SELECT (SELECT min(a.queue) FROM @agent_run a WHERE a.state = 'queued' AND a.queue > w.queue) FROM waiting w
+    WHERE w.queue IS NOT NULL
+), steps(priority) AS (SELECT 0 UNION ALL SELECT 1 UNION ALL SELECT 2)
+SELECT w.queue, s.priority FROM waiting w CROSS JOIN steps s
+WHERE w.queue IS NOT NULL AND (
+    SELECT 1 FROM @agent_run a
+    WHERE a.state = 'queued' AND a.queue = w.queue AND a.priority = s.priority AND a.published_at IS NOT NULL LIMIT 1
+) = 1
 
 -- lost_before_traffic: what was published well before something that has been claimed since
 SELECT max(published_at) FROM (
@@ -79,9 +98,13 @@ WHERE id IN (
 )
 RETURNING id, run_id, agent, queue, dispatch, priority
 
--- stuck_runs: runs with a decision that nobody has taken
-SELECT DISTINCT a.run_id FROM @agent_run a JOIN @countdown c ON c.id = a.id
-WHERE a.state = 'blocked' AND a.gated AND c.remaining = 0 LIMIT 100
+-- stuck_runs: runs with a decision that nobody has taken, among the next rows with a condition; how many those are, and the last
+WITH looked_at AS (
+    SELECT id, run_id FROM @agent_run WHERE state = 'blocked' AND gated AND id > :after ORDER BY id LIMIT :bound
+)
+SELECT (SELECT count(*) FROM looked_at), last.id, stuck.run_id
+FROM (SELECT id FROM looked_at ORDER BY id DESC LIMIT 1) last
+LEFT JOIN (SELECT l.run_id FROM looked_at l JOIN @countdown c ON c.id = l.id WHERE c.remaining = 0) stuck ON 1 = 1
 
 -- take_due_of: the same for some runs only: those of one embedded process, or of a producer's transaction
 UPDATE @agent_run SET published_at = now(), dispatch = dispatch + 1
@@ -95,7 +118,8 @@ RETURNING id, run_id, agent, queue, dispatch, priority
 
 -- resume_rows: what a process that is gone left queued or running of a run, marked as published
 UPDATE @agent_run
-SET state = 'queued', worker_id = NULL, published_at = now(), dispatch = dispatch + 1, priority = 2, republished = 0
+SET state = 'queued', worker_id = NULL, published_at = now(), dispatch = dispatch + 1, priority = 2, republished = 0,
+    suspect = suspect OR state = 'running'
 WHERE run_id = :run_id AND (due_at IS NULL OR due_at <= now()) AND (
     state = 'queued'
     OR (state = 'running' AND NOT EXISTS (SELECT 1 FROM @worker w WHERE w.id = worker_id AND w.beat_at > ago(:lease_ttl)))

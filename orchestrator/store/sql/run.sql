@@ -27,22 +27,32 @@ SELECT idempotency_key, id, workflow_id, input_digest FROM @run
 WHERE project_id = :project_id AND idempotency_key = ANY(:keys::text[])
 
 -- lock_run: hold a run alone, for a change of its state that no agent run may overtake
-SELECT state, workflow_id FROM @run WHERE id = :run_id /*pg FOR UPDATE */
+SELECT state, workflow_id, ending FROM @run WHERE id = :run_id /*pg FOR UPDATE */
 
 -- run_for_advance: a run that is still open, held alone while its decisions are taken
 SELECT workflow_id, input FROM @run WHERE id = :run_id AND state IN ('pending', 'running') /*pg FOR UPDATE */
 
--- set_run_state: end a run, or open it again
+-- set_run_state: end a run, or open it again: a deadline that has passed does not end it a second time
 UPDATE @run SET state = :state/*pg ::text*/, error = :error/*pg ::jsonb*/,
-    finished_at = CASE WHEN :state/*pg ::text*/ = 'pending' THEN NULL ELSE now() END
+    finished_at = CASE WHEN :state/*pg ::text*/ = 'pending' THEN NULL ELSE now() END,
+    deadline_at = CASE WHEN :state/*pg ::text*/ = 'pending' AND deadline_at <= now() THEN NULL ELSE deadline_at END
 WHERE id = :run_id
+
+-- overdue_runs: open runs whose deadline has passed, but for those that only undo what they did
+SELECT id, created_at, deadline_at FROM @run
+WHERE deadline_at <= now() AND finished_at IS NULL AND ending IS NULL AND state IN ('pending', 'running')
+ORDER BY deadline_at LIMIT 100
+
+-- lock_overdue: hold one of them alone
+SELECT workflow_id FROM @run
+WHERE id = :run_id AND deadline_at <= now() AND ending IS NULL AND state IN ('pending', 'running') /*pg FOR UPDATE */
 
 -- rows_for_retry: every agent run of a run, to decide what a retry does with it
 SELECT id, position, task, state FROM @agent_run WHERE run_id = :run_id ORDER BY position
 
 -- reopen_row: put an agent run that did not succeed back to the start
 UPDATE @agent_run
-SET state = :state/*pg ::text*/, failures = 0, crashes = 0, error = NULL, worker_id = NULL, worker = NULL,
+SET state = :state/*pg ::text*/, failures = 0, crashes = 0, suspect = false, error = NULL, worker_id = NULL, worker = NULL,
     finished_at = NULL, started_at = NULL,
     due_at = NULL, priority = 1, agent = :agent, queue = :queue, republished = 0,
     queued_at = CASE WHEN :state/*pg ::text*/ = 'queued' THEN now() END,
@@ -55,13 +65,14 @@ RETURNING id, position, dispatch, priority
 UPDATE @countdown SET remaining = :remaining WHERE id = :id
 
 -- run_head: the run itself
-SELECT r.id, p.name, w.name, r.state, r.input, r.error, r.created_at, r.started_at, r.finished_at, r.workflow_id
+SELECT r.id, p.name, w.name, r.state, r.input, r.error, r.created_at, r.started_at, r.finished_at, r.workflow_id,
+       r.ending, r.deadline_at, r.forked_from
 FROM @run r JOIN @project p ON p.id = r.project_id JOIN @workflow w ON w.id = r.workflow_id
 WHERE r.id = :run_id
 
 -- run_parts: its agent runs
 SELECT a.id, a.task, a.agent, a.state, a.epoch, a.failures, a.crashes, a.worker, a.model, a.output, a.error, a.usage,
-       a.queued_at, a.started_at, a.finished_at, a.queue, a.worker_id
+       a.queued_at, a.started_at, a.finished_at, a.queue, a.worker_id, a.waiting_for, a.wake_at
 FROM @agent_run a WHERE a.run_id = :run_id ORDER BY a.position
 
 -- run_pulse: as little as tells whether anything has changed
@@ -71,7 +82,8 @@ SELECT state FROM @run WHERE id = :run_id
 SELECT id, state FROM @run WHERE id = ANY(:ids::uuid[])
 
 -- run_states: states and epochs of the agent runs, for the stream of events
-SELECT position, task, agent, state, epoch, error, coalesce(finished_at, claimed_at, queued_at) FROM @agent_run
+SELECT position, task, agent, state, epoch, error, coalesce(finished_at, claimed_at, queued_at), waiting_for
+FROM @agent_run
 WHERE run_id = :run_id ORDER BY position
 
 -- add_event: a progress line of an agent

@@ -1,0 +1,113 @@
+"""Agent runs that failed for good: the quarantined ones, and those whose tries are used up. Listed, shown, redriven."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from orchestrator.advance import error_info
+from orchestrator.clock import position_of, run_id_of
+from orchestrator.contracts.dead import DeadAgentRun, DeadAgentRunDetails
+from orchestrator.contracts.jsonvalue import dump
+from orchestrator.contracts.run import AgentRunState, RunFilter, RunState, RunSummary
+from orchestrator.errors import AgentCrashed, InputInvalid, RunNotFound, RunStateConflict
+from orchestrator.kernel import Kernel
+from orchestrator.planning.compensation import undo_input
+from orchestrator.planning.inputs import Upstream, task_input
+from orchestrator.store.dead import Details, dead_of, details_of, redrive
+from orchestrator.store.listing import list_runs
+from orchestrator.store.runs import parse
+
+
+class DeadLetters:
+    """The agent runs of one installation that failed for good; thread-safe."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._store = kernel.store
+
+    def list(
+        self, which: RunFilter | None = None, *, quarantined: bool = False, limit: int = 50, after: str | None = None
+    ) -> list[DeadAgentRun]:
+        """Give the dead of the newest failed runs that are meant, of at most `limit` runs; `after` goes on behind a run.
+
+        `quarantined`: only those whose process ended each time that they ran alone. Raises `RunNotFound`.
+        """
+        given = which or RunFilter()
+        changes: dict[str, Any] = {"states": (RunState.FAILED,)}
+        if quarantined:
+            changes["error"] = AgentCrashed.code
+        runs = list_runs(self._store.database, given.model_copy(update=changes), limit=limit, after=after)
+        return [each for each in dead_of(self._store.database, runs) if each.quarantined or not quarantined]
+
+    def show(self, identity: str) -> DeadAgentRunDetails:
+        """Give all about one, by its own id or that of its run; raises `RunNotFound`, and `RunStateConflict` if it lives."""
+        dead, details = self._find(identity)
+        return DeadAgentRunDetails(**dict(dead), input=self._input(dead, details), recorded=details.recorded)
+
+    def redrive(self, identity: str, input: Any = ...) -> str:
+        """Open its run again, as a retry does; gives the run's id. Recorded effects are kept and not repeated.
+
+        With an `input`, that is what its agent gets in place of what the task says, and it starts anew. Raises what
+        `show` does, `InputInvalid` and `ValueTooLarge`.
+        """
+        dead, _ = self._find(identity)
+        own_input = None
+        if input is not ...:  # null is an input
+            limit = self._kernel.settings.max_value_bytes
+            own_input = dump(input, what="the input", limit_bytes=limit, error=InputInvalid)
+        ready = redrive(self._store.runs, dead.id, own_input)
+        if self._kernel.own_runs is not None:
+            self._kernel.own_runs.add([dead.run_id])
+        self._kernel.advancer.republish(ready)
+        self._kernel.advancer.advance(dead.run_id)
+        return dead.run_id
+
+    def _find(self, identity: str) -> tuple[DeadAgentRun, Details]:
+        """Find one by its own id, or by its run's if that has just one."""
+        run_id = run_id_of(identity)
+        head = self._store.runs.head(run_id)
+        run = _summary(head)
+        found = dead_of(self._store.database, [run])
+        if identity != run_id:
+            found = [each for each in found if each.id == identity]
+        if run.state is not RunState.FAILED or not found:
+            raise RunStateConflict(
+                f"{identity} is no agent run that failed for good (its run is {run.state}); `nightfleet runs dead` lists them"
+            )
+        if len(found) > 1:
+            listed = "".join(f"\n  {each.id}  {each.task}" for each in found)
+            raise RunNotFound(f"run {run_id} has {len(found)} agent runs that failed, say which one is meant:{listed}")
+        details = details_of(self._store.database, found[0].id)
+        if details is None:
+            raise RunNotFound(f"agent run {identity} is gone")
+        return found[0], details
+
+    def _input(self, dead: DeadAgentRun, details: Details) -> Any:
+        """Give what its agent gets; None where the task's input leads to nothing."""
+        if details.own_input is not None:
+            return json.loads(details.own_input)
+        head, rows = self._store.runs.head(dead.run_id), self._store.runs.parts(dead.run_id)
+        plan = self._store.runs.plan(head[9])
+        upstream = {row[1]: Upstream(AgentRunState(row[3]), parse(row[9]), error_info(row[10])) for row in rows}
+        position = position_of(dead.id)
+        undo = plan.undo_at(position)
+        try:
+            if undo is not None:
+                return undo_input(undo, plan.tasks[undo.of], parse(head[4]), upstream)
+            return task_input(plan.tasks[position], parse(head[4]), upstream)
+        except InputInvalid:
+            return None
+
+
+def _summary(head: tuple[Any, ...]) -> RunSummary:
+    return RunSummary(
+        id=head[0],
+        project=head[1],
+        workflow=head[2],
+        state=RunState(head[3]),
+        error=error_info(head[5]),
+        created_at=head[6],
+        started_at=None,
+        finished_at=None,
+    )

@@ -1,0 +1,182 @@
+"""Retention: deletes what has ended long ago, a little at a time, and never what is open.
+
+Any number of processes may do it; they take turns. A turn is a tour through all projects in small transactions, of which
+one call of `tick` does as many as fit in a moment.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from orchestrator.clock import Clock, created_at, system_clock
+from orchestrator.contracts.policy import Retention
+from orchestrator.settings import Settings
+from orchestrator.store.retention import ENDED, FIRST_ID, Deletions, ProjectRow, Recorded
+
+#: Between the beginnings of two tours, in the whole fleet.
+INTERVAL_SECONDS = 60.0
+#: The most rows that one statement looks for.
+MOST_AT_ONCE = 500
+
+#: How long one call may keep its caller waiting, and how long one transaction should take.
+_BUDGET_SECONDS = 0.1
+_FIRST_AT_ONCE = 50
+#: How often one tour looks for journals; the next one goes on.
+_LOOKS = 200
+_DAY_SECONDS = 86_400.0
+#: Ids are made by hosts' clocks, ages are told by the database's.
+_CLOCK_MARGIN = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How long the runs of one project are kept; None is no limit."""
+
+    project_id: str
+    age_seconds: float | None
+    journal_seconds: float | None
+    keep: int | None
+
+    @classmethod
+    def of(cls, project: ProjectRow, settings: Settings) -> Rule:
+        """Give the rule of a project: its own words, and the settings where it has none."""
+        kept = in_force(project.retention, settings)
+        days, journal_days = kept.days or None, kept.journal_days or None
+        if days is not None and journal_days is not None and journal_days >= days:
+            journal_days = None
+        age, journal = (None if each is None else each * _DAY_SECONDS for each in (days, journal_days))
+        return cls(project.id, age, journal, kept.runs or None)
+
+
+def in_force(given: Retention, settings: Settings) -> Retention:
+    """Give what a project says, completed by the settings."""
+    usual = {
+        "days": settings.retention_days,
+        "journal_days": settings.retention_journal_days,
+        "runs": settings.retention_runs,
+    }
+    return Retention(**{name: usual[name] if own is None else own for name, own in given})
+
+
+class Keeper:
+    """One process's share of the retention; `counts` adds up what it has deleted, by kind."""
+
+    def __init__(self, deletions: Deletions, settings: Settings, clock: Clock = system_clock) -> None:
+        self.counts: Counter[str] = Counter(runs=0, journals=0, definitions=0)
+        self._lock = threading.Lock()
+        self._deletions = deletions
+        self._settings = settings
+        self._clock = clock
+        self._tour: Iterator[None] | None = None
+        self._next_at = float("-inf")
+        #: How many runs one transaction is about: some have thousands of rows.
+        self._at_once = self._journals_at_once = _FIRST_AT_ONCE
+        #: How far the last tours have come, through what is too much for one.
+        self._journal_cursor = self._definition_cursor = FIRST_ID
+
+    def tick(self) -> int:
+        """Delete what is due and can be deleted in a moment, if it is this process's turn; gives the number of runs.
+
+        Costs nothing between two turns, and nothing in a second thread.
+        """
+        if not self._lock.acquire(blocking=False):
+            return 0
+        try:
+            return self._go_on()
+        finally:
+            self._lock.release()
+
+    def _go_on(self) -> int:
+        before = self.counts["runs"]
+        if not self._has_turn():
+            return 0
+        until = self._clock.monotonic() + _BUDGET_SECONDS
+        tour, self._tour = self._tour, None  # one that raises is over
+        for _ in tour or ():
+            if self._clock.monotonic() >= until:
+                self._tour = tour
+                break
+        return self.counts["runs"] - before
+
+    def _has_turn(self) -> bool:
+        if self._tour is not None:
+            self._deletions.keep_turn()
+            return True
+        now = self._clock.monotonic()
+        if now < self._next_at:
+            return False
+        self._next_at = now + INTERVAL_SECONDS
+        if not self._deletions.take_turn(INTERVAL_SECONDS):
+            return False
+        self._tour = self._tour_of([Rule.of(project, self._settings) for project in self._deletions.projects()])
+        return True
+
+    def _tour_of(self, rules: Sequence[Rule]) -> Iterator[None]:
+        """Delete what is due, yielding after each transaction."""
+        for rule in rules:
+            yield from self._runs_of(rule)
+        if any(rule.journal_seconds is not None for rule in rules):
+            yield from self._journals({rule.project_id: rule.journal_seconds for rule in rules})
+        count, last = self._deletions.delete_unused_definitions(self._definition_cursor, most=MOST_AT_ONCE)
+        self._definition_cursor = last or FIRST_ID
+        self.counts["definitions"] += count
+        yield
+        self._deletions.delete_silent_workers()
+
+    def _runs_of(self, rule: Rule) -> Iterator[None]:
+        deletions, project_id = self._deletions, rule.project_id
+        if rule.age_seconds is not None:
+            age = rule.age_seconds
+            for state in ENDED:
+                yield from self._until_done(
+                    lambda most, state=state: deletions.delete_expired(project_id, state, age_seconds=age, most=most)
+                )
+        last = None if rule.keep is None else deletions.oldest_kept(project_id, rule.keep)
+        if last is not None:
+            for state in ENDED:
+                yield from self._until_done(
+                    lambda most, state=state: deletions.delete_behind(project_id, state, last, most=most)
+                )
+
+    def _until_done(self, delete: Callable[[int], int]) -> Iterator[None]:
+        """Delete runs until none is left that is due, yielding after each transaction."""
+        while True:
+            most, began = self._at_once, self._clock.monotonic()
+            count = delete(most)
+            self.counts["runs"] += count
+            self._at_once = self._adapted(most, began, full=count == most)
+            yield
+            if count < most:
+                return
+
+    def _journals(self, ages: dict[str, float | None]) -> Iterator[None]:
+        """Delete the journals of runs that ended long ago, from where the last tour has stopped."""
+        # Runs that were made after this have not ended long ago.
+        shortest = min(age for age in ages.values() if age is not None)
+        until = self._clock.now() - timedelta(seconds=shortest) + _CLOCK_MARGIN
+        for _ in range(_LOOKS):
+            most, began = self._journals_at_once, self._clock.monotonic()
+            found = self._deletions.recorded_after(self._journal_cursor, most=most)
+            due = {each.run_id for each in found if _is_over(each, ages.get(each.project_id))}
+            self.counts["journals"] += self._deletions.delete_journals(sorted(due)) if due else 0
+            over = len(found) < most or created_at(found[-1].run_id) > until
+            self._journal_cursor = FIRST_ID if over else found[-1].id
+            self._journals_at_once = self._adapted(most, began, full=not over)
+            yield
+            if over:
+                return
+
+    def _adapted(self, most: int, began: float, *, full: bool) -> int:
+        """Give how much the next transaction may do, so that it takes about as long as it should."""
+        took = self._clock.monotonic() - began
+        if took > _BUDGET_SECONDS:
+            return max(1, most // 2)
+        return min(MOST_AT_ONCE, most * 2) if full and took < _BUDGET_SECONDS / 2 else most
+
+
+def _is_over(recorded: Recorded, age_seconds: float | None) -> bool:
+    return age_seconds is not None and recorded.age_seconds is not None and recorded.age_seconds > age_seconds

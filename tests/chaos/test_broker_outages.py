@@ -1,0 +1,95 @@
+"""Row 5: the broker restarts, drops its clients and falls silent under load: work goes on, none is lost, none is doubled."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+from chaos.figures import report
+from chaos.forms import LONG, QUICK, brokers, form
+from chaos.ledger import AGENTS_PATH, check_outputs, check_settled, lines
+from chaos.load import Load, seconds_until_work
+from chaos.proxy import Proxy
+from fleet import Fleet, fleet
+
+RESTARTS = form(short=1, long=5)
+SILENCE_SECONDS = form(short=3, long=20)
+TASKS_PER_SECOND = form(short=20, long=50)
+BETWEEN_SECONDS = form(short=0.5, long=10)
+MOST_SECONDS_BACK = 10
+#: A Redis that has restarted is empty: what it had is published again after this.
+LOST: dict[str, Any] = form(short={"republish_after": 5}, long={})
+
+
+@contextmanager
+def broker_of(kind: str) -> Generator[servers.Server]:
+    with servers.private_rabbitmq() if kind == "rabbitmq" else servers.private_redis() as server:
+        yield server
+
+
+@pytest.mark.scenario
+@pytest.mark.timeout(form(short=240, long=3600))
+@pytest.mark.parametrize("kind", brokers("redis"))
+def test_a_broker_that_comes_and_goes_costs_time_and_nothing_else(kind: str, tmp_path: Path) -> None:
+    with (
+        broker_of(kind) as server,
+        Proxy(server.url) as proxy,
+        fleet(tmp_path, kind, broker_url=proxy.url, agents_path=AGENTS_PATH, **QUICK, **LOST) as installation,
+    ):
+        for _ in range(2):
+            installation.start_worker()
+        given = {"steps": 1, "seconds": 0.05}
+        with Load(installation, "a=laborer | b=laborer", given, tasks_per_second=TASKS_PER_SECOND / 2) as load:
+            back = [seconds_until_work(installation)]
+            back = [_after_restart(installation, server) for _ in range(RESTARTS)]
+            back += [_after_cut(installation, proxy) for _ in range(RESTARTS)]
+            back.append(_after_silence(installation, proxy))
+        installation.finish(form(short=90, long=300))
+        if LONG:
+            assert max(back) <= MOST_SECONDS_BACK
+        assert installation.query("SELECT count(*) FROM run") == [(len(load.accepted),)], (
+            "refused means: nothing stored"
+        )
+        check_outputs(installation)
+        effects = Counter((line.run, line.task) for line in lines(installation) if line.event == "effect")
+        assert len(effects) == 2 * len(load.accepted)
+        assert set(effects.values()) == {1}
+        report(
+            5,
+            kind,
+            f"{RESTARTS} restarts, {RESTARTS} times all connections cut, {SILENCE_SECONDS} s of silence under "
+            f"{TASKS_PER_SECOND} tasks/s: {len(effects):,} tasks, each once; {load.refused} submits refused, whole; work "
+            f"went on after {max(back):.1f} s at most",
+        )
+        check_settled(installation)
+
+
+def _after_restart(installation: Fleet, server: servers.Server) -> float:
+    _pause()
+    server.restart(immediate=True)
+    return seconds_until_work(installation)
+
+
+def _after_cut(installation: Fleet, proxy: Proxy) -> float:
+    _pause()
+    proxy.cut()
+    return seconds_until_work(installation)
+
+
+def _after_silence(installation: Fleet, proxy: Proxy) -> float:
+    _pause()
+    proxy.silence()
+    threading.Event().wait(SILENCE_SECONDS)
+    proxy.speak()
+    return seconds_until_work(installation)
+
+
+def _pause() -> None:
+    """Let the load run for a while: an outage in the middle of nothing proves nothing."""
+    threading.Event().wait(BETWEEN_SECONDS)

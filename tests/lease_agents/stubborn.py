@@ -1,0 +1,86 @@
+"""Agents that are hard on their worker: one holds the interpreter, one its thread, one waits for a file to appear."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from worker.agent import AsyncContext, BaseAgent, Context, RetryableError, Timeouts
+
+
+def note(event: str, ctx: Context | AsyncContext, what: object = None) -> None:
+    """Write a line to the ledger: event, run, task (or what else is to be told), process."""
+    with Path(os.environ["NIGHTFLEET_TEST_LEDGER"]).open("a") as ledger:
+        ledger.write(f"{event} {ctx.run_id} {what or ctx.task} {os.getpid()}\n")
+
+
+class Gil(BaseAgent):
+    """Keeps every other thread of its process from running, as a careless C extension does."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        note("begin", ctx)
+        ctypes.PyDLL(None).sleep(int(data["seconds"]))
+        note("end", ctx)
+        return {}
+
+
+class Stuck(BaseAgent):
+    """Is in its thread for far longer than it may be."""
+
+    timeouts = Timeouts(hard=timedelta(seconds=0.5))
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        note("begin", ctx)
+        while not Path(data["until"]).exists():
+            threading.Event().wait(0.05)
+        note("end", ctx)
+        return {}
+
+
+class Waits(BaseAgent):
+    """Waits at an await until a file appears, and says when it is stopped there."""
+
+    async def execute(self, data: dict[str, Any], ctx: AsyncContext) -> dict[str, Any]:
+        note("begin", ctx)
+        try:
+            while not Path(data["until"]).exists():  # noqa: ASYNC110, ASYNC240 - another process makes it
+                await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            note("stopped", ctx)
+            raise
+        note("end", ctx)
+        return {}
+
+
+class Later(BaseAgent):
+    """Fails twice, each time asking for a second of patience; notes when it was tried, by a clock that nobody sets."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        note("try", ctx, time.monotonic())
+        tries = [
+            line for line in Path(os.environ["NIGHTFLEET_TEST_LEDGER"]).read_text().splitlines() if ctx.run_id in line
+        ]
+        if len(tries) <= 2:
+            raise RetryableError("not yet", retry_after=1.0)
+        return {}
+
+
+class Steps(BaseAgent):
+    """Does two things, the second of which takes its thread until a file appears."""
+
+    async def execute(self, data: dict[str, Any], ctx: AsyncContext) -> dict[str, Any]:
+        note("begin", ctx)
+        await ctx.step(note, "first", ctx)
+        await ctx.step(self.second, ctx, data["until"])
+        return {}
+
+    def second(self, ctx: AsyncContext, until: str) -> None:
+        note("second", ctx)
+        while not Path(until).exists():
+            threading.Event().wait(0.05)

@@ -1,0 +1,230 @@
+"""One effect that is not recorded: perform it, and record what came of it before anybody sees that."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from orchestrator.clock import system_clock
+from orchestrator.contracts.effect import PREVIEW, Entry, EntryState, EventLine, Slot, fingerprint, preview
+from orchestrator.contracts.jsonvalue import JsonValue
+from orchestrator.errors import (
+    ClaimLost,
+    EffectUncertain,
+    InputInvalid,
+    NondeterminismError,
+    OutputInvalid,
+    ValueTooLarge,
+)
+from orchestrator.failpoints import failpoint
+from orchestrator.journal.base import Journal
+from orchestrator.observability.redact import Redact
+from orchestrator.store.agent_runs import Claim
+from worker import steps
+from worker.effects import CallModel, Effect, RunStep
+from worker.execution import storable
+from worker.motion import Motion
+from worker.raised import describe, rebuild
+from worker.scopes import Mark, Scope, marks_of, set_marks
+
+T = TypeVar("T")
+
+
+class Host(Protocol):
+    """Who performs effects: the live runtime, a test, or a proxy of either. Steps are called where the agent is."""
+
+    def perform(self, effect: Effect) -> Any: ...
+
+    async def in_thread(self, work: Callable[[], T], effect: Effect | None = None) -> T:
+        """Do what blocks, from an event loop; `effect` is what it performs, if it does."""
+        ...
+
+    def log(self, event: str, fields: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """An operation that may ask the database."""
+
+    work: Callable[[], Any]
+
+    def run(self, host: Host) -> Any:  # noqa: ARG002
+        return self.work()
+
+    async def run_async(self, host: Host) -> Any:
+        return await host.in_thread(self.work)
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Makes the entries of one execution and writes them under its claim."""
+
+    claim: Claim
+    journal: Journal
+    motion: Motion
+    redact: Redact
+    #: The version of the agent, and the name of its module.
+    digest: str
+    plugin: str
+    limit_bytes: int
+
+    def entry(self, effect: Effect, slot: Slot, state: EntryState, **fields: Any) -> Entry:
+        """Make the entry of an effect; its request is cut and without secrets."""
+        asked = effect.asked()
+        text = effect.told() or (None if asked is None else preview(asked))
+        if text is not None:
+            # A conversation is long: of its beginning, more is read than kept, so that no half of a secret is left.
+            text = preview(storable(self.redact(text[: 4 * PREVIEW])))
+        what = fingerprint(effect.kind, asked)
+        return Entry(slot, effect.kind, what, state, request=text, digest=self.digest, **fields)
+
+    def masked(self, event: EventLine | None) -> EventLine | None:
+        """Give a line for watchers as it may be stored."""
+        return None if event is None else replace(event, message=storable(self.redact(event.message)))
+
+    def begin(self, effect: Effect, slot: Slot, **fields: Any) -> None:
+        """Store that an effect may happen from now on."""
+        entry = self.entry(effect, slot, EntryState.BEGUN, **fields)
+        self.motion.patiently(lambda: self.journal.begin(self.claim, entry))
+
+    def record(self, effect: Effect, slot: Slot, state: EntryState, **fields: Any) -> None:
+        """Store what came of an effect."""
+        entry = self.entry(effect, slot, state, **fields)
+        self.motion.patiently(lambda: self.journal.record(self.claim, entry))
+
+
+def mark_failed(error: Exception, mark: Mark, *, final: bool, came_from: BaseException | None = None) -> None:
+    """Note that an error came out of a slot, and which slots inside of it brought it about. `final`: none is repeated."""
+    if final:
+        vars(error)["retryable"] = False
+        set_marks(error, [])
+        return
+    inner = [each for each in marks_of(came_from) or () if str(each.slot).startswith(f"{mark.slot}.")]
+    set_marks(error, [mark, *inner])
+
+
+class Attempt:
+    """The operation that performs one effect; it gives the recorded outcome, or raises the recorded error."""
+
+    __slots__ = ("_began", "_effect", "_scope", "_slot", "_wanted", "_writer")
+
+    def __init__(self, writer: Writer, effect: Effect, scope: Scope, slot: Slot) -> None:
+        self._writer = writer
+        self._effect = effect
+        self._scope = scope
+        self._slot = slot
+        self._began = 0.0
+        self._wanted = True
+
+    def __str__(self) -> str:
+        claim = self._writer.claim
+        return f"{claim.task} {claim.epoch} {self._slot} {self._effect.told() or self._effect.kind}"
+
+    def run(self, host: Host) -> JsonValue:
+        with self._writer.motion.flight(self._slot):
+            self._begin()
+            inside = self._scope.inside(self._slot)
+            try:
+                with inside.entered():
+                    value = self._call() if isinstance(self._effect, RunStep) else host.perform(self._effect)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raised is its outcome
+                return self._failed(error, inside)
+            return self._done(value, inside)
+
+    async def run_async(self, host: Host) -> JsonValue:
+        effect = self._effect
+        with self._writer.motion.flight(self._slot):
+            try:
+                if isinstance(effect, RunStep) and steps.is_coroutine_step(effect.function):
+                    return await self._run_coroutine(effect, host)
+                # Performed and recorded in one go: what was paid for is recorded even if nobody waits for it any more.
+                return await host.in_thread(lambda: self.run(host), effect)
+            except BaseException as error:
+                self._interrupted(error)
+                raise
+
+    async def _run_coroutine(self, step: RunStep, host: Host) -> JsonValue:
+        if step.at_most_once:
+            await host.in_thread(self._begin)
+        else:
+            self._begin()
+        inside = self._scope.inside(self._slot)
+        try:
+            with inside.entered():
+                value = await steps.call(step.function, step.args, step.kwargs, self._key)
+        except Exception as raised:  # noqa: BLE001
+            error = raised
+        else:
+            return await host.in_thread(lambda: self._done(value, inside))
+        return await host.in_thread(lambda: self._failed(error, inside))
+
+    @property
+    def _key(self) -> str:
+        return f"{self._writer.claim.id}:{self._slot.scope}:{self._slot.number}"
+
+    def _call(self) -> Any:
+        step = self._effect
+        assert isinstance(step, RunStep)
+        value = steps.call(step.function, step.args, step.kwargs, self._key)
+        if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):
+                value.close()
+            raise InputInvalid("ctx.step was given a coroutine function: make `execute` async, or pass a plain one")
+        return value
+
+    def _begin(self) -> None:
+        if self._effect.at_most_once:
+            self._writer.begin(self._effect, self._slot)
+        failpoint("before_effect", self)
+        self._began = system_clock.monotonic()
+
+    def _done(self, value: Any, inside: Scope) -> JsonValue:
+        self._let_stop(inside)
+        spent: dict[str, Any] = {}
+        if isinstance(self._effect, CallModel):
+            spent = {"usage": value.usage, "model": value.model}
+        try:
+            outcome = self._effect.encode(value, self._writer.limit_bytes)
+            self._record(EntryState.DONE, outcome=outcome, event=self._writer.masked(self._effect.event()), **spent)
+        except (OutputInvalid, ValueTooLarge) as error:
+            return self._failed(error, inside)
+        return outcome
+
+    def _failed(self, error: BaseException, inside: Scope) -> JsonValue:
+        self._let_stop(inside)
+        motion = self._writer.motion
+        # Where the agent itself is over, nobody has seen this failure: the next one may have better luck.
+        if isinstance(error, ClaimLost | NondeterminismError | EffectUncertain) or isinstance(motion.ended, ClaimLost):
+            raise error
+        described = describe(error, self._writer.redact)
+        self._record(EntryState.FAILED, error=described)
+        given = rebuild(described, self._writer.plugin).with_traceback(error.__traceback__)
+        mark = Mark(self._slot, self._scope)
+        mark_failed(given, mark, final=self._effect.at_most_once, came_from=error)
+        motion.failures.append(mark)
+        raise given from given.__cause__
+
+    def _let_stop(self, inside: Scope) -> None:
+        """Raise again what its code was told inside, whatever it made of that: it gives not what it would give."""
+        if inside.refused:
+            self._scope.refuse()
+            self._writer.motion.check()
+
+    def _record(self, state: EntryState, **fields: Any) -> None:
+        if not self._wanted:
+            return
+        milliseconds = round((system_clock.monotonic() - self._began) * 1000)
+        messages = self._effect.conversation()
+        self._writer.record(self._effect, self._slot, state, milliseconds=milliseconds, conversation=messages, **fields)
+
+    def _interrupted(self, error: BaseException) -> None:
+        """Take note that the agent waits no more: nobody can say that its outcome was seen."""
+        if isinstance(error, Exception):
+            return
+        # It has no outcome that would have to be repeated, whatever the agent raises because of this.
+        set_marks(error, [])
+        if self._writer.motion.ended is None and self._writer.motion.account.stopped is None:
+            # The agent itself has gone another way: an outcome that comes now would be news to who repeats it.
+            self._wanted = False

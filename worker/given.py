@@ -1,0 +1,60 @@
+"""What an agent run is given: its input, what came before it, its context."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from orchestrator.contracts.run import AgentRunState, ErrorInfo
+from orchestrator.errors import InputInvalid
+from orchestrator.planning.compensation import undo_input
+from orchestrator.planning.inputs import Upstream, task_input
+from orchestrator.store.agent_runs import Claim
+from worker.agent import AsyncContext, Context
+from worker.effects import Account
+from worker.execution import Execution
+from worker.recorder import Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The run's input, and how the tasks before this one have ended."""
+
+    run_input: Any
+    upstream: Mapping[str, Upstream]
+
+    @classmethod
+    def to(cls, claim: Claim) -> Self:
+        """Decode what a claim brought along."""
+        upstream: dict[str, Upstream] = {}
+        for task, state, output, error in json.loads(claim.upstream) if claim.upstream else ():
+            info = None if error is None else ErrorInfo.model_validate(error)
+            upstream[task] = Upstream(AgentRunState(state), output, info)
+        return cls(json.loads(claim.run_input), upstream)
+
+    def input(self, execution: Execution) -> Any:
+        """Give what the agent gets, as JSON values; raises `InputInvalid` that names the task."""
+        if execution.claim.own_input is not None:
+            return json.loads(execution.claim.own_input)
+        task, undo = execution.task, execution.plan.undo_at(execution.claim.position)
+        # A fallback gets what the agent it replaces would have got.
+        try:
+            if undo is not None:
+                return undo_input(undo, execution.plan.tasks[undo.of], self.run_input, self.upstream)
+            return task_input(task, self.run_input, self.upstream)
+        except InputInvalid as error:
+            raise InputInvalid(f"task {task.id!r}: {error.message}") from None
+
+    def context(self, claim: Claim, recorder: Recorder, account: Account, *, is_async: bool) -> Context | AsyncContext:
+        """Give the context of one execution."""
+        context_class = AsyncContext if is_async else Context
+        return context_class(
+            recorder,
+            account,
+            run_id=claim.run_id,
+            task=claim.task,
+            run_input=self.run_input,
+            upstream=self.upstream,
+        )

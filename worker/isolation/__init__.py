@@ -1,0 +1,1 @@
+"""Agents in processes of their own: what they do to their process, they do to nobody else."""

@@ -1,0 +1,279 @@
+"""Runs agents in processes of their own: those that ask for it, and suspects, which ran on a worker that died.
+
+The child runs the author's code and nothing else. What it asks of the outside is done here, by who holds connections and
+keys. Whatever becomes of its process, the worker and all its other agents live on, and it is known who was to blame.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import copy_context
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from orchestrator.clock import system_clock
+from orchestrator.contracts.policy import Timeouts
+from orchestrator.contracts.usage import Usage
+from orchestrator.errors import AgentTimeout, ClaimLost, NightfleetError, from_exception
+from orchestrator.journal.base import Journal
+from orchestrator.settings import Settings
+from worker.effects import Account
+from worker.execution import Execution
+from worker.host import Host
+from worker.isolation.channel import ChannelClosed
+from worker.isolation.processes import Child, ForkServer
+from worker.isolation.serving import Serving
+from worker.limits import timeouts_of
+from worker.llm.providers import Providers
+from worker.parking import Events
+from worker.plugin import LoadedAgent
+from worker.pool import AGENT_THREADS, Deadlines, EventLoop
+from worker.scopes import Suspended
+
+#: How many suspects run at a time; others wait in their slots. A child takes a few megabytes, and what its plugin imports.
+SUSPECTS_AT_ONCE = 16
+#: How long an agent whose outcome nobody wants may take to notice, at its next effect, before its process is killed.
+GRACE_SECONDS = 5.0
+#: How long a process may take to end after it has let go of its pipe.
+_LAST_SECONDS = 2.0
+#: What all children together may have under way at a time.
+_THREADS = 64
+
+
+class DiedAlone(Exception):
+    """The process of an agent has ended without an outcome, and nothing else was in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """The children of one worker process; thread-safe."""
+
+    settings: Settings
+    journal: Journal
+    events: Events
+    providers: Providers
+    loop: EventLoop
+    deadlines: Deadlines
+    #: The folder that plugins were looked for in, whatever an agent makes of the working directory.
+    base: Path = field(default_factory=Path.cwd)
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, AGENT_THREADS[-1]))
+    _server: ForkServer = field(default_factory=ForkServer)
+    _suspects: Turns = field(default_factory=lambda: Turns(SUSPECTS_AT_ONCE))
+
+    @staticmethod
+    def wants(execution: Execution, loaded: LoadedAgent) -> bool:
+        """Tell whether an agent run gets a process of its own. A Celery task does: that of its own app's worker."""
+        alone = execution.claim.suspect or loaded.agent_class.isolation == "process"
+        return alone and execution.task.celery is None
+
+    def execute(self, execution: Execution, loaded: LoadedAgent, data: Any) -> str:
+        """Run an agent on its input in a child; gives its output as JSON text, or raises its error.
+
+        Raises `AgentTimeout` at the hard limit, `ClaimLost` for one that was stopped, `Suspended`, `DiedAlone` for one whose
+        process ended otherwise, and `ForkServerLost` when nobody knows why.
+        """
+        timeouts = timeouts_of(execution.task, loaded.agent_class.timeouts)
+        serving = Serving(execution.claim, Host(self.providers, self.loop), self.journal, self.events)
+        with self._suspects.taken(execution) if execution.claim.suspect else nullcontext():
+            child = self._server.fork()
+            try:
+                session = _Session(child, execution, serving, self._threads, self.deadlines)
+                end = session.run(self._order(execution, loaded, data), timeouts)
+            finally:
+                execution.interrupt = None
+                child.close()
+        return _output(execution.account, end)
+
+    def close(self) -> None:
+        """End every child."""
+        self._server.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _order(self, execution: Execution, loaded: LoadedAgent, data: Any) -> dict[str, Any]:
+        return {
+            "claim": asdict(execution.claim),
+            "data": data,
+            "function": execution.task.function,
+            "card": loaded.card.model_dump(mode="json"),
+            "agents_path": self.settings.agents_path,
+            "base": str(self.base),
+            "model": execution.account.model,
+            "moment_seconds": self.settings.suspend_after.total_seconds(),
+            "limit_bytes": self.settings.max_value_bytes,
+            "memory_mb": loaded.agent_class.limits.memory_mb,
+            "log_level": logging.getLogger().getEffectiveLevel(),
+        }
+
+
+class _Session:
+    """One execution in one child; `run` belongs to the slot's thread."""
+
+    def __init__(
+        self, child: Child, execution: Execution, answers: Serving, threads: ThreadPoolExecutor, deadlines: Deadlines
+    ) -> None:
+        self._child = child
+        self._execution = execution
+        self._answers = answers
+        self._threads = threads
+        self._deadlines = deadlines
+        self._killed_for: AgentTimeout | None = None
+        self._lock = threading.Lock()
+        #: How many asks have no answer yet, and when the last one came.
+        self._open_asks = 0
+        self._asked_at = 0.0
+
+    def run(self, order: Mapping[str, Any], timeouts: Timeouts) -> dict[str, Any]:
+        self._execution.interrupt = self._interrupt
+        self._execution.account.check()  # stopped before it could be told
+        limits = ((timeouts.soft, self._soft_limit), (timeouts.hard, self._hard_limit))
+        cancels = [
+            self._deadlines.after(limit.total_seconds(), partial(action, limit.total_seconds()))
+            for limit, action in limits
+            if limit is not None
+        ]
+        try:
+            ended = self._listen(order)
+        finally:
+            for cancel in cancels:
+                cancel()
+        return self._without_outcome() if ended is None else ended
+
+    def _listen(self, order: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Serve the child until it says how it has ended; None if it never does."""
+        channel = self._child.channel
+        with suppress(ChannelClosed):
+            channel.send(order)
+        while (message := channel.receive()) is not None:
+            if "ask" in message:
+                self._note_ask(1)
+                # In a thread: an agent may ask for many things at once, and this one is to hear of its end.
+                self._threads.submit(copy_context().run, self._serve, message)
+            elif "tell" in message:
+                self._answers.told(message)
+            else:
+                return message
+        return None
+
+    def _serve(self, message: Mapping[str, Any]) -> None:
+        reply: dict[str, Any] = {"answer": message["number"]}
+        try:
+            reply["value"] = self._answers.answer(message)
+        except Exception as error:  # noqa: BLE001 - raised again in the child
+            reply["error"] = from_exception(error).to_data()
+        self._note_ask(-1)
+        self._send(reply)
+
+    def _note_ask(self, change: int) -> None:
+        with self._lock:
+            self._open_asks += change
+            self._asked_at = system_clock.monotonic()
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        with suppress(ChannelClosed):
+            self._child.channel.send(message)
+
+    def _without_outcome(self) -> dict[str, Any]:
+        if self._killed_for is not None:
+            raise self._killed_for
+        stopped = self._execution.account.stopped
+        if isinstance(stopped, ClaimLost):
+            raise stopped
+        code = self._child.wait(_LAST_SECONDS)
+        if code is None:
+            raise DiedAlone("it closed what connects it to its worker")
+        raise DiedAlone(_explained(code))
+
+    # Stopping ---------------------------------------------------------------------------------------------------------
+
+    def _interrupt(self) -> None:
+        """Tell the child that it is to stop; called by whoever finds that out, and holds up nobody."""
+        error = self._execution.account.stopped
+        if error is None:
+            return
+        self._deadlines.after(0.0, lambda: self._send({"stop": error.to_data()}))
+        if isinstance(error, ClaimLost):
+            self._deadlines.after(GRACE_SECONDS, self._kill_what_goes_on)
+
+    def _kill_what_goes_on(self) -> None:
+        """Kill an agent that has not noticed that it was stopped, but not while what it was at is still to be recorded.
+
+        A child that has been told makes no new effects: what it asks for belongs to one that was under way.
+        """
+        with self._lock:
+            busy = self._open_asks > 0 or system_clock.monotonic() - self._asked_at < GRACE_SECONDS
+        if busy and not self._execution.motion.given_up:
+            self._deadlines.after(GRACE_SECONDS, self._kill_what_goes_on)
+        else:
+            self._child.kill()
+
+    def _soft_limit(self, seconds: float) -> None:
+        account = self._execution.account
+        if account.stopped is None:
+            account.stopped = AgentTimeout(f"the soft time limit of {seconds:g} s has passed")
+            self._interrupt()
+
+    def _hard_limit(self, seconds: float) -> None:
+        self._killed_for = AgentTimeout(f"the hard time limit of {seconds:g} s has passed")
+        self._child.kill()
+
+
+def _output(account: Account, end: Mapping[str, Any]) -> str:
+    """Give the output that a child has told, or raise what else has ended its agent."""
+    match end:
+        case {"ended": ended, "usage": usage, "answered_by": answered_by}:
+            account.usage, account.answered_by = Usage.model_validate(usage), answered_by
+        case _:
+            ended = None
+    match ended:
+        case {"output": str(output)}:
+            return output
+        case {"error": error}:
+            raise NightfleetError.from_data(error)
+        case {"suspended": {"waiting_for": waiting_for, "left_seconds": left}}:
+            raise Suspended(waiting_for, None if left is None else system_clock.monotonic() + left)
+        case _:
+            raise DiedAlone("what it said to its worker cannot be understood")
+
+
+def _explained(code: int) -> str:
+    if code >= 0:
+        return f"it ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    hint = ": out of memory, perhaps" if -code == signal.SIGKILL else ""
+    return f"it was killed by signal {-code} ({name}){hint}"
+
+
+class Turns:
+    """Lets so many in at a time; who is stopped meanwhile waits no longer."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, execution: Execution) -> Generator[None]:
+        execution.interrupt = self._wake
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or execution.account.stopped is not None)
+            execution.account.check()
+            self._free -= 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify_all()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,187 @@
+"""What a child process does: load one plugin, run one agent, say how that ended. The worker does all else for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from orchestrator.clock import system_clock
+from orchestrator.contracts.agent import AgentCard
+from orchestrator.contracts.jsonvalue import dump
+from orchestrator.errors import (
+    AgentError,
+    AgentFailed,
+    AgentOutOfMemory,
+    ClaimLost,
+    NightfleetError,
+    OutputInvalid,
+    UnknownAgent,
+    from_exception,
+)
+from orchestrator.observability.redact import redactor
+from orchestrator.store.agent_runs import Claim
+from worker.attempt import Writer
+from worker.effects import Account
+from worker.given import Given
+from worker.isolation.channel import Channel
+from worker.isolation.link import Link
+from worker.isolation.remote import RemoteEvents, RemoteHost, RemoteJournal, RemoteLog
+from worker.loader import AgentLoader
+from worker.motion import Motion
+from worker.nodes.function import function_agent
+from worker.parking import Parking
+from worker.plugin import LoadedAgent
+from worker.recorded import in_scope, in_scope_async, run_recorded
+from worker.recorder import Recorder
+from worker.scopes import Suspended, task_factory
+
+_MEGABYTE = 1024 * 1024
+_UNWIND_SECONDS = 0.5
+#: How often to look, while effects are under way, whether they are wanted still.
+_LOOK_SECONDS = 1.0
+
+
+def child_main(end: socket.socket) -> None:
+    """Run the agent that the worker at the other end of a socket names, and tell it how that ended."""
+    channel = Channel(end)
+    order = channel.receive()
+    if order is None:
+        return
+    ended = _Execution(channel, order).run()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    channel.send(ended)
+
+
+class _Execution:
+    """One agent run in this process."""
+
+    def __init__(self, channel: Channel, order: Mapping[str, Any]) -> None:
+        self._order = order
+        self._claim = Claim(**order["claim"])
+        self._account = Account(model=order["model"])
+        self._motion = Motion(self._account)
+        self._interrupt: Callable[[], None] = lambda: None
+        self._link = Link(channel, self._stop)
+        self._host = RemoteHost(self._link)
+        self._journal = RemoteJournal(self._link)
+
+    def run(self) -> dict[str, Any]:
+        """Give how it ended, as JSON values."""
+        logging.basicConfig(
+            handlers=[RemoteLog(self._link)], format="%(message)s", level=self._order["log_level"], force=True
+        )
+        try:
+            _limit_memory(self._order["memory_mb"])
+            ended: dict[str, Any] = {"output": self._execute()}
+        except Suspended as suspended:
+            ended = {"suspended": self._let_go(suspended)}
+        except MemoryError:
+            ended = {"error": self._out_of_memory().to_data()}
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent raises is its outcome
+            ended = {"error": from_exception(error).to_data()}
+        usage = self._account.usage.model_dump(mode="json")
+        return {"ended": ended, "usage": usage, "answered_by": self._account.answered_by}
+
+    def _execute(self) -> str:
+        loaded = self._loaded()
+        self._account.model = loaded.agent_class.model or self._account.model
+        self._account.limits = loaded.agent_class.limits
+        data = loaded.parse_input(self._order["data"])
+        make = partial(self._recorder, loaded)
+        result = run_recorded(make, partial(self._call, loaded, data), on_change=loaded.agent_class.on_change)
+        what = f"the output of agent {self._claim.agent!r}"
+        return dump(loaded.dump_output(result), what=what, limit_bytes=self._order["limit_bytes"], error=OutputInvalid)
+
+    def _loaded(self) -> LoadedAgent:
+        order = self._order
+        if order["function"] is not None:
+            card = AgentCard.model_validate(order["card"])
+            return function_agent(order["function"], card, limit_bytes=order["limit_bytes"])
+        loader = AgentLoader(order["agents_path"], base=Path(order["base"]))
+        try:
+            return loader.load_from(order["card"]["origin"], self._claim.agent)
+        except UnknownAgent as error:
+            # The worker has it, so its files are being replaced, perhaps.
+            raise AgentFailed(f"not loaded in a process of its own: {error.message}", retryable=True) from None
+
+    def _recorder(self, loaded: LoadedAgent) -> Recorder:
+        self._account.calls = 0
+        self._motion = Motion(self._account)
+        writer = Writer(
+            self._claim,
+            self._journal,
+            self._motion,
+            redactor(os.environ),
+            digest=loaded.card.digest,
+            plugin=loaded.agent_class.__module__,
+            limit_bytes=self._order["limit_bytes"],
+        )
+        recording = self._motion.patiently(lambda: self._journal.read(self._claim))
+        parking = Parking(self._motion, RemoteEvents(self._link), self._order["moment_seconds"])
+        return Recorder(writer, recording, self._host, parking)
+
+    def _call(self, loaded: LoadedAgent, data: Any, recorder: Recorder) -> Any:
+        given = Given.to(self._claim)
+        context = given.context(self._claim, recorder, self._account, is_async=loaded.is_async)
+        execute = loaded.agent_class().execute
+        if not loaded.is_async:
+            return in_scope(recorder.scopes.root, execute, data, context)
+        return asyncio.run(self._awaited(in_scope_async(recorder.scopes.root, execute, data, context)))
+
+    async def _awaited(self, coroutine: Any) -> Any:
+        """Await an agent; what interrupts it is told as its cause."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        loop.set_task_factory(task_factory)
+        self._interrupt = lambda: loop.call_soon_threadsafe(task.cancel) and None
+        # It may swallow what unwinds it, or await a task that has.
+        self._motion.unwind = lambda: loop.call_soon_threadsafe(loop.call_later, _UNWIND_SECONDS, task.cancel) and None
+        try:
+            return await coroutine
+        except asyncio.CancelledError:
+            if self._account.stopped is not None:
+                raise self._account.stopped from None
+            raise AgentError("the agent has cancelled itself") from None
+        finally:
+            self._interrupt = lambda: None
+
+    def _stop(self, error: NightfleetError) -> None:
+        """Stop at the next effect, an async agent at its await."""
+        self._account.stopped = error if isinstance(error, AgentError | ClaimLost) else ClaimLost(error.message)
+        self._interrupt()
+
+    def _let_go(self, suspended: Suspended) -> dict[str, Any]:
+        """Give what it waits for, when all that was under way has been recorded."""
+        while not self._motion.wait_until_idle(_LOOK_SECONDS):
+            self._account.check()
+        left = None if suspended.until is None else suspended.until - system_clock.monotonic()
+        return {"waiting_for": suspended.waiting_for, "left_seconds": left}
+
+    def _out_of_memory(self) -> AgentError:
+        limit = self._order["memory_mb"]
+        if limit is None:
+            return AgentOutOfMemory("there was no memory left on its machine")
+        return AgentOutOfMemory(f"it wanted more than its {limit} MB: raise Limits(memory_mb=...), or use less")
+
+
+def _limit_memory(megabytes: int | None) -> None:
+    """Bound what this process may allocate, where the system can."""
+    if megabytes is None or sys.platform != "linux":
+        return
+    import resource
+
+    # A thread's stack counts in full, and 8 MB of each would be most of the limit.
+    threading.stack_size(_MEGABYTE)
+    most = megabytes * _MEGABYTE
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))

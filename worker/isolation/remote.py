@@ -1,0 +1,134 @@
+"""What an agent in a child process has in place of the worker's: a host and a journal that ask the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, TypeVar
+
+from orchestrator.clock import system_clock
+from orchestrator.contracts.effect import Entry, Slot
+from orchestrator.contracts.jsonvalue import JsonValue
+from orchestrator.contracts.question import Inquiry, Reply
+from orchestrator.store.agent_runs import Claim
+from worker.effects import CallModel, Effect, ReadClock, Report
+from worker.isolation import wire
+from worker.isolation.link import Link
+from worker.llm.base import LLMResponse
+
+T = TypeVar("T")
+
+_THREADS = 64
+
+
+class RemoteHost:
+    """Performs effects: a model call by the worker, who has the keys; the clock is the same here and there."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="nightfleet-blocking")
+
+    def perform(self, effect: Effect) -> Any:
+        match effect:
+            case CallModel(request):
+                return LLMResponse.model_validate(self._link.ask("model", request=request.model_dump(mode="json")))
+            case ReadClock():
+                return system_clock.now()
+            case Report():
+                return None  # it is told with its record
+            case _:
+                raise NotImplementedError(f"no way to perform {effect.kind}")
+
+    async def in_thread(self, work: Callable[[], T], effect: Effect | None = None) -> T:  # noqa: ARG002 - the port's
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(work))
+
+    def log(self, event: str, fields: Mapping[str, Any]) -> None:
+        self._link.tell("log", event=event, fields=json.loads(json.dumps(fields, default=str)))
+
+
+class RemoteJournal:
+    """The worker's journal. Claims are known there, so that no child writes under another one's."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def read(self, claim: Claim) -> RemoteRecording:
+        if claim.epoch > 1:
+            self._link.ask("read")
+        return RemoteRecording(self._link, empty=claim.epoch == 1)
+
+    def record(self, claim: Claim, entry: Entry) -> None:
+        del claim
+        self._link.ask("record", entry=wire.entry_out(entry))
+
+    def begin(self, claim: Claim, entry: Entry) -> None:
+        del claim
+        self._link.ask("begin", entry=wire.entry_out(entry))
+
+    def void(self, claim: Claim, slots: Sequence[Slot] | None) -> None:
+        del claim
+        self._link.ask("void", slots=None if slots is None else [list(slot) for slot in slots])
+
+    def entries(self, agent_run_id: str) -> Iterator[Entry]:
+        raise NotImplementedError("an agent does not read its journal")
+
+    def conversation(self, run_id: str, head: str) -> list[JsonValue]:
+        raise NotImplementedError("an agent does not read its journal")
+
+
+class RemoteRecording:
+    """What earlier claims have recorded, asked for slot by slot."""
+
+    def __init__(self, link: Link, *, empty: bool) -> None:
+        self._link = link
+        self._empty = empty
+
+    def take(self, slot: Slot) -> Entry | None:
+        found = None if self._empty else self._link.ask("take", slot=list(slot))
+        return None if found is None else wire.entry_in(found)
+
+    def at_hand(self, slot: Slot) -> bool:  # noqa: ARG002 - the port's
+        return self._empty
+
+    def left(self) -> Entry | None:
+        found = None if self._empty else self._link.ask("left")
+        return None if found is None else wire.entry_in(found)
+
+
+class RemoteEvents:
+    """The worker's view of what waits ask: the database's time, and people."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def now(self) -> datetime:
+        return datetime.fromisoformat(self._link.ask("now"))
+
+    def ask(self, claim: Claim, slot: Slot, inquiry: Inquiry) -> str:
+        del claim
+        return str(self._link.ask("question", slot=list(slot), inquiry=asdict(inquiry)))
+
+    def reply(self, agent_run_id: str, slot: Slot) -> Reply:
+        del agent_run_id
+        return wire.reply_in(self._link.ask("reply", slot=list(slot)))
+
+
+class RemoteLog(logging.Handler):
+    """Log lines of whatever the agent uses go into the worker's log, which knows run and task."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self._link = link
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._link.tell("line", logger=record.name, level=record.levelno, text=self.format(record))
+        except Exception:  # noqa: BLE001 - as every handler does
+            self.handleError(record)

@@ -1,0 +1,138 @@
+"""Where effects of an execution wait: in this process for a moment, or while others of its branches go on; then it suspends.
+
+One that waits holds a slot of the worker for nothing. So when nothing else of the agent moves, and the first of its waits
+is over only after a moment, the agent unwinds, and goes on from its journal when it is woken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from orchestrator.clock import system_clock
+from orchestrator.contracts.effect import Slot
+from orchestrator.contracts.question import Inquiry, Reply
+from orchestrator.store.agent_runs import Claim
+from worker.attempt import Host
+from worker.motion import Motion
+from worker.scopes import Scopes, Suspended
+
+#: Tasks on an event loop look this often whether others of the agent have moved.
+_LOOK_SECONDS = 0.25
+#: Of what several branches wait for.
+_MOST_CHARACTERS = 500
+
+
+class Events(Protocol):
+    """What waits ask: the time by which timers go, and people."""
+
+    def now(self) -> datetime: ...
+
+    def ask(self, claim: Claim, slot: Slot, inquiry: Inquiry) -> str:
+        """Put a question; gives its id."""
+        ...
+
+    def reply(self, agent_run_id: str, slot: Slot) -> Reply:
+        """Give what has become of a question."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wait:
+    """One effect that waits, in a scope; `until` is by the monotonic clock, None waits for an event alone."""
+
+    scope: str
+    waiting_for: str
+    until: float | None
+    #: When to look for the event, should it be waited for in this process.
+    look_at: float | None = None
+
+    @property
+    def next_look(self) -> float | None:
+        times = [time for time in (self.until, self.look_at) if time is not None]
+        return min(times, default=None)
+
+
+@dataclass(slots=True)
+class Parking:
+    """The waits of one execution; thread-safe."""
+
+    motion: Motion
+    events: Events
+    #: A wait of up to this length stays in the process.
+    moment_seconds: float
+    _waits: list[Wait] = field(default_factory=list[Wait])
+
+    @contextmanager
+    def parked(self, wait: Wait) -> Generator[None]:
+        with self.motion.moved:
+            self._waits.append(wait)
+        try:
+            yield
+        finally:
+            with self.motion.moved:
+                self._waits.remove(wait)
+
+    def left(self, wait: Wait, scopes: Scopes) -> float:
+        """Give how long to wait on in this process, 0 when it is time to look; raises what ends the execution.
+
+        That is `Suspended`, made here, when nothing but waiting goes on in it.
+        """
+        motion = self.motion
+        with motion.moved:
+            motion.check()
+            now = system_clock.monotonic()
+            mine = None if wait.next_look is None else wait.next_look - now
+            if mine is not None and mine <= 0:
+                return 0.0
+            idle = self._idle_left(now, scopes)
+            if idle <= 0:
+                motion.end(self._suspended())
+                motion.unwind()
+                motion.check()
+            return idle if mine is None else min(idle, mine)
+
+    def _idle_left(self, now: float, scopes: Scopes) -> float:
+        """Give the time until nothing has moved for a moment, 0 if it has not: then there is no point in waiting here."""
+        first = min((wait.until for wait in self._waits if wait.until is not None), default=None)
+        if first is not None and first - now <= self.moment_seconds:
+            return max(0.001, first - now)
+        if any(not self._holds_a_wait(slot) for slot in self.motion.flights):
+            return self.moment_seconds
+        if not scopes.branches:
+            return 0.0
+        return self.motion.moved_at + self.moment_seconds - now
+
+    def _holds_a_wait(self, slot: Slot) -> bool:
+        """Tell whether an effect that is under way is waited in: a step that sleeps, say."""
+        inside = slot.child
+        return any(wait.scope == inside or wait.scope.startswith(f"{inside}.") for wait in self._waits)
+
+    def _suspended(self) -> Suspended:
+        waits = sorted(self._waits, key=lambda wait: (wait.until is None, wait.until or 0.0))
+        text = ", ".join(dict.fromkeys(wait.waiting_for for wait in waits))
+        return Suspended(text[:_MOST_CHARACTERS], waits[0].until)
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The operation that waits: until it is time to look, or the execution ends."""
+
+    parking: Parking
+    wait: Wait
+    scopes: Scopes
+
+    def run(self, host: Host) -> None:  # noqa: ARG002 - an operation's
+        moved = self.parking.motion.moved
+        with self.parking.parked(self.wait), moved:
+            while (left := self.parking.left(self.wait, self.scopes)) > 0:
+                moved.wait(left)
+
+    async def run_async(self, host: Host) -> None:  # noqa: ARG002
+        with self.parking.parked(self.wait):
+            while (left := self.parking.left(self.wait, self.scopes)) > 0:  # noqa: ASYNC110 - threads move too
+                await asyncio.sleep(min(left, _LOOK_SECONDS))

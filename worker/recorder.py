@@ -1,0 +1,232 @@
+"""The driver of an agent's effects: gives back what is recorded, and performs and records the rest.
+
+It knows the journal and the host as ports alone, so both can stand in another process than the agent's code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from orchestrator.contracts.effect import Entry, EntryState, Slot, fingerprint
+from orchestrator.errors import (
+    AgentTimeout,
+    ClaimLost,
+    EffectUncertain,
+    NondeterminismError,
+    from_exception,
+)
+from orchestrator.journal.base import Recording
+from worker import differences
+from worker.attempt import Attempt, Blocking, Host, Writer, mark_failed
+from worker.effects import Effect, Flow, ReadClock, Report, drive, drive_async
+from worker.motion import Motion
+from worker.parking import Parking
+from worker.raised import rebuild
+from worker.scopes import Mark, Scope, Scopes, marks_of, own_marks, set_marks
+
+T = TypeVar("T")
+
+#: Repeating one of these brings nothing else about.
+_IDLE_KINDS = frozenset({Report.kind, ReadClock.kind})
+
+
+class Operation(Protocol):
+    """What the logic of effects asks of its driver."""
+
+    def run(self, host: Host) -> Any: ...
+
+    async def run_async(self, host: Host) -> Any: ...
+
+
+class Waiting(Effect):
+    """An effect that decides by operations what happens at its slot, and may end the execution with `Suspended`."""
+
+    __slots__ = ()
+
+    def wait(self, recorder: Recorder, slot: Slot, entry: Entry | None) -> Generator[Operation, Any, Any]:
+        """Give the outcome as JSON; `entry` is its beginning, if an earlier claim has recorded one."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Drives the effects of one execution, in the order of its scopes; thread-safe."""
+
+    writer: Writer
+    recording: Recording
+    host: Host
+    #: Where effects wait; None where nobody can: in a replay, say.
+    parking: Parking | None = None
+    scopes: Scopes = field(init=False)
+    #: The last effect that has an outcome.
+    _last: Mark | None = None
+    #: The slots of what may happen at most once.
+    _once: set[Slot] = field(default_factory=set[Slot])
+    #: The scopes inside of what was given back: nothing in there was asked for, and nothing need be.
+    _given_back: set[str] = field(default_factory=set[str])
+
+    def __post_init__(self) -> None:
+        self.scopes = Scopes(self.writer.claim.id)
+
+    @property
+    def motion(self) -> Motion:
+        """Whether the execution may go on, and what of it is under way."""
+        return self.writer.motion
+
+    def run(self, flow: Flow[T]) -> T:
+        """Drive a flow from a thread."""
+        return drive(self.journaled(flow), lambda operation: operation.run(self.host))
+
+    async def run_async(self, flow: Flow[T]) -> T:
+        """Drive a flow from an event loop."""
+        return await drive_async(self.journaled(flow), lambda operation: operation.run_async(self.host))
+
+    def log(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Write a line to the worker's log: no effect, so an agent that is repeated writes it again."""
+        self.host.log(event, fields)
+
+    def journaled(self, flow: Flow[T]) -> Generator[Operation, Any, T]:
+        """Run a flow; each of its effects is given back, or performed and recorded, before the flow goes on."""
+        mark: Mark | None = None
+        try:
+            effect = next(flow)
+            while True:
+                mark = None
+                try:
+                    scope = self._admit()
+                    slot = scope.slot()
+                    outcome = yield from self._outcome(effect, scope, slot)
+                    mark = self._passed(effect, Mark(slot, scope))
+                    value = effect.decode(outcome)
+                except BaseException as error:  # noqa: BLE001 - for the flow to see
+                    for failed in own_marks(error)[:1]:
+                        self._passed(effect, failed)
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(value)
+        except StopIteration as stop:
+            return stop.value
+        except Exception as error:
+            if mark is not None and not own_marks(error):
+                # What the effect gave was refused: it is what a retry has to repeat.
+                set_marks(error, [mark])
+            raise
+
+    # One effect -------------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> Scope:
+        """Give the scope of the code that asks, if it may go on."""
+        scope = self.scopes.here()
+        try:
+            self.motion.check()
+        except BaseException:
+            scope.refuse()
+            raise
+        return scope
+
+    def _outcome(self, effect: Effect, scope: Scope, slot: Slot) -> Generator[Operation, Any, Any]:
+        entry: Entry | None
+        if effect.at_most_once:
+            self._once.add(slot)
+        if self.recording.at_hand(slot):
+            entry = self.recording.take(slot)
+        else:
+            entry = yield Blocking(lambda: self.motion.patiently(lambda: self.recording.take(slot)))
+        if entry is not None:
+            self._compare(entry, effect, scope)
+        if entry is not None and entry.state is not EntryState.BEGUN:
+            return self._give_back(effect, entry, scope)
+        try:
+            if isinstance(effect, Waiting):
+                return (yield from effect.wait(self, slot, entry))
+            return (yield Attempt(self.writer, effect, scope, slot))
+        except BaseException as error:
+            if error is self.motion.ended:
+                scope.refuse()
+            raise
+
+    def _compare(self, entry: Entry, effect: Effect, scope: Scope) -> None:
+        """Refuse to go on where something else is recorded, or where nobody knows what became of it."""
+        if (entry.kind, entry.fingerprint) != (effect.kind, fingerprint(effect.kind, effect.asked())):
+            scope.refuse()
+            raise self._contradiction(
+                differences.other_effect(entry, self.writer.entry(effect, entry.slot, EntryState.BEGUN))
+            )
+        if entry.state is EntryState.BEGUN and effect.at_most_once:
+            raise EffectUncertain(
+                f"effect {entry.slot} ({entry.request or entry.kind}) may happen at most once; it has begun, and its worker "
+                "died before it could say what came of it. Look whether it has happened; `nightfleet runs retry ID "
+                "--repeat-uncertain` lets it happen (again)",
+                details={"slot": str(entry.slot), "request": entry.request},
+            )
+
+    def _give_back(self, effect: Effect, entry: Entry, scope: Scope) -> Any:
+        self._given_back.add(entry.slot.child)
+        if entry.state is EntryState.DONE:
+            return entry.outcome
+        error, mark = rebuild(entry.error or {}, self.writer.plugin), Mark(entry.slot, scope)
+        mark_failed(error, mark, final=effect.at_most_once)
+        self.motion.failures.append(mark)
+        raise error
+
+    def _passed(self, effect: Effect, mark: Mark) -> Mark:
+        if effect.kind not in _IDLE_KINDS:
+            self._last = mark
+        return mark
+
+    def _contradiction(self, error: NondeterminismError) -> NondeterminismError:
+        self.motion.end(error)
+        return error
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Let no effect follow, after an agent has returned; raises what ended it, or `NondeterminismError` for what is left."""
+        self.check_ended()
+        while (entry := self.motion.patiently(self.recording.left)) is not None:
+            if not self._is_covered(entry.slot):
+                raise self._contradiction(differences.left_out(entry, self.writer.digest))
+            self.recording.take(entry.slot)
+        self.motion.end(ClaimLost("the agent has returned"))
+
+    def check_ended(self) -> None:
+        """Raise what has ended this execution, whatever its agent made of that."""
+        if self.motion.ended is not None:
+            raise self.motion.ended
+
+    def forget(self, error: BaseException) -> None:
+        """Void what a retry has to repeat, after an agent has failed with an error: no more than that."""
+        slots = self.to_repeat(error)
+        if slots:
+            self.motion.patiently(lambda: self.writer.journal.void(self.writer.claim, slots))
+
+    def forget_all(self) -> None:
+        """Void everything that is recorded."""
+        self.motion.patiently(lambda: self.writer.journal.void(self.writer.claim, None))
+
+    def to_repeat(self, error: BaseException) -> list[Slot]:
+        """Give the slots that an error came out of, and what followed them; never what may happen at most once.
+
+        An error of the agent's own that asks for a retry follows from the last outcome, for all that anybody knows.
+        """
+        if isinstance(error, AgentTimeout | ClaimLost | NondeterminismError) and not own_marks(error):
+            return []  # ours: whatever the agent was about then, nothing is wrong with it
+        marks = marks_of(error)
+        if marks is None:
+            marks = [self._last] if self._last is not None and from_exception(error).retryable else []
+        slots = dict.fromkeys(slot for mark in (*marks, *self._failed_after(marks)) for slot in self.scopes.since(mark))
+        return [slot for slot in slots if slot not in self._once]
+
+    def _failed_after(self, marks: list[Mark]) -> list[Mark]:
+        """Give the ends of branches that have failed while an error was on its way: they would fail the retry too."""
+        failures = list(self.motion.failures)
+        known = [*map(id, failures)]
+        first = min((known.index(id(mark)) for mark in marks if id(mark) in known), default=len(known))
+        return [mark for mark in failures[first:] if self.scopes.is_last(mark)]
+
+    def _is_covered(self, slot: Slot) -> bool:
+        """Tell whether a slot lies inside an effect that was given back."""
+        parts = slot.scope.split(".")
+        return any(".".join(parts[:depth]) in self._given_back for depth in range(1, len(parts) + 1))

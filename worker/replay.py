@@ -1,0 +1,299 @@
+"""Executes an agent run again on what it has recorded: the debugger for what went wrong elsewhere. Performs no effect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from orchestrator.contracts.effect import Entry, EntryState, Slot
+from orchestrator.contracts.jsonvalue import dump
+from orchestrator.contracts.replay import Replay, ReplayedEffect, Verdict
+from orchestrator.contracts.run import AgentRunState, ErrorInfo
+from orchestrator.contracts.workflow import NODE_KINDS
+from orchestrator.errors import (
+    AgentCrashed,
+    AgentTimeout,
+    NightfleetError,
+    NondeterminismError,
+    OutputInvalid,
+    RunNotFound,
+    UsageError,
+    from_exception,
+)
+from orchestrator.journal.memory import MemoryJournal
+from orchestrator.kernel import Kernel
+from orchestrator.observability.redact import redactor
+from orchestrator.planning.hints import did_you_mean
+from orchestrator.store.past import Past, past_of
+from worker.attempt import Blocking, Writer
+from worker.effects import Account, Effect
+from worker.execution import Execution, masked
+from worker.given import Given
+from worker.loader import AgentLoader, LoadedAgent
+from worker.motion import Motion
+from worker.recorded import in_scope, in_scope_async
+from worker.recorder import Recorder
+from worker.scopes import Scope, task_factory
+
+T = TypeVar("T")
+
+_SHOWN_CHARACTERS = 200
+#: Ends that the machine has brought about, not the agent: a replay does not meet them.
+_FROM_OUTSIDE = (AgentTimeout.code, AgentCrashed.code, "run_deadline")
+
+
+class RecordedPartEnds(BaseException):
+    """The agent asks for an effect of which nothing is recorded: from here on nobody knows how it would go on."""
+
+
+def replay_run(kernel: Kernel, run_id: str, task: str | None = None, *, agents_path: str | None = None) -> Replay:
+    """Execute one task of a run again, by default the one that failed it, with the agent that is here, and compare.
+
+    Raises `RunNotFound`, and `UsageError` where there is no such task, or nothing that could be executed again.
+    """
+    past = past_of(kernel.store, _agent_run_of(kernel, run_id, task))
+    if past is None:
+        raise RunNotFound(f"run {run_id} has not come to task {task!r} yet")
+    if past.claim.agent in NODE_KINDS:
+        raise UsageError(
+            f"task {past.claim.task!r} is a {past.claim.agent} and no agent: it has no effects that are recorded one by one"
+        )
+    loaded = AgentLoader(agents_path or kernel.settings.agents_path, base=Path.cwd()).load().get(past.claim.agent)
+    entries = list(kernel.store.journal.entries(past.claim.id))
+    return _Replaying(past, loaded, entries).compared()
+
+
+def _agent_run_of(kernel: Kernel, run_id: str, task: str | None) -> str:
+    """Give the id of the agent run that is meant."""
+    head = kernel.store.runs.head(run_id)
+    plan = kernel.store.runs.plan(head[9])
+    positions = {plan.task_at(index).id: index for index in range(len(plan.tasks) + len(plan.undos))}
+    if task is None:
+        failed = None if head[5] is None else json.loads(head[5]).get("task")
+        task = failed or (plan.tasks[0].id if len(plan.tasks) == 1 else None)
+    if task is None:
+        raise UsageError(f"say which task of run {run_id} is meant: --task {' | '.join(positions)}")
+    if task not in positions:
+        hint = did_you_mean(task, positions) or f": its tasks are {', '.join(positions)}"
+        raise UsageError(f"run {run_id} has no task {task!r}{hint}")
+    return plan.id_at(run_id, positions[task])
+
+
+# Driving --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _History:
+    """All that is recorded, in memory; what a failure has voided is given back too, since it was there before."""
+
+    entries: dict[Slot, Entry]
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry], *, voided: bool) -> _History:
+        """Take in entries, with or without those that are void."""
+        return cls(
+            {entry.slot: entry for entry in entries if voided or entry.state is not EntryState.VOID},
+        )
+
+    def take(self, slot: Slot) -> Entry | None:
+        entry = self.entries.pop(slot, None)
+        if entry is None or entry.state is not EntryState.VOID:
+            return entry
+        if entry.milliseconds is None:
+            return replace(entry, state=EntryState.BEGUN)
+        return replace(entry, state=EntryState.DONE if entry.error is None else EntryState.FAILED)
+
+    def at_hand(self, slot: Slot) -> bool:  # noqa: ARG002 - the port's
+        return True
+
+    def left(self) -> Entry | None:
+        return next((entry for _, entry in sorted(self.entries.items()) if entry.state is not EntryState.VOID), None)
+
+
+@dataclass(slots=True)
+class _Replayer(Recorder):
+    """Gives back what is recorded, and notes it; where that ends, so does the execution."""
+
+    trace: list[ReplayedEffect] = field(default_factory=list[ReplayedEffect])
+
+    def _outcome(self, effect: Effect, scope: Scope, slot: Slot) -> Generator[Blocking, Any, Any]:
+        yield from ()
+        entry = self.recording.take(slot)
+        if entry is None or entry.state is EntryState.BEGUN:
+            scope.refuse()
+            asked = self.writer.entry(effect, slot, EntryState.BEGUN)
+            ends = RecordedPartEnds(f"effect {slot} ({asked.kind} {_cut(asked.request or '')})")
+            self.motion.end(ends)
+            raise ends
+        self._compare(entry, effect, scope)
+        self.trace.append(_shown(entry))
+        return self._give_back(effect, entry, scope)
+
+
+class _NoHost:
+    """Performs nothing; an agent's log lines of long ago are nobody's."""
+
+    def perform(self, effect: Effect) -> Any:
+        raise AssertionError(f"a replay performs no {effect.kind}")
+
+    async def in_thread(self, work: Callable[[], T], effect: Effect | None = None) -> T:
+        del effect
+        return work()
+
+    def log(self, event: str, fields: Mapping[str, Any]) -> None: ...
+
+
+# Comparing ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Ended:
+    """How the execution here ended: with an output, an error, or where the record does."""
+
+    output: Any = None
+    error: NightfleetError | None = None
+    ends: RecordedPartEnds | None = None
+
+
+class _Replaying:
+    """One agent run, its code here, and what it has recorded."""
+
+    def __init__(self, past: Past, loaded: LoadedAgent, entries: list[Entry]) -> None:
+        self._past = past
+        self._loaded = loaded
+        self._entries = entries
+        account = Account(model=past.model or loaded.agent_class.model or "offline", limits=loaded.agent_class.limits)
+        self._redact = redactor(os.environ)
+        writer = Writer(
+            past.claim,
+            MemoryJournal(),
+            Motion(account),
+            self._redact,
+            digest=loaded.card.digest,
+            plugin=loaded.agent_class.__module__,
+            limit_bytes=sys.maxsize,
+        )
+        history = _History.of(entries, voided=past.state is not AgentRunState.SUCCEEDED)
+        self._recorder = _Replayer(writer, history, _NoHost())
+
+    def compared(self) -> Replay:
+        """Execute, and tell what came of it."""
+        ended = self._execute()
+        verdict, reason = self._verdict(ended)
+        past, claim = self._past, self._past.claim
+        error = None if ended.error is None else self._info(ended.error)
+        versions = dict.fromkeys(entry.digest for entry in self._entries if entry.digest is not None)
+        return Replay(
+            run_id=claim.run_id,
+            agent_run_id=claim.id,
+            task=claim.task,
+            agent=claim.agent,
+            verdict=verdict,
+            reason=reason,
+            effects=tuple(self._recorder.trace),
+            output=ended.output,
+            error=error,
+            recorded_state=past.state,
+            recorded_output=None if past.output is None else json.loads(past.output),
+            recorded_error=None if past.error is None else ErrorInfo.model_validate_json(past.error),
+            version=self._loaded.card.digest,
+            recorded_versions=tuple(versions),
+        )
+
+    def _execute(self) -> _Ended:
+        past, loaded, recorder = self._past, self._loaded, self._recorder
+        given = Given.to(past.claim)
+        execution = Execution(
+            past.claim, past.plan, recorder.motion.account, past.plan.task_at(past.claim.position), 0.0
+        )
+        try:
+            data = loaded.parse_input(given.input(execution))
+            context = given.context(past.claim, recorder, recorder.motion.account, is_async=loaded.is_async)
+            result = _in_thread_of_its_own(lambda: self._call(data, context))
+            recorder.finish()
+            output = loaded.dump_output(result)
+            dump(output, what=f"the output of agent {past.claim.agent!r}", limit_bytes=sys.maxsize, error=OutputInvalid)
+        except (Exception, SystemExit, RecordedPartEnds) as error:  # noqa: BLE001 - whatever it raised is its end
+            return self._ended_by(error)
+        return _Ended(output=output)
+
+    def _call(self, data: Any, context: Any) -> Any:
+        agent, root = self._loaded.agent_class(), self._recorder.scopes.root
+        if not self._loaded.is_async:
+            return in_scope(root, agent.execute, data, context)
+        with asyncio.Runner() as runner:
+            runner.get_loop().set_task_factory(task_factory)
+            return runner.run(in_scope_async(root, agent.execute, data, context))
+
+    def _ended_by(self, error: BaseException) -> _Ended:
+        """Tell what an error means: the first contradiction and the end of the record outlast what an agent makes of them."""
+        error = self._recorder.motion.ended or error
+        if isinstance(error, RecordedPartEnds):
+            return _Ended(ends=error)
+        return _Ended(error=masked(from_exception(error), self._redact))
+
+    def _verdict(self, ended: _Ended) -> tuple[Verdict, str]:
+        state = self._past.state
+        if isinstance(ended.error, NondeterminismError):
+            return Verdict.DIFFERENT, ended.error.message
+        if ended.ends is not None and not self._entries:
+            return Verdict.UNFINISHED, f"nothing of it is recorded (any more); what it asks for first is {ended.ends}"
+        if ended.ends is not None:
+            here = f"here the recorded part ends; what it asks for next is {ended.ends}"
+            return (Verdict.DIFFERENT if state is AgentRunState.SUCCEEDED else Verdict.UNFINISHED), here
+        if state is AgentRunState.SUCCEEDED:
+            return self._compared_output(ended)
+        if state is AgentRunState.FAILED:
+            return self._compared_error(ended)
+        return Verdict.UNFINISHED, f"it is {state}: there is no recorded end to compare with"
+
+    def _compared_output(self, ended: _Ended) -> tuple[Verdict, str]:
+        if ended.error is not None:
+            return Verdict.DIFFERENT, f"it fails here, where it had succeeded: {ended.error.message}"
+        if ended.output == json.loads(self._past.output or "null"):
+            return Verdict.SAME, "its output is the recorded one"
+        return Verdict.DIFFERENT, "its output is another one than is recorded"
+
+    def _compared_error(self, ended: _Ended) -> tuple[Verdict, str]:
+        recorded = ErrorInfo.model_validate_json(self._past.error or '{"code":"error","message":""}')
+        if recorded.code in _FROM_OUTSIDE:
+            return Verdict.UNFINISHED, f"what ended it is not the agent's and not met here: {recorded.message}"
+        if ended.error is None:
+            return Verdict.DIFFERENT, f"it returns here, where it had failed: {recorded.message}"
+        info = self._info(ended.error)
+        if (info.code, info.message) == (recorded.code, recorded.message):
+            return Verdict.SAME, "its error is the recorded one"
+        return Verdict.DIFFERENT, f"its error is another one than is recorded, which was: {recorded.message}"
+
+    def _info(self, error: NightfleetError) -> ErrorInfo:
+        return ErrorInfo.model_validate({**error.to_data(), "task": self._past.claim.task})
+
+
+def _in_thread_of_its_own(work: Callable[[], T]) -> T:
+    """Call in a thread: here an event loop may be running."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(copy_context().run, work).result()
+
+
+def _shown(entry: Entry) -> ReplayedEffect:
+    failed = entry.state is EntryState.FAILED
+    outcome = (entry.error or {}).get("message", "") if failed else json.dumps(entry.outcome, ensure_ascii=False)
+    return ReplayedEffect(
+        slot=str(entry.slot),
+        kind=entry.kind,
+        request=entry.request and _cut(entry.request),
+        state="failed" if failed else "done",
+        outcome=_cut(str(outcome)),
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

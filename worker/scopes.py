@@ -1,0 +1,211 @@
+"""Where in an agent's code effects happen: scopes, which number effects and branches in the order in which the code makes them.
+
+An agent begins in the root scope. Each branch (a task that it makes, an argument of `ctx.gather`) and the inside of each
+effect is a scope of its own, so what one branch does never moves the numbers of another, whoever of them is faster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.clock import chance
+from orchestrator.contracts.effect import Slot
+from orchestrator.errors import AgentError
+
+if TYPE_CHECKING:
+    from random import Random
+
+
+#: An exception that came out of a slot carries its marks under this name.
+_MARKS = "_nightfleet_marks"
+
+
+class Suspended(BaseException):
+    """Unwinds an agent that waits for longer than a moment: no `except Exception` of an author's catches it.
+
+    `until` is when it is woken at the latest, by the monotonic clock; None waits for an event alone.
+    """
+
+    def __init__(self, waiting_for: str, until: float | None) -> None:
+        super().__init__(waiting_for)
+        self.waiting_for = waiting_for
+        self.until = until
+
+
+class Scopes:
+    """All scopes of one execution, by their path; those in which nothing was numbered are left out."""
+
+    def __init__(self, seed: str) -> None:
+        self.seed = seed
+        self.root = Scope(self, "", None)
+        self._lock = threading.Lock()
+        #: How many branches have not ended.
+        self.branches = 0
+        self._numbered: dict[str, Scope] = {}
+
+    def here(self) -> Scope:
+        """Give the scope of the code that is running; raises `AgentError` where effects would have no order."""
+        scope = _current.get()
+        if scope is None or scope.of is not self or scope.thread != threading.get_ident():
+            raise AgentError(
+                "the context was used in a thread or an event loop that the agent has started by itself: effects there "
+                "have no order that could be repeated; give what runs at the same time to ctx.gather(...)"
+            )
+        return scope
+
+    def add(self, scope: Scope) -> None:
+        self._numbered[scope.path] = scope
+
+    def count_branches(self, by: int) -> None:
+        """Note that branches begin, or end."""
+        with self._lock:
+            self.branches += by
+
+    def is_last(self, mark: Mark) -> bool:
+        """Tell whether nothing has followed an effect in its own scope."""
+        path, taken = mark.after[0]
+        return self._numbered[path].taken == taken
+
+    def since(self, mark: Mark) -> list[Slot]:
+        """Give the slot of a mark, and every slot that came after its effect had ended in the scopes it lies in."""
+        found = [mark.slot]
+        after = dict(mark.after)
+        for path, scope in list(self._numbered.items()):
+            begins = after.get(path)
+            if begins is None:
+                begins = 0 if any(_is_below(path, outer, number) for outer, number in mark.after) else scope.taken
+            found += [Slot(path, number) for number in range(begins, scope.taken)]
+        return found
+
+
+class Mark:
+    """A moment of an execution: the slot of an effect that has ended, and how far the scopes around it had come."""
+
+    __slots__ = ("after", "slot")
+
+    def __init__(self, slot: Slot, scope: Scope) -> None:
+        self.slot = slot
+        #: Of the effect's scope and those around it: the next number.
+        self.after = [(each.path, each.taken) for each in scope.outwards()]
+
+
+def set_marks(error: BaseException, marks: list[Mark]) -> None:
+    """Note out of which slots an error came; none of them is repeated for an empty list."""
+    setattr(error, _MARKS, marks)
+
+
+def own_marks(error: BaseException) -> list[Mark]:
+    """Give the marks of this very error, the first one that of the effect that raised it."""
+    return getattr(error, _MARKS, [])
+
+
+def marks_of(error: BaseException | None) -> list[Mark] | None:
+    """Give the marks of the nearest error in a chain that has some, of a group those of all its members; None without any."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        marks: list[Mark] | None = getattr(error, _MARKS, None)
+        if marks is not None:
+            return marks
+        if isinstance(error, BaseExceptionGroup):
+            found = [marks_of(each) for each in error.exceptions]
+            if any(each is not None for each in found):
+                return [mark for each in found for mark in each or ()]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+class Scope:
+    """One counter; belongs to the thread that runs its code."""
+
+    __slots__ = ("_random", "of", "parent", "path", "refused", "taken", "thread")
+
+    def __init__(self, of: Scopes, path: str, parent: Scope | None) -> None:
+        self.of = of
+        self.path = path
+        self.parent = parent
+        #: How many numbers are taken.
+        self.taken = 0
+        self.thread = threading.get_ident()
+        #: Whether an effect in here or below was refused, so that what its code gives is not what it would give.
+        self.refused = False
+        self._random: Random | None = None
+
+    def slot(self) -> Slot:
+        """Take the next number."""
+        if self.taken == 0:
+            self.of.add(self)
+        slot = Slot(self.path, self.taken)
+        self.taken += 1
+        return slot
+
+    def inside(self, slot: Slot) -> Scope:
+        """Give the scope of what happens inside an effect, or in a branch."""
+        return Scope(self.of, slot.child, self)
+
+    def branch(self) -> Scope:
+        """Open the scope of a new branch; who opens it says when it has ended."""
+        self.of.count_branches(1)
+        return self.inside(self.slot())
+
+    def outwards(self) -> Generator[Scope]:
+        """Give this scope and all that it lies in."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
+
+    def refuse(self) -> None:
+        """Note that an effect was refused here."""
+        for scope in self.outwards():
+            scope.refused = True
+
+    @property
+    def random(self) -> Random:
+        """Numbers that are the same at every execution of this scope."""
+        if self._random is None:
+            self._random = chance(f"{self.of.seed}:{self.path}")
+        return self._random
+
+    @contextmanager
+    def entered(self) -> Generator[None]:
+        """Run the code of a `with` block, in this thread or task, in this scope."""
+        self.thread = threading.get_ident()
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+
+_current: ContextVar[Scope | None] = ContextVar("nightfleet_scope", default=None)
+
+
+def task_factory(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any], **options: Any
+) -> asyncio.Task[Any]:
+    """Make a task; one that an agent makes is a branch of its own, numbered now. All others are left alone."""
+    scope = _current.get()
+    if scope is None:
+        return asyncio.Task(coroutine, loop=loop, **options)
+    given = options.pop("context", None)
+    # Two tasks may be given one context: each needs a scope of its own.
+    context = copy_context() if given is None else given.copy()
+    context.run(_current.set, scope.branch())
+    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context, **options)
+    task.add_done_callback(lambda _: scope.of.count_branches(-1))
+    return task
+
+
+def _is_below(path: str, outer: str, number: int) -> bool:
+    """Tell whether a scope lies in a slot of the scope `outer` with at least this number."""
+    if outer:
+        if not path.startswith(f"{outer}."):
+            return False
+        path = path[len(outer) + 1 :]
+    return bool(path) and int(path.partition(".")[0]) >= number
