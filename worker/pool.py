@@ -91,10 +91,18 @@ class TaskPool(BasePool):
         self.slots = int(self.limit or 1)
         #: How many jobs have ended so far.
         self.finished = 0
-        #: How many threads are stuck in jobs that were given up.
-        self.stuck = 0
-        #: Called when so many are stuck that the process should be replaced.
+        #: The jobs that were given up and whose threads go on, and whether for so long that these are stuck.
+        self._left_behind: dict[Job, bool] = {}
+        #: How long a thread may take to notice that its job was given up.
+        self.stuck_after_seconds = 5.0
+        #: Called when so many threads are stuck that the process should be replaced.
         self.on_stuck: Callable[[], None] = lambda: None
+
+    @property
+    def stuck(self) -> int:
+        """How many threads are stuck in jobs that were given up."""
+        with self._lock:
+            return sum(self._left_behind.values())
 
     @property
     def running(self) -> int:
@@ -169,14 +177,24 @@ class TaskPool(BasePool):
                 return True  # it has ended, or never begins
             self._running.remove(job)
             self._threads -= 1
-            self.stuck += 1
-            too_many = self.stuck > max(_STUCK_AT_LEAST, _STUCK_SHARE * self.slots)
+            self._left_behind[job] = False
             if self._waiting:
                 self._start_thread()
             self._ended.notify_all()
+        timer = threading.Timer(self.stuck_after_seconds, self._judge, [job])
+        timer.daemon = True
+        timer.start()
+        return True
+
+    def _judge(self, job: Job) -> None:
+        """Take the thread of a job that was given up for stuck, if it has not ended since."""
+        with self._lock:
+            if job not in self._left_behind:
+                return
+            self._left_behind[job] = True
+            too_many = sum(self._left_behind.values()) > max(_STUCK_AT_LEAST, _STUCK_SHARE * self.slots)
         if too_many:
             self.on_stuck()
-        return True
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
         """Revocation reaches the agent run through the backend; a thread cannot be killed."""
@@ -204,7 +222,7 @@ class TaskPool(BasePool):
                 log.exception("a job broke out of Celery's tracer")
             with self._lock:
                 if job not in self._running:  # given up: another thread has taken this one's place
-                    self.stuck -= 1
+                    self._left_behind.pop(job, None)
                     return
                 self._running.remove(job)
                 self.finished += 1
@@ -219,7 +237,7 @@ class TaskPool(BasePool):
         info: dict[str, Any] = dict(super()._get_info())
         with self._lock:
             info.update({"max-concurrency": self.slots, "threads": self._threads, "running": len(self._running)})
-            info["stuck"] = self.stuck
+            info["stuck"] = sum(self._left_behind.values())
         return info
 
     @property

@@ -18,6 +18,7 @@ class Stuck:
         self.pool.start()
         self.reports = 0
         self.pool.on_stuck = self._report
+        self.pool.stuck_after_seconds = 0.0
         self.go = threading.Event()
         self.begun = threading.Semaphore(0)
 
@@ -63,9 +64,24 @@ def test_more_than_a_tenth_of_the_slots_and_more_than_one_are_too_many(
 ) -> None:
     made = stuck(slots)
     made.give_up(bearable)
-    assert (made.pool.stuck, made.reports) == (bearable, 0)
+    assert settled(lambda: made.pool.stuck == bearable)
+    assert made.reports == 0
     made.give_up(1)
-    assert made.reports == 1
+    assert settled(lambda: made.reports == 1)
+
+
+def test_a_thread_that_soon_notices_that_its_job_was_given_up_is_not_stuck(stuck: Callable[[int], Stuck]) -> None:
+    made = stuck(2)
+    made.pool.stuck_after_seconds = 0.2
+    made.give_up(2)
+    made.go.set()
+    late = Stuck(2)
+    late.pool.stuck_after_seconds = 0.2
+    late.give_up(2)
+    assert settled(lambda: late.reports == 1), "by now the first two would have been reported too"
+    assert (made.pool.stuck, made.reports) == (0, 0)
+    late.go.set()
+    late.pool.stop()
 
 
 def test_a_slot_is_free_while_its_thread_is_stuck(stuck: Callable[[int], Stuck]) -> None:
@@ -81,6 +97,7 @@ def test_a_thread_that_gets_loose_is_stuck_no_more_and_leaves_the_slots_as_they_
 ) -> None:
     made = stuck(2)
     made.give_up(1)
+    assert settled(lambda: made.pool.stuck == 1)
     made.job()
     made.go.set()
     assert settled(lambda: made.pool.stuck == 0 and made.pool.running == 0)
