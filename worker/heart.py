@@ -161,7 +161,7 @@ def heart_of(database: Database, worker_id: str, settings: Settings) -> Heart:
         set_idle=database.statement("set_idle"),
         worker_id=worker_id,
         beat_seconds=settings.heartbeat.total_seconds(),
-        stall_seconds=settings.stall_timeout.total_seconds(),
+        stall_seconds=max(settings.stall_timeout, settings.lease_ttl).total_seconds(),
     )
     return HeartProcess(orders)
 

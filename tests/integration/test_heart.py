@@ -67,6 +67,12 @@ def made(database: Database, **changed: Any) -> HeartProcess:
     return heart
 
 
+def test_a_worker_may_be_silent_for_a_lease_however_short_the_time_for_stalls_is(postgres: Database) -> None:
+    long = heart_of(postgres, WORKER, Settings(lease_ttl=300, stall_timeout=120))  # pyright: ignore[reportArgumentType]
+    assert isinstance(long, HeartProcess)
+    assert long._orders.stall_seconds == 300  # pyright: ignore[reportPrivateUsage]
+
+
 @pytest.fixture
 def heart(postgres: Database) -> Iterator[HeartProcess]:
     joined(postgres)
