@@ -171,8 +171,9 @@ class Reloader:
 
         # It counts changes; what has become of them we say.
         logging.getLogger("watchfiles").setLevel(logging.WARNING)
-        # Something may have changed since the worker has loaded its agents.
+        # Something may have changed since the worker has loaded its agents, and until the watch has begun.
         self._attempt(self.reload)
+        unseen = True
         for changes in watch(
             *self._folders,
             step=_SETTLED_MILLISECONDS,
@@ -181,8 +182,9 @@ class Reloader:
             yield_on_timeout=True,
         ):
             undone, self._undone = self._undone, []
-            for action in dict.fromkeys([self.reload, *undone] if changes else undone):
+            for action in dict.fromkeys([self.reload, *undone] if changes or unseen else undone):
                 self._attempt(action)
+            unseen = False
 
     def _attempt(self, action: Callable[[], None]) -> None:
         try:
