@@ -93,6 +93,7 @@ class TaskPool(BasePool):
         self.finished = 0
         #: The jobs that were given up and whose threads go on, and whether for so long that these are stuck.
         self._left_behind: dict[Job, bool] = {}
+        self._deadlines = Deadlines()
         #: How long a thread may take to notice that its job was given up.
         self.stuck_after_seconds = 5.0
         #: Called when so many threads are stuck that the process should be replaced.
@@ -181,9 +182,7 @@ class TaskPool(BasePool):
             if self._waiting:
                 self._start_thread()
             self._ended.notify_all()
-        timer = threading.Timer(self.stuck_after_seconds, self._judge, [job])
-        timer.daemon = True
-        timer.start()
+        self._deadlines.after(self.stuck_after_seconds, partial(self._judge, job))
         return True
 
     def _judge(self, job: Job) -> None:

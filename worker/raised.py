@@ -10,10 +10,10 @@ import contextlib
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.contracts.jsonvalue import find_fault
+from orchestrator.contracts.jsonvalue import find_fault, plain
 from orchestrator.errors import NightfleetError, from_exception
 from orchestrator.observability.redact import Redact
 from worker.execution import storable
@@ -36,7 +36,7 @@ def describe(error: BaseException, redact: Redact) -> dict[str, Any]:
             "state": {name: value for name, value in vars(error).items() if _is_small_json(value)},
         },
     }
-    return _map(data, lambda text: storable(redact(text)))
+    return plain(data, lambda text: storable(redact(text)))
 
 
 def rebuild(data: Mapping[str, Any], plugin: str) -> Exception:
@@ -102,16 +102,3 @@ def _is_small_json(value: Any) -> bool:
     except (TypeError, ValueError, RecursionError):
         return False
     return len(text) <= _MOST_CHARACTERS and (not isinstance(value, dict | list) or find_fault(value) is None)
-
-
-def _map(value: Any, change: Callable[[str], str]) -> Any:
-    """Give JSON values with every text in them changed."""
-    match value:
-        case str():
-            return change(value)
-        case dict():
-            return {change(name): _map(item, change) for name, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        case list() | tuple():
-            return [_map(item, change) for item in value]  # pyright: ignore[reportUnknownVariableType]
-        case _:
-            return value

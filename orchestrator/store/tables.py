@@ -85,6 +85,11 @@ def _created() -> Column[Any]:
     return Column("created_at", Time, nullable=False)
 
 
+def _where(condition: str) -> dict[str, Any]:
+    """Give the options of an index of some rows alone, on either database."""
+    return {"postgresql_where": text(condition), "sqlite_where": text(condition)}
+
+
 tenant = Table("tenant", metadata, _key(), Column("name", Text, nullable=False, unique=True), _created())
 
 project = Table(
@@ -149,20 +154,8 @@ run = Table(
         *("workflow_id", "project_id", _ERROR_CODE, "created_at"),
         postgresql_where=_FAILED,
     ).ddl_if("postgresql"),
-    Index(
-        "uq_run_idempotency",
-        "project_id",
-        "idempotency_key",
-        unique=True,
-        postgresql_where=text("idempotency_key IS NOT NULL"),
-        sqlite_where=text("idempotency_key IS NOT NULL"),
-    ),
-    Index(
-        "ix_run_deadline",
-        "deadline_at",
-        postgresql_where=text("deadline_at IS NOT NULL AND finished_at IS NULL"),
-        sqlite_where=text("deadline_at IS NOT NULL AND finished_at IS NULL"),
-    ),
+    Index("uq_run_idempotency", "project_id", "idempotency_key", unique=True, **_where("idempotency_key IS NOT NULL")),
+    Index("ix_run_deadline", "deadline_at", **_where("deadline_at IS NOT NULL AND finished_at IS NULL")),
 )
 
 agent_run = Table(
@@ -210,47 +203,19 @@ agent_run = Table(
     #: What a suspended one waits for, for people.
     Column("waiting_for", Text),
     Index("ix_agent_run_run", "run_id", "position"),
-    Index(
-        "ix_agent_run_lost",
-        "queue",
-        "priority",
-        "published_at",
-        postgresql_where=text("state = 'queued'"),
-        sqlite_where=text("state = 'queued'"),
-    ),
-    Index(
-        "ix_agent_run_due",
-        "due_at",
-        postgresql_where=text("state = 'queued' AND published_at IS NULL"),
-        sqlite_where=text("state = 'queued' AND published_at IS NULL"),
-    ),
+    Index("ix_agent_run_lost", "queue", "priority", "published_at", **_where("state = 'queued'")),
+    Index("ix_agent_run_due", "due_at", **_where("state = 'queued' AND published_at IS NULL")),
     Index(
         "ix_agent_run_claimed",
         "queue",
         "priority",
         "claimed_at",
         postgresql_include=["published_at"],
-        postgresql_where=text("state <> 'queued'"),
-        sqlite_where=text("state <> 'queued'"),
+        **_where("state <> 'queued'"),
     ),
-    Index(
-        "ix_agent_run_held",
-        "worker_id",
-        postgresql_where=text("state = 'running'"),
-        sqlite_where=text("state = 'running'"),
-    ),
-    Index(
-        "ix_agent_run_gated",
-        "id",
-        postgresql_where=text("state = 'blocked' AND gated"),
-        sqlite_where=text("state = 'blocked' AND gated"),
-    ),
-    Index(
-        "ix_agent_run_wake",
-        "wake_at",
-        postgresql_where=text("state = 'suspended'"),
-        sqlite_where=text("state = 'suspended'"),
-    ),
+    Index("ix_agent_run_held", "worker_id", **_where("state = 'running'")),
+    Index("ix_agent_run_gated", "id", **_where("state = 'blocked' AND gated")),
+    Index("ix_agent_run_wake", "wake_at", **_where("state = 'suspended'")),
     postgresql_with={"fillfactor": 70},
 )
 
@@ -315,12 +280,7 @@ question = Table(
     _created(),
     UniqueConstraint("agent_run_id", "scope", "number"),
     Index("ix_question_run", "run_id"),
-    Index(
-        "ix_question_open",
-        "created_at",
-        postgresql_where=text("state = 'open'"),
-        sqlite_where=text("state = 'open'"),
-    ),
+    Index("ix_question_open", "created_at", **_where("state = 'open'")),
 )
 
 #: How many predecessors an agent run (or, under the run's own id, how many ends a run) still waits for. A row of its own,

@@ -287,7 +287,6 @@ LIMITS = {"module": 400, "class": 250, "function": 60, "parameters": 8}
 BIGGER = {
     "function orchestrator.store.migrations.versions.0001_first.upgrade": "the tables, one after the other",
     "module orchestrator.errors": "one tree of errors, drawn once",
-    "module orchestrator.store.tables": "the tables, one after the other",
 }
 
 
