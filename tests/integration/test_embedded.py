@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator import IdempotencyConflict, Orchestrator, RunFailed, RunHandle, Settings
+from orchestrator.store.database import Database
 
 AGENTS = '''
 import asyncio, os, threading
@@ -55,6 +57,10 @@ class Seen(BaseAgent):
 class Label(BaseAgent):
     def execute(self, data, ctx):
         return {"choice": data["want"]}
+
+class TenSteps(BaseAgent):
+    def execute(self, data, ctx):
+        return {"sum": sum(ctx.step(int, n) for n in range(10))}
 
 class Steps(BaseAgent):
     async def execute(self, data, ctx):
@@ -111,6 +117,23 @@ def test_stops_cleanly_and_a_second_instance_goes_on_working(tmp_path: Path, age
     for thread in left:
         thread.join(5)
     assert not [thread.name for thread in left if thread.is_alive() and thread.name != "nightfleet-deadlines"]
+
+
+def test_an_effect_costs_one_record_on_the_first_claim_and_no_read(
+    nf: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    statement = Database.statement
+
+    def noted(self: Database, name: str) -> str:
+        asked.append(name)
+        return statement(self, name)
+
+    monkeypatch.setattr(Database, "statement", noted)
+    assert nf.submit("ten_steps", {}).result(20) == {"sum": 45}
+    # On SQLite the one statement of Postgres (`journal_record`) is the steps of one transaction: it is held, and written.
+    kept = Counter(name for name in asked if name.startswith("journal_"))
+    assert kept == {"journal_hold": 10, "journal_write": 10}
 
 
 def test_goes_on_after_close(nf: Orchestrator) -> None:
