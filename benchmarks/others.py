@@ -19,6 +19,12 @@ VARIANTS = {
     "DBOS, direct": ("on_dbos.py", "direct"),
     "DBOS, queue": ("on_dbos.py", "queue"),
 }
+#: For steps of one workflow; a chord is on an event loop already when it is called directly.
+DBOS_VARIANTS = {
+    "DBOS, threads": ("on_dbos.py", "direct"),
+    "DBOS, asyncio": ("on_dbos.py", "asyncio"),
+    "DBOS, queue": ("on_dbos.py", "queue"),
+}
 
 
 class Other:
@@ -26,10 +32,11 @@ class Other:
 
     def __init__(self, bench: Bench, label: str) -> None:
         self.name = label
-        script, variant = VARIANTS[label]
+        script, variant = {**VARIANTS, **DBOS_VARIANTS}[label]
+        self.schema = bench.schema(f"other{bench.token()}")
         environment = {
             "BENCH_DATABASE_URL": bench.database_url,
-            "BENCH_SCHEMA": bench.schema(f"other{bench.token()}"),
+            "BENCH_SCHEMA": self.schema,
             "BENCH_CONCURRENCY": str(bench.concurrency),
         }
         command = [interpreter(bench), HERE / script, variant]

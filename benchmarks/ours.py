@@ -12,12 +12,16 @@ from redis import Redis
 
 from orchestrator import Orchestrator, Settings
 
+#: Agents with effects: apart, since each agent is a queue that the workers of all the other rows would consume.
+DURABLE_AGENTS = str(HERE / "durable_agents")
+
 #: What is run, as the user writes it, with the last task's output.
 SHAPES = {
     "chain": ("noop_a | noop_b | noop_c", {"n": 0}, 3),
     "chord": ("[noop_a, noop_b, noop_c] | noop_join", {"n": 0}, 3),
     "sync": ("wait_sync", {"seconds": 1.0}, 1),
     "async": ("wait_async", {"seconds": 1.0}, 1),
+    "steps": ("stepper", {"n": 0, "steps": 10}, 10),
 }
 
 

@@ -34,6 +34,7 @@ sys.path.append(str(HERE.parent / "tests"))
 import psycopg  # noqa: E402
 import services  # noqa: E402
 from batch import batch  # noqa: E402
+from effects import effects  # noqa: E402
 from embedded import embedded  # noqa: E402
 from footprint import memory, startup  # noqa: E402
 from harness import OURS, ROOT, Bench, BenchmarkError, Row  # noqa: E402
@@ -43,7 +44,9 @@ from listing import listing  # noqa: E402
 from others import CONSTRAINTS  # noqa: E402
 from producing import submit  # noqa: E402
 from redis import Redis  # noqa: E402
+from resuming import replay, resume  # noqa: E402
 from scaling import scaling  # noqa: E402
+from takeover import takeover  # noqa: E402
 from throughput import chain, chord, others  # noqa: E402
 from waiting import waiting  # noqa: E402
 
@@ -62,6 +65,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         pickup,
         batch,
         listing,
+        effects,
+        resume,
+        replay,
+        takeover,
         embedded,
         waiting,
         scaling,

@@ -160,11 +160,17 @@ class AsyncOrchestrator:
         return await self._bridge.call(self._bridge.blocking.answer, question, value, by=by, digest=digest)
 
     async def fork(
-        self, run: AsyncRunHandle | str, *, from_task: str, input: dict[str, Any] | None = None
+        self,
+        run: AsyncRunHandle | str,
+        *,
+        from_task: str,
+        input: dict[str, Any] | None = None,
+        deadline: float | timedelta | None = None,
     ) -> AsyncRunHandle:
         """Store and publish a run that shares the recorded past of one that has ended; see `Orchestrator.fork`."""
         run_id = run if isinstance(run, str) else run.id
-        made = await self._bridge.call(self._bridge.blocking.fork, run_id, from_task=from_task, input=input)
+        fork = partial(self._bridge.blocking.fork, from_task=from_task, input=input, deadline=deadline)
+        made = await self._bridge.call(fork, run_id)
         return AsyncRunHandle(self._bridge, made.id)
 
     async def dead(

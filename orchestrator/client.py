@@ -176,18 +176,24 @@ class Orchestrator:
         """
         return self._ready().questions.answer(question, value, by=by, digest=digest)
 
-    def fork(self, run: RunHandle | str, *, from_task: str, input: dict[str, Any] | None = None) -> RunHandle:
+    def fork(
+        self,
+        run: RunHandle | str,
+        *,
+        from_task: str,
+        input: dict[str, Any] | None = None,
+        deadline: float | timedelta | None = None,
+    ) -> RunHandle:
         """Store and publish a run that shares the recorded past of one that has ended, and runs anew from a task on.
 
         That task and all after it run again, on the workflow's definition of then; the others keep how they ended, and no
-        effect of theirs happens again. With `input` the task gets that, written as in a workflow: `${...}` stands for the
-        run's input and for outputs of the tasks before it. The other run may be deleted. Raises `RunNotFound`,
-        `RunStateConflict` for a run that is open, and `UsageError` for a task that it has not.
+        effect of theirs happens again. `input` is what the task gets, written as in a workflow, with `${...}`; `deadline` is
+        the new run's. Raises `RunNotFound`, `RunStateConflict` for an open run, and `UsageError` for a task that is none.
         """
         from orchestrator.forking import fork_run
 
-        run_id = run if isinstance(run, str) else run.id
-        return RunHandle(self, fork_run(self._ready(), run_id, from_task=from_task, input=input))
+        run_id, until = run if isinstance(run, str) else run.id, deadline_of(deadline)
+        return RunHandle(self, fork_run(self._ready(), run_id, from_task=from_task, input=input, deadline=until))
 
     def dead(
         self, which: RunFilter | None = None, *, quarantined: bool = False, limit: int = 50, after: str | None = None

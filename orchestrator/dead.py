@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from typing import Any
 
 from orchestrator.advance import error_info
@@ -29,7 +30,7 @@ class DeadLetters:
     def list(
         self, which: RunFilter | None = None, *, quarantined: bool = False, limit: int = 50, after: str | None = None
     ) -> list[DeadAgentRun]:
-        """Give the dead of the newest failed runs that are meant, of at most `limit` runs; `after` goes on behind a run.
+        """Give the dead of the newest runs that are meant and have any, of at most `limit`; `after` goes on behind a run.
 
         `quarantined`: only those whose process ended each time that they ran alone. Raises `RunNotFound`.
         """
@@ -37,8 +38,15 @@ class DeadLetters:
         changes: dict[str, Any] = {"states": (RunState.FAILED,)}
         if quarantined:
             changes["error"] = AgentCrashed.code
-        runs = list_runs(self._store.database, given.model_copy(update=changes), limit=limit, after=after)
-        return [each for each in dead_of(self._store.database, runs) if each.quarantined or not quarantined]
+        meant, database = given.model_copy(update=changes), self._store.database
+        found: dict[str, list[DeadAgentRun]] = {}
+        # A run may have failed without any: by its deadline, or by a condition.
+        while len(found) < limit and (runs := list_runs(database, meant, limit=limit, after=after)):
+            for each in dead_of(database, runs):
+                if each.quarantined or not quarantined:
+                    found.setdefault(each.run_id, []).append(each)
+            after = runs[-1].id
+        return [each for dead in islice(found.values(), limit) for each in dead]
 
     def show(self, identity: str) -> DeadAgentRunDetails:
         """Give all about one, by its own id or that of its run; raises `RunNotFound`, and `RunStateConflict` if it lives."""
@@ -49,9 +57,10 @@ class DeadLetters:
         """Open its run again, as a retry does; gives the run's id. Recorded effects are kept and not repeated.
 
         With an `input`, that is what its agent gets in place of what the task says, and it starts anew. Raises what
-        `show` does, `InputInvalid` and `ValueTooLarge`.
+        `show` does, `RunStateConflict` for a task of a run that was undone, `InputInvalid` and `ValueTooLarge`.
         """
         dead, _ = self._find(identity)
+        self._check_not_undone(dead)
         own_input = None
         if input is not ...:  # null is an input
             limit = self._kernel.settings.max_value_bytes
@@ -62,6 +71,16 @@ class DeadLetters:
         self._kernel.advancer.republish(ready)
         self._kernel.advancer.advance(dead.run_id)
         return dead.run_id
+
+    def _check_not_undone(self, dead: DeadAgentRun) -> None:
+        """Raise for a task of a run that undoes what it did: of such a run only compensations go on."""
+        head = self._store.runs.head(dead.run_id)
+        ending, plan = head[10], self._store.runs.plan(head[9])
+        if ending is not None and plan.undo_at(position_of(dead.id)) is None:
+            raise RunStateConflict(
+                f"what the tasks of run {dead.run_id} did is taken back, or was to be: {dead.task} cannot go on there; "
+                f"`nightfleet runs fork {dead.run_id} --from {dead.task}` makes a new run of it, with an --input if wanted"
+            )
 
     def _find(self, identity: str) -> tuple[DeadAgentRun, Details]:
         """Find one by its own id, or by its run's if that has just one."""

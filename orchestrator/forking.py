@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from orchestrator.clock import ids
@@ -14,12 +15,20 @@ from orchestrator.service import Service
 from orchestrator.store.fork import NewFork, create_fork
 
 
-def fork_run(service: Service, run_id: str, *, from_task: str, input: dict[str, Any] | None = None) -> str:
+def fork_run(
+    service: Service,
+    run_id: str,
+    *,
+    from_task: str,
+    input: dict[str, Any] | None = None,
+    deadline: timedelta | None = None,
+) -> str:
     """Create and publish a fork of a run that has ended; gives its id. No effect of what it keeps happens again.
 
     `from_task` and all after it run anew. `input` is what that task gets, written as in a workflow: `${...}` stands for
-    the run's input and the outputs of the tasks before it. Raises `RunNotFound`, `RunStateConflict` for an open run,
-    `UsageError` for a task that is none, and what a submit raises.
+    the run's input and the outputs of the tasks before it; without one it gets what it got. `deadline` counts from now.
+    Raises `RunNotFound`, `RunStateConflict` for an open run, `UsageError` for a task that is none, and what a submit
+    raises.
     """
     kernel = service.kernel
     runs = kernel.store.runs
@@ -32,7 +41,8 @@ def fork_run(service: Service, run_id: str, *, from_task: str, input: dict[str, 
         workflow = _with_input(workflow, from_task, input, limit_bytes=kernel.settings.max_value_bytes)
     plan = service.plan(workflow)
     kernel.publisher.ensure({queue_of(agent) for agent in plan.agents})
-    new = NewFork(ids.new(), run_id, plan, {plan.position[from_task]})
+    anew = {plan.position[from_task]}
+    new = NewFork(ids.new(), run_id, plan, anew, given=() if input is None else anew, deadline=deadline)
     if kernel.own_runs is not None:
         kernel.own_runs.add([new.id])
     try:

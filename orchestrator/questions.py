@@ -9,6 +9,7 @@ from orchestrator.contracts.question import Answered, Question
 from orchestrator.contracts.shape import faults_of
 from orchestrator.errors import AnswerRefused, QuestionNotFound
 from orchestrator.failpoints import failpoint
+from orchestrator.journal.encoding import storable
 from orchestrator.kernel import Kernel
 from orchestrator.store.waits import Answering
 
@@ -47,6 +48,7 @@ class Questions:
         """
         question = self.find(identity)
         text = self._encoded(question, value)
+        by = by and storable(by)
         run_id = self._waits.answer(Answering(question.id, text, by, digest))
         failpoint("after_answer")
         self._publish(run_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -18,14 +18,13 @@ from orchestrator.advance import Advancer
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.run import ErrorInfo
 from orchestrator.errors import AgentCrashed, RunDeadlineExceeded, ServiceUnavailable
-from orchestrator.failpoints import failpoint
 from orchestrator.own_runs import OwnRuns
-from orchestrator.retention import Keeper
 from orchestrator.settings import Settings
 from orchestrator.store.fleet import Beat
 from orchestrator.store.repairs import Lane, Loss, Orphan
 from orchestrator.store.runs import Overdue
 from orchestrator.store.store import Store
+from orchestrator.timers import Timers
 
 log = logging.getLogger("nightfleet.recovery")
 
@@ -36,8 +35,6 @@ _COUNTED_ROWS = 10_000
 _ASKING = 100
 #: Ids in one line of the log.
 _NOTED = 50
-#: Between two ticks: thousands of timers that end one after the other are woken together.
-_LEAST_WAIT_SECONDS = 0.02
 
 
 class Watch:
@@ -113,11 +110,11 @@ class Sweep:
         self._interval = settings.sweep_interval.total_seconds()
         #: No timer that is set between two ticks is over before the second one.
         self.longest_wait = min(self._interval, settings.suspend_after.total_seconds())
+        self.timers = Timers(store, advancer, longest_wait=self.longest_wait, own_runs=own_runs)
         self._idle_grace = settings.idle_grace.total_seconds()
         self._republish_after = settings.republish_after.total_seconds()
         self._max_crashes = settings.max_crashes
         self.watch = Watch(self._ttl, max_gap_seconds=max(3 * self._interval, self._ttl / 3))
-        self.keeper = Keeper(store.deletions, settings)
         #: How many rows this sweep may still count, and the first lane that had to be left out.
         self._left = _COUNTED_ROWS
         self._uncounted: Lane | None = None
@@ -125,14 +122,9 @@ class Sweep:
 
     def tick(self) -> Swept:
         """Observe, and mend if it is this process's turn; raises `DatabaseUnavailable` while there is no database."""
-        swept = self._tick()
-        self.keeper.tick()
-        return swept
-
-    def _tick(self) -> Swept:
         if self._own_runs is not None:
             self._own_runs.look_again()
-            return self._count(Swept(due=self.publish_due(), expired=self._end_overdue()))
+            return self._count(Swept(due=self.timers.fire(), expired=self._end_overdue()))
         try:
             expired = self.watch.observe(self._store.fleet.beats())
         except Exception:
@@ -140,7 +132,7 @@ class Sweep:
             raise
         # Taking over needs no turn: every observer may, and the epoch decides who was first.
         taken_over = sum(self._take_over(worker_id) for worker_id in expired)
-        swept = Swept(taken_over=taken_over, due=self.publish_due())
+        swept = Swept(taken_over=taken_over, due=self.timers.fire())
         turn = self._store.repairs.take_turn(self._interval, lease_seconds=self._ttl)
         if turn is None:
             return self._count(swept)
@@ -162,7 +154,7 @@ class Sweep:
         for run_id in stuck:
             self._advancer.advance(run_id)
         expired = self._end_overdue()
-        due = swept.due + self.publish_due()
+        due = swept.due + self.timers.fire()
         return Swept(swept.taken_over + len(freed), due, republished, len(stuck), expired)
 
     def _end_overdue(self) -> int:
@@ -177,11 +169,6 @@ class Sweep:
                 self._advancer.on_run_ended(run.id, state)
         _note("failed", ended, why="their deadline has passed", what="runs")
         return len(ended)
-
-    def wait_seconds(self) -> float:
-        """Give the time until the next tick is worth it: the longest wait, or less when something is due before."""
-        due = self._store.repairs.seconds_to_next_due()
-        return self.longest_wait if due is None else min(self.longest_wait, max(_LEAST_WAIT_SECONDS, due + 0.005))
 
     def _take_over(self, worker_id: str) -> int:
         count = 0
@@ -211,26 +198,9 @@ class Sweep:
                 return 1
         return int(self._store.repairs.release(orphan, loss))
 
-    def publish_due(self) -> int:
-        """Publish every agent run that is due: one that is suspended until now, or queued and published by nobody."""
-        own = None if self._own_runs is None else self._own_runs.ids
-
-        def wake() -> list[Dispatch]:
-            woken = self._store.waits.wake_due(own)
-            if woken:
-                failpoint("after_wake")
-            return woken
-
-        return self._publish_all(wake) + self._publish_all(lambda: self._store.repairs.take_due(own))
-
-    def _publish_all(self, take: Callable[[], list[Dispatch]]) -> int:
-        """Publish what is taken, batch by batch, until nothing is left or the broker is away."""
-        count = 0
-        while dispatches := take():
-            if not self._advancer.republish(dispatches):
-                break
-            count += len(dispatches)
-        return count
+    def publish_due(self) -> None:
+        """Publish what is due, between two ticks."""
+        self._count(Swept(due=self.timers.fire()))
 
     def _lanes(self) -> list[Lane]:
         """Give the lanes, those first that the last sweep had no time to count."""

@@ -1,11 +1,12 @@
 """Retention: deletes what has ended long ago, a little at a time, and never what is open.
 
-Any number of processes may do it; they take turns. A turn is a tour through all projects in small transactions, of which
-one call of `tick` does as many as fit in a moment.
+Any number of processes may do it, each in a thread that nothing waits for; they take turns. A turn is a tour through all
+projects in small transactions, of which one call of `tick` does as many as fit in a moment.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,16 +15,20 @@ from datetime import timedelta
 
 from orchestrator.clock import Clock, created_at, system_clock
 from orchestrator.contracts.policy import Retention
+from orchestrator.errors import ServiceUnavailable
 from orchestrator.settings import Settings
 from orchestrator.store.retention import ENDED, FIRST_ID, Deletions, ProjectRow, Recorded
+
+log = logging.getLogger("nightfleet.retention")
 
 #: Between the beginnings of two tours, in the whole fleet.
 INTERVAL_SECONDS = 60.0
 #: The most rows that one statement looks for.
 MOST_AT_ONCE = 500
 
-#: How long one call may keep its caller waiting, and how long one transaction should take.
+#: How long one call may keep the database busy, how long one transaction should take, and the pause between two calls.
 _BUDGET_SECONDS = 0.1
+_PAUSE_SECONDS = 0.9
 _FIRST_AT_ONCE = 50
 #: How often one tour looks for journals; the next one goes on.
 _LOOKS = 200
@@ -77,6 +82,18 @@ class Keeper:
         self._at_once = self._journals_at_once = _FIRST_AT_ONCE
         #: How far the last tours have come, through what is too much for one.
         self._journal_cursor = self._definition_cursor = FIRST_ID
+
+    def run(self, stopping: threading.Event) -> None:
+        """Delete what is due until `stopping` is set, from now on; what goes wrong is logged, and tried again in a minute."""
+        while True:
+            try:
+                self.tick()
+            except ServiceUnavailable as error:
+                log.warning("nothing is deleted: %s", error.message)
+            except Exception:
+                log.exception("retention failed")
+            if stopping.wait(_PAUSE_SECONDS):
+                return
 
     def tick(self) -> int:
         """Delete what is due and can be deleted in a moment, if it is this process's turn; gives the number of runs.
@@ -162,7 +179,8 @@ class Keeper:
             most, began = self._journals_at_once, self._clock.monotonic()
             found = self._deletions.recorded_after(self._journal_cursor, most=most)
             due = {each.run_id for each in found if _is_over(each, ages.get(each.project_id))}
-            self.counts["journals"] += self._deletions.delete_journals(sorted(due)) if due else 0
+            # One that was retried since we looked has ended anew, if at all.
+            self.counts["journals"] += self._deletions.delete_journals(sorted(due), age_seconds=shortest) if due else 0
             over = len(found) < most or created_at(found[-1].run_id) > until
             self._journal_cursor = FIRST_ID if over else found[-1].id
             self._journals_at_once = self._adapted(most, began, full=not over)

@@ -105,7 +105,8 @@ def start() -> dict[str, str]:
                 servers = ailing = _servers(state, kinds)
             make_certificates(Path(state["data"], "tls"))
             _each(lambda server: server.start(), ailing)
-        state["urls"] = {name: url for server in servers for name, url in server.urls().items()}
+        # Who names a server in the environment does without ours, and others do not.
+        state["urls"] |= {name: url for server in servers for name, url in server.urls().items()}
         if servers:
             state["urls"]["NIGHTFLEET_TEST_CA_FILE"] = f"{state['data']}/tls/ca.pem"
         _save(state)

@@ -148,3 +148,18 @@ def ago(database: Database, seconds: float) -> Any:
     """Give a time that lies so many seconds back, as the database stores it."""
     moment = datetime.now(UTC) - timedelta(seconds=seconds)
     return moment if database.dialect == "postgresql" else moment.strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def wait_for_lock(database: Database) -> None:
+    """Wait until some session of ours waits for a lock."""
+    pause = threading.Event()
+    for _ in range(600):
+        with database.connect() as connection:
+            waiting = connection.exec_driver_sql(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s",
+                (f"%{database.schema}%",),
+            ).scalar_one()
+        if waiting:
+            return
+        pause.wait(0.05)
+    raise AssertionError("nobody waits")

@@ -39,11 +39,12 @@ from orchestrator.errors import (
     RetryableError,
 )
 from orchestrator.planning.inputs import Upstream
-from worker.effects import Account, Flow, RunStep, llm_flow, make_request, now_flow, progress_flow, step_flow
+from worker.effects import Account, Flow, llm_flow, make_request, now_flow, progress_flow, step_flow
 from worker.gather import gather_tasks, gather_threads
 from worker.llm import offline
 from worker.llm.base import Message
 from worker.scopes import Scopes
+from worker.uncertain import make_step
 from worker.waits import NO_DEFAULT, ask_flow, make_ask, sleep_flow, sleep_until_flow
 
 if TYPE_CHECKING:
@@ -191,13 +192,23 @@ class Context(_BaseContext):
         request = make_request(self.model, prompt, system=system, output=output, max_output_tokens=max_output_tokens)
         return self._driver.run(llm_flow(self._account, request, output))
 
-    def step(self, function: Callable[..., T], *args: Any, at_most_once: bool = False, **kwargs: Any) -> T:
+    def step(
+        self,
+        function: Callable[..., T],
+        *args: Any,
+        at_most_once: bool = False,
+        uncertain: Literal["fail", "ask"] = "fail",
+        **kwargs: Any,
+    ) -> T:
         """Call a function and record what it gives, as JSON: an agent that is repeated gets that and calls nothing.
 
         The function's annotation says which type the JSON becomes again. `at_most_once`: a kill in its middle never
-        repeats it, it raises `EffectUncertain`. A parameter named `idempotency_key` gets a key that stays the same.
+        repeats it, it raises `EffectUncertain`, or asks a person what came of it (`uncertain="ask"`). A parameter named
+        `idempotency_key` gets a key that stays the same.
         """
-        return self._driver.run(step_flow(RunStep(function, args, kwargs, at_most_once)))
+        return self._driver.run(
+            step_flow(make_step(function, args, kwargs, at_most_once=at_most_once, uncertain=uncertain))
+        )
 
     @overload
     def gather(self, *branches: Callable[[], T]) -> list[T]: ...
@@ -290,10 +301,17 @@ class AsyncContext(_BaseContext):
         return await self._driver.run_async(llm_flow(self._account, request, output))
 
     async def step(
-        self, function: Callable[..., Awaitable[T] | T], *args: Any, at_most_once: bool = False, **kwargs: Any
+        self,
+        function: Callable[..., Awaitable[T] | T],
+        *args: Any,
+        at_most_once: bool = False,
+        uncertain: Literal["fail", "ask"] = "fail",
+        **kwargs: Any,
     ) -> T:
         """Call a function, or await a coroutine function; see `Context.step`. A plain function runs in a thread."""
-        return await self._driver.run_async(step_flow(RunStep(function, args, kwargs, at_most_once)))
+        return await self._driver.run_async(
+            step_flow(make_step(function, args, kwargs, at_most_once=at_most_once, uncertain=uncertain))
+        )
 
     @overload
     async def gather(self, *branches: Awaitable[T] | Callable[[], Awaitable[T]]) -> list[T]: ...

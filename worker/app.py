@@ -13,6 +13,7 @@ from orchestrator.errors import SettingsInvalid
 from orchestrator.kernel import Kernel
 from orchestrator.observability.logging import get_logger
 from orchestrator.recovery import Sweep
+from orchestrator.retention import Keeper
 from orchestrator.settings import Settings
 from worker.consumer.events import EventBatches
 from worker.consumer.gate import Gate
@@ -34,6 +35,7 @@ class WorkerParts:
     kernel: Kernel
     runtime: Runtime
     sweep: Sweep
+    keeper: Keeper
     members: list[Member] = field(default_factory=list[Member])
 
     def close(self) -> None:
@@ -89,10 +91,10 @@ def build(kernel: Kernel, agents: LoadedAgents) -> WorkerParts:
         worker_id=ids.new(),
     )
     sweep = Sweep(kernel.store, kernel.advancer, kernel.publisher, kernel.settings, kernel.own_runs)
-    parts = WorkerParts(kernel, runtime, sweep)
+    parts = WorkerParts(kernel, runtime, sweep, Keeper(kernel.store.deletions, kernel.settings))
     register(kernel.app, runtime, sorted(agents.agents))
     kernel.app.store_backend.decisions = CeleryDecisions(runtime)
-    kernel.app.bootsteps["worker"].add(member_step(runtime, sweep, parts.members))
+    kernel.app.bootsteps["worker"].add(member_step(parts.runtime, parts.sweep, parts.keeper, parts.members))
     kernel.app.bootsteps["consumer"].update((EventBatches, Prefetch, Gate, RemoteControl))
     return parts
 

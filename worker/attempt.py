@@ -46,15 +46,19 @@ class Host(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Blocking:
-    """An operation that may ask the database."""
+    """An operation that asks the database for the effect at a slot; it is under way meanwhile."""
 
+    motion: Motion
+    slot: Slot
     work: Callable[[], Any]
 
     def run(self, host: Host) -> Any:  # noqa: ARG002
-        return self.work()
+        with self.motion.flight(self.slot):
+            return self.motion.patiently(self.work)
 
     async def run_async(self, host: Host) -> Any:
-        return await host.in_thread(self.work)
+        with self.motion.flight(self.slot):  # from now on, not from when there is a thread for it
+            return await host.in_thread(lambda: self.run(host))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,7 @@ class Attempt:
         try:
             with inside.entered():
                 value = await steps.call(step.function, step.args, step.kwargs, self._key)
-        except Exception as raised:  # noqa: BLE001
+        except (Exception, SystemExit) as raised:  # noqa: BLE001
             error = raised
         else:
             return await host.in_thread(lambda: self._done(value, inside))

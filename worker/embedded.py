@@ -41,8 +41,6 @@ class EmbeddedWorker:
         self._thread.start()
         if not self._ready.wait(timeout_seconds):
             raise RuntimeError(f"the embedded worker did not start within {timeout_seconds:g} s")
-        # Many processes of this kind end before their first sweep.
-        self._parts.sweep.keeper.tick()
 
     def stop(self) -> None:
         """Let running agents end within the drain timeout, hand back the rest, and end the thread."""

@@ -95,6 +95,10 @@ class Execution:
     began: float
     #: How to interrupt an async agent at its await.
     interrupt: Callable[[], None] | None = None
+    #: How to tell an agent in a process of its own that it is to stop at its next effect.
+    tell_stopped: Callable[[], None] | None = None
+    #: Whether its agent run is given back when it has stopped at its next effect: the worker ends.
+    leaving: bool = False
     #: Whether a limit of an async agent has passed: known even while that is what cancels it.
     timed_out: Callable[[], bool] = lambda: False
     #: Set when the watchdog has recorded the end instead of the thread that is stuck in the agent.
@@ -103,6 +107,11 @@ class Execution:
 
     def __post_init__(self) -> None:
         self.motion = Motion(self.account)
+
+    def check_wanted(self) -> None:
+        """Raise why nobody waits any more for what this execution has under way."""
+        if not self.leaving or self.motion.given_up:
+            self.account.check()
 
 
 class Executions:
@@ -123,9 +132,13 @@ class Executions:
         try:
             yield
         finally:
-            with self._lock:
-                if self._held.get(execution.claim.id) is execution:
-                    del self._held[execution.claim.id]
+            self.drop(execution)
+
+    def drop(self, execution: Execution) -> None:
+        """Hold an execution no longer."""
+        with self._lock:
+            if self._held.get(execution.claim.id) is execution:
+                del self._held[execution.claim.id]
 
     def get(self, agent_run_id: str) -> Execution | None:
         with self._lock:

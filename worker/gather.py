@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
-from worker.scopes import Scope, marks_of, set_marks
+from worker.scopes import Scope, Scopes, marks_of, set_marks
 
 T = TypeVar("T")
 
 #: More branches of one sync agent take turns.
-_MOST_THREADS = 16
+_MOST_RUNNING = 16
+#: Branches that wait have a thread too, and no turn. More than these have theirs when others have ended.
+_MOST_THREADS = 256
 
 
 def gather_threads(scope: Scope, branches: Sequence[Callable[[], T]], *, return_exceptions: bool) -> list[Any]:
     """Call each branch in a thread; gives the results in order when all have ended, or raises the first error in order."""
 
-    def run(branch: Callable[[], T], inside: Scope) -> T:
+    def work(branch: Callable[[], T], inside: Scope, future: Future[T]) -> None:
         try:
             with inside.entered():
-                return branch()
-        finally:
-            scope.of.count_branches(-1)
+                future.set_result(branch())
+        except BaseException as error:  # noqa: BLE001 - it is what the branch comes to
+            future.set_exception(error)
 
-    if not branches:
-        return []
-    with ThreadPoolExecutor(min(len(branches), _MOST_THREADS), thread_name_prefix="nightfleet-branch") as pool:
-        # All are numbered before the first one runs: what is opened later would count as made after its failure.
-        insides = [scope.branch() for _ in branches]
-        futures: list[Future[T]] = [
-            pool.submit(copy_context().run, run, branch, inside)
-            for branch, inside in zip(branches, insides, strict=True)
-        ]
+    threads = Threads(scope.of)
+    futures: list[Future[T]] = []
+    # All are numbered before the first one runs: what is opened later would count as made after its failure.
+    insides = [scope.branch() for _ in branches]
+    for branch, inside in zip(branches, insides, strict=True):
+        inside.turns = threads
+        futures.append(Future())
+        threads.add(partial(copy_context().run, partial(work, branch, inside, futures[-1])))
+    with scope.waiting():
+        threads.run()
     return _results([future.exception() or future.result() for future in futures], return_exceptions=return_exceptions)
 
 
@@ -45,6 +52,72 @@ async def gather_tasks(
     # The loop's task factory opens their scopes.
     tasks = [asyncio.ensure_future(_started(branch)) for branch in branches]
     return _results(await asyncio.gather(*tasks, return_exceptions=True), return_exceptions=return_exceptions)
+
+
+class Threads:
+    """The threads of one `gather`: so many have a turn at a time, and one that waits gives its turn to another branch."""
+
+    def __init__(self, scopes: Scopes) -> None:
+        self._scopes = scopes
+        self._changed = threading.Condition()
+        #: What has not begun.
+        self._works: deque[Callable[[], None]] = deque()
+        self._turns = _MOST_RUNNING
+        self._alive = 0
+
+    def add(self, work: Callable[[], None]) -> None:
+        """Add what is to be called, in order; it raises nothing."""
+        self._works.append(work)
+
+    def run(self) -> None:
+        """Call everything, and return when all has ended."""
+        with self._changed:
+            self._begin()
+            self._changed.wait_for(lambda: not self._alive)
+
+    @contextmanager
+    def given_up(self) -> Generator[None]:
+        with self._changed:
+            self._give_turn_up()
+            self._begin()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._changed.wait_for(lambda: self._turns)
+                self._take_turn()
+
+    def _begin(self) -> None:
+        """Begin as many as there are turns for."""
+        while self._works and self._turns and self._alive < _MOST_THREADS:
+            thread = threading.Thread(target=self._work, args=(self._works[0],), name="nightfleet-branch", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                if not self._alive:
+                    raise
+                return  # the system has no more threads: those that there are do it all
+            self._works.popleft()
+            self._alive += 1
+            self._take_turn()
+
+    def _work(self, work: Callable[[], None] | None) -> None:
+        while work is not None:
+            work()
+            with self._changed:
+                work = self._works.popleft() if self._works else None
+                if work is None:
+                    self._alive -= 1
+                    self._give_turn_up()
+
+    def _take_turn(self) -> None:
+        self._turns -= 1
+        self._scopes.count(running=1)
+
+    def _give_turn_up(self) -> None:
+        self._turns += 1
+        self._scopes.count(running=-1)
+        self._changed.notify_all()
 
 
 async def _started(branch: Any) -> Any:

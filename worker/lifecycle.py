@@ -21,6 +21,7 @@ from orchestrator.contracts.run import RunState
 from orchestrator.errors import ClaimLost, NightfleetError, ServiceUnavailable
 from orchestrator.observability.logging import get_logger
 from orchestrator.recovery import Sweep
+from orchestrator.retention import Keeper
 from orchestrator.settings import Settings
 from orchestrator.store.fleet import Held
 from orchestrator.store.heartbeat import Sign
@@ -84,10 +85,11 @@ class Member:
     """Keeps a process in the fleet from `start` to `stop`; `connected` tells whether it has a consumer."""
 
     def __init__(
-        self, runtime: Runtime, sweep: Sweep, slots: Slots, *, name: str, connected: Callable[[], bool]
+        self, runtime: Runtime, sweep: Sweep, keeper: Keeper, slots: Slots, *, name: str, connected: Callable[[], bool]
     ) -> None:
         self.runtime = runtime
         self.sweep = sweep
+        self._keeper = keeper
         self._slots = slots
         self._connected = connected
         self._settings: Settings = runtime.settings
@@ -121,10 +123,14 @@ class Member:
         return system_clock.monotonic() - max(self._own_beat_at, self._heart.beat_at)
 
     def start(self) -> None:
-        """Join the fleet (if the database is away, as soon as it is back) and start beating and sweeping."""
+        """Join the fleet (if the database is away, as soon as it is back) and start beating, sweeping and deleting."""
         self._own_beat_at = system_clock.monotonic()
         self._beat_once()
-        for name, work in (("nightfleet-heart", self._keep_beating), ("nightfleet-sweep", self._keep_sweeping)):
+        for name, work in (
+            ("nightfleet-heart", self._keep_beating),
+            ("nightfleet-sweep", self._keep_sweeping),
+            ("nightfleet-retention", lambda: self._keeper.run(self._stopping)),
+        ):
             thread = threading.Thread(target=work, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -135,12 +141,19 @@ class Member:
             self._pulse.join()
 
     def stop(self) -> None:
-        """Let running agents end for as long as the settings allow, hand back the rest, and leave the fleet."""
+        """Let running agents end for as long as the settings allow, hand back the rest, and leave the fleet.
+
+        In the second half of that time no effect begins: those that are under way end, and are not repeated elsewhere.
+        """
         self._draining = True
         if self._joined:
             self._heart.sign(self._sign())
-        if not self._slots.wait_until_done(self._settings.drain_timeout.total_seconds()):
-            self.runtime.hand_back(self.runtime.executions.all())
+        half = self._settings.drain_timeout.total_seconds() / 2
+        if not self._slots.wait_until_done(half):
+            # An outcome that comes after the hand-back is not recorded, and would be paid for twice.
+            self.runtime.leave()
+            if not self._slots.wait_until_done(half):
+                self.runtime.hand_back(self.runtime.executions.all())
         self._stopping.set()
         for thread in self._threads:
             thread.join(self._settings.connect_timeout.total_seconds() + 1)
@@ -232,11 +245,18 @@ class Member:
     # Sweeping ---------------------------------------------------------------------------------------------------------
 
     def _keep_sweeping(self) -> None:
-        wait = self.sweep.longest_wait
+        longest, sweeps_at = self.sweep.longest_wait, system_clock.monotonic()
+        wait = 0.0  # it may be the first one after a while without any
         while not self._stopping.wait(wait):
             try:
-                swept = self.sweep.tick()
-                wait = self.sweep.wait_seconds()
+                if system_clock.monotonic() < sweeps_at:
+                    # A timer: everything else can wait for its time.
+                    self.sweep.publish_due()
+                    swept = None
+                else:
+                    sweeps_at = system_clock.monotonic() + longest
+                    swept = self.sweep.tick()
+                wait = self.sweep.timers.wait_seconds()
             except ServiceUnavailable as error:
                 log.warning("no sweep", error=error.message)
                 wait = self.sweep.longest_wait
@@ -278,7 +298,7 @@ class CeleryDecisions:
             self._runtime.hand_back([execution], Loss.WORKER_DIED)
 
 
-def member_step(runtime: Runtime, sweep: Sweep, members: list[Member]) -> type[bootsteps.StartStopStep]:
+def member_step(runtime: Runtime, sweep: Sweep, keeper: Keeper, members: list[Member]) -> type[bootsteps.StartStopStep]:
     """Make the Celery bootstep that ties a member to a worker's own start and stop."""
 
     class MemberStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -298,7 +318,7 @@ def member_step(runtime: Runtime, sweep: Sweep, members: list[Member]) -> type[b
             # A worker inside somebody's process cannot be replaced.
             parent.pool.on_stuck = getattr(parent, "replace", parent.pool.on_stuck)
             name = parent.hostname or socket.gethostname()
-            member = Member(runtime, sweep, parent.pool, name=name, connected=connected)
+            member = Member(runtime, sweep, keeper, parent.pool, name=name, connected=connected)
             members.append(member)
             member.start()
 

@@ -151,7 +151,7 @@ def _state_of(parts: WorkerParts) -> Iterator[Metric]:
     errors.add_metric(["broker"], parts.kernel.publisher.outages)
     lost = parts.kernel.publisher.lost
     deleted = CounterMetricFamily("nightfleet_retention_deletions", "What its retention has deleted.", labels=["kind"])
-    for kind, count in parts.sweep.keeper.counts.items():
+    for kind, count in parts.keeper.counts.items():
         deleted.add_metric([kind], count)
     yield from (repairs, errors, deleted)
     yield CounterMetricFamily("nightfleet_publications_lost", "Messages that did not reach the broker.", lost)

@@ -13,6 +13,7 @@ from orchestrator.clock import system_clock
 from orchestrator.contracts.effect import Slot
 from orchestrator.errors import ClaimLost, DatabaseUnavailable, JournalConflict
 from worker.effects import Account
+from worker.patience import patiently
 from worker.scopes import Mark
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class Motion:
     flights: Counter[Slot] = field(default_factory=Counter[Slot])
     #: What to do when an agent is to unwind that may not notice by itself.
     unwind: Callable[[], None] = lambda: None
-    #: When an effect last began or ended.
+    #: When an effect last began or ended, or was given back.
     moved_at: float = field(default_factory=system_clock.monotonic)
     moved: threading.Condition = field(default_factory=threading.Condition)
     #: How long the database may be away. Nobody takes over while it is, and what has been taken over is fenced off.
@@ -37,6 +38,7 @@ class Motion:
     #: Out of which slots errors came, in the order of time.
     failures: list[Mark] = field(default_factory=list[Mark])
     _hopeless: bool = False
+    _last_action: Callable[[], None] | None = None
 
     def end(self, error: BaseException) -> None:
         """Let every further effect raise `error`, and let the agent's return count for nothing; the first one stays."""
@@ -66,30 +68,36 @@ class Motion:
                 if not self.flights[slot]:
                     del self.flights[slot]
                 self._move()
+                if self._last_action is not None and not self.flights:
+                    self._last_action()
 
-    def wait_until_idle(self, timeout_seconds: float) -> bool:
-        """Wait until no effect is under way; false when some still are."""
+    def go_on(self) -> None:
+        """Note that the agent goes on, without an effect of its own."""
+        self.moved_at = system_clock.monotonic()
+
+    def wait_until_idle(self, timeout_seconds: float | None) -> bool:
+        """Wait until no effect is under way, as long as it takes with None; false when some still are."""
         with self.moved:
             return self.moved.wait_for(lambda: not self.flights, timeout_seconds)
 
+    def when_idle(self, action: Callable[[], None]) -> None:
+        """Do something, which holds up nobody, when no effect is under way any more; none may begin by now."""
+        with self.moved:
+            self._last_action = action
+            if not self.flights:
+                action()
+
     def patiently(self, work: Callable[[], T]) -> T:
         """Ask the database, again and again while it is away; raises `ClaimLost` where another claim has taken over."""
-        give_up_at = system_clock.monotonic() + self.patience_seconds
-        pause = 0.1
-        while True:
-            try:
-                return work()
-            except DatabaseUnavailable as error:
-                if self._hopeless or system_clock.monotonic() + pause > give_up_at:
-                    lost = ClaimLost(f"the database was away for too long: {error.message}")
-                    self.end(lost)
-                    raise lost from None
-                with self.moved:
-                    self.moved.wait_for(lambda: self._hopeless, pause)
-                pause = min(2.0, pause * 2)
-            except (ClaimLost, JournalConflict) as error:
-                self.end(error)
-                raise
+        try:
+            return patiently(work, self.patience_seconds, self._wait_until_hopeless)
+        except DatabaseUnavailable as error:
+            lost = ClaimLost(f"the database was away for too long: {error.message}")
+            self.end(lost)
+            raise lost from None
+        except (ClaimLost, JournalConflict) as error:
+            self.end(error)
+            raise
 
     @property
     def given_up(self) -> bool:
@@ -102,6 +110,10 @@ class Motion:
             self._hopeless = True
             self.moved.notify_all()
 
+    def _wait_until_hopeless(self, seconds: float) -> bool:
+        with self.moved:
+            return self.moved.wait_for(lambda: self._hopeless, seconds)
+
     def _move(self) -> None:
-        self.moved_at = system_clock.monotonic()
+        self.go_on()
         self.moved.notify_all()

@@ -7,7 +7,8 @@ is over only after a moment, the agent unwinds, and goes on from its journal whe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +32,10 @@ class Events(Protocol):
     """What waits ask: the time by which timers go, and people."""
 
     def now(self) -> datetime: ...
+
+    def has_come(self, moment: datetime) -> bool:
+        """Tell whether a time has come by now, perhaps without asking anybody."""
+        ...
 
     def ask(self, claim: Claim, slot: Slot, inquiry: Inquiry) -> str:
         """Put a question; gives its id."""
@@ -65,17 +70,24 @@ class Parking:
     events: Events
     #: A wait of up to this length stays in the process.
     moment_seconds: float
+    #: Whether an event was taken up while it was waited for in this process.
+    heard: bool = False
     _waits: list[Wait] = field(default_factory=list[Wait])
+    #: How many waits lie inside of each effect.
+    _inside: Counter[str] = field(default_factory=Counter[str])
 
     @contextmanager
     def parked(self, wait: Wait) -> Generator[None]:
+        scopes = list(_outwards(wait.scope))
         with self.motion.moved:
             self._waits.append(wait)
+            self._inside.update(scopes)
         try:
             yield
         finally:
             with self.motion.moved:
                 self._waits.remove(wait)
+                self._inside.subtract(scopes)
 
     def left(self, wait: Wait, scopes: Scopes) -> float:
         """Give how long to wait on in this process, 0 when it is time to look; raises what ends the execution.
@@ -101,21 +113,17 @@ class Parking:
         first = min((wait.until for wait in self._waits if wait.until is not None), default=None)
         if first is not None and first - now <= self.moment_seconds:
             return max(0.001, first - now)
-        if any(not self._holds_a_wait(slot) for slot in self.motion.flights):
+        # An effect that is waited in, a step that sleeps, is not what goes on.
+        if scopes.running or any(self._inside[slot.child] <= 0 for slot in self.motion.flights):
             return self.moment_seconds
-        if not scopes.branches:
+        if not scopes.tasks:
             return 0.0
         return self.motion.moved_at + self.moment_seconds - now
-
-    def _holds_a_wait(self, slot: Slot) -> bool:
-        """Tell whether an effect that is under way is waited in: a step that sleeps, say."""
-        inside = slot.child
-        return any(wait.scope == inside or wait.scope.startswith(f"{inside}.") for wait in self._waits)
 
     def _suspended(self) -> Suspended:
         waits = sorted(self._waits, key=lambda wait: (wait.until is None, wait.until or 0.0))
         text = ", ".join(dict.fromkeys(wait.waiting_for for wait in waits))
-        return Suspended(text[:_MOST_CHARACTERS], waits[0].until)
+        return Suspended(text[:_MOST_CHARACTERS], waits[0].until, heard=self.heard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +136,7 @@ class Park:
 
     def run(self, host: Host) -> None:  # noqa: ARG002 - an operation's
         moved = self.parking.motion.moved
-        with self.parking.parked(self.wait), moved:
+        with self.parking.parked(self.wait), self.scopes.here().waiting(), moved:
             while (left := self.parking.left(self.wait, self.scopes)) > 0:
                 moved.wait(left)
 
@@ -136,3 +144,10 @@ class Park:
         with self.parking.parked(self.wait):
             while (left := self.parking.left(self.wait, self.scopes)) > 0:  # noqa: ASYNC110 - threads move too
                 await asyncio.sleep(min(left, _LOOK_SECONDS))
+
+
+def _outwards(scope: str) -> Iterator[str]:
+    """Give the path of a scope, and of all that it lies in but the root."""
+    while scope:
+        yield scope
+        scope = scope.rpartition(".")[0]

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
-import itertools
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -22,6 +19,7 @@ from celery.concurrency.base import BasePool, apply_target
 
 from orchestrator.clock import system_clock
 from orchestrator.observability.logging import get_logger
+from worker.deadlines import Deadlines
 from worker.scopes import task_factory
 
 T = TypeVar("T")
@@ -88,6 +86,8 @@ class TaskPool(BasePool):
         self._waiting = 0
         self._threads = 0
         self._running: set[Job] = set()
+        #: The jobs that have lent their slot to others while they wait.
+        self._lenders: set[Job] = set()
         self.slots = int(self.limit or 1)
         #: How many jobs have ended so far.
         self.finished = 0
@@ -124,6 +124,38 @@ class TaskPool(BasePool):
             began = min((job.began for job in self._running), default=None)
         return 0.0 if began is None else system_clock.monotonic() - began
 
+    def begun_before(self, moment: float) -> int:
+        """Count the running jobs that had a thread at a moment of the monotonic clock."""
+        with self._lock:
+            return sum(job.began < moment for job in self._running)
+
+    def lent(self, since: float = 0.0) -> int:
+        """Count the jobs that have lent their slot, of those that began since a moment of the monotonic clock."""
+        with self._lock:
+            return sum(job.began >= since for job in self._lenders)
+
+    @contextlib.contextmanager
+    def _lending(self, job: Job) -> Generator[None]:
+        """Lend the slot of a job for as long as the block lasts; after that there may be more jobs than slots for a while.
+
+        At most as many wait without a slot as there are slots: each of them keeps its thread, and its message.
+        """
+        with self._lock:
+            if job in self._running and len(self._lenders) < self.slots:
+                self._running.remove(job)
+                self._lenders.add(job)
+                self._threads -= 1
+                if self._waiting and self._threads < self.slots:
+                    self._start_thread()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if job in self._lenders:
+                    self._lenders.remove(job)
+                    self._running.add(job)
+                    self._threads += 1
+
     def on_apply(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         job = Job(target, args, kwargs, options)
         with self._lock:
@@ -159,7 +191,7 @@ class TaskPool(BasePool):
     def wait_until_done(self, timeout_seconds: float) -> bool:
         """Wait for running jobs; false when some still run."""
         with self._lock:
-            return self._ended.wait_for(lambda: not self._running, timeout_seconds)
+            return self._ended.wait_for(lambda: not (self._running or self._lenders), timeout_seconds)
 
     def give_up(self, job: Job, limit_seconds: float | None) -> None:
         """Tell Celery that a job is over, and replace its thread."""
@@ -174,12 +206,15 @@ class TaskPool(BasePool):
                 return False
             job.given_up = True
         with self._lock:
-            if job not in self._running:
+            if job in self._lenders:
+                self._lenders.remove(job)
+            elif job in self._running:
+                self._running.remove(job)
+                self._threads -= 1
+            else:
                 return True  # it has ended, or never begins
-            self._running.remove(job)
-            self._threads -= 1
             self._left_behind[job] = False
-            if self._waiting:
+            if self._waiting and self._threads < self.slots:
                 self._start_thread()
             self._ended.notify_all()
         self._deadlines.after(self.stuck_after_seconds, partial(self._judge, job))
@@ -214,7 +249,7 @@ class TaskPool(BasePool):
                 if job.given_up:
                     continue
                 self._running.add(job)
-            _current.give_up = partial(self.give_up, job)
+            _current.give_up, _current.lending = partial(self.give_up, job), partial(self._lending, job)
             try:
                 job.run()
             except Exception:
@@ -226,6 +261,8 @@ class TaskPool(BasePool):
                 self._running.remove(job)
                 self.finished += 1
                 self._ended.notify_all()
+                if self._threads > self.slots:  # a job that had lent its slot has come back
+                    break
         with self._lock:
             self._threads -= 1
             if self._waiting and self._threads < self.slots:
@@ -236,7 +273,7 @@ class TaskPool(BasePool):
         info: dict[str, Any] = dict(super()._get_info())
         with self._lock:
             info.update({"max-concurrency": self.slots, "threads": self._threads, "running": len(self._running)})
-            info["stuck"] = sum(self._left_behind.values())
+            info.update({"stuck": sum(self._left_behind.values()), "lent": len(self._lenders)})
         return info
 
     @property
@@ -249,71 +286,9 @@ def give_up_current_job() -> Callable[[float | None], None]:
     return getattr(_current, "give_up", lambda _: None)
 
 
-@dataclass(slots=True)
-class _Deadline:
-    """What happens at a time; nothing any more, once it has been called or cancelled."""
-
-    action: Callable[[], None] | None
-
-
-class Deadlines:
-    """Calls functions at their time, from one thread that is started when it is first needed."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._heap: list[tuple[float, int, _Deadline]] = []
-        #: How many in the heap are cancelled: they go when they are half of it.
-        self._cancelled = 0
-        self._numbers = itertools.count()
-        self._thread: threading.Thread | None = None
-
-    def after(self, seconds: float, action: Callable[[], None]) -> Callable[[], None]:
-        """Call `action` in that many seconds, unless the function that this gives is called before."""
-        deadline = _Deadline(action)
-        with self._changed:
-            # The number decides between equal times.
-            heapq.heappush(self._heap, (system_clock.monotonic() + seconds, next(self._numbers), deadline))
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="nightfleet-deadlines", daemon=True)
-                self._thread.start()
-            self._changed.notify()
-
-        def cancel() -> None:
-            with self._changed:
-                if deadline.action is None:
-                    return
-                # It holds on to an execution, with all its input.
-                deadline.action = None
-                self._cancelled += 1
-                if 2 * self._cancelled > len(self._heap):
-                    self._heap = [entry for entry in self._heap if entry[2].action is not None]
-                    heapq.heapify(self._heap)
-                    self._cancelled = 0
-
-        return cancel
-
-    def _run(self) -> None:
-        while True:
-            # One slow action must not delay the next deadline.
-            threading.Thread(target=self._next(), name="nightfleet-deadline", daemon=True).start()
-
-    def _next(self) -> Callable[[], None]:
-        """Wait for the next deadline that is not cancelled; gives its action."""
-        with self._changed:
-            while True:
-                if not self._heap:
-                    self._changed.wait()
-                    continue
-                at, _, deadline = self._heap[0]
-                left = at - system_clock.monotonic()
-                if left > 0:
-                    self._changed.wait(left)
-                    continue
-                heapq.heappop(self._heap)
-                action, deadline.action = deadline.action, None
-                if action is not None:
-                    return action
-                self._cancelled -= 1
+def slot_lent() -> contextlib.AbstractContextManager[None]:
+    """Lend the slot of this thread's job to another one for as long as the block waits; outside a pool it does nothing."""
+    return getattr(_current, "lending", contextlib.nullcontext)()
 
 
 class EventLoop:
@@ -363,7 +338,8 @@ class EventLoop:
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
-        loop.run_forever()
+        while not _run(loop):
+            log.warning("an agent on the event loop wants to end the process: it is a failure of its own")
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
@@ -372,3 +348,13 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> bool:
+    """Run a loop; false when it has not been stopped, but interrupted."""
+    try:
+        loop.run_forever()
+    except (SystemExit, KeyboardInterrupt):
+        # Raised in a task, which has it as its outcome too: asyncio ends the loop by it, with all other agents on it.
+        return False
+    return True

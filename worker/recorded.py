@@ -51,15 +51,16 @@ async def in_scope_async(scope: Scope, function: Callable[..., Any], *args: Any)
 def _run(recorder: Recorder, call: Callable[[Recorder], T]) -> T:
     try:
         result = call(recorder)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        # What unwinds an agent that waits may come in a group of errors, or be lost: it has ended the execution all the same.
         recorder.check_ended()
         if not isinstance(error, ClaimLost):
             recorder.motion.end(ClaimLost("the agent has failed"))
             recorder.forget(error)
         raise
-    except BaseException:
-        # What unwinds an agent that waits, perhaps in a group of errors.
-        recorder.check_ended()
-        raise
-    recorder.finish()
-    return result
+    else:
+        recorder.finish()
+        return result
+    finally:
+        # An agent on a loop of its own takes its tasks along. On a shared one they would go on, after each wait some more.
+        recorder.motion.when_idle(recorder.scopes.cancel_tasks)

@@ -14,6 +14,7 @@ from orchestrator.errors import (
     AgentTimeout,
     ClaimLost,
     EffectUncertain,
+    InputInvalid,
     NondeterminismError,
     from_exception,
 )
@@ -97,7 +98,7 @@ class Recorder:
                 try:
                     scope = self._admit()
                     slot = scope.slot()
-                    outcome = yield from self._outcome(effect, scope, slot)
+                    outcome = yield from self.outcome(effect, scope, slot)
                     mark = self._passed(effect, Mark(slot, scope))
                     value = effect.decode(outcome)
                 except BaseException as error:  # noqa: BLE001 - for the flow to see
@@ -126,26 +127,37 @@ class Recorder:
             raise
         return scope
 
-    def _outcome(self, effect: Effect, scope: Scope, slot: Slot) -> Generator[Operation, Any, Any]:
+    def outcome(self, effect: Effect, scope: Scope, slot: Slot) -> Generator[Operation, Any, Any]:
+        """Give the outcome of an effect as JSON: what is recorded, or what comes of it now, recorded by then."""
         entry: Entry | None
         if effect.at_most_once:
             self._once.add(slot)
-        if self.recording.at_hand(slot):
-            entry = self.recording.take(slot)
-        else:
-            entry = yield Blocking(lambda: self.motion.patiently(lambda: self.recording.take(slot)))
-        if entry is not None:
-            self._compare(entry, effect, scope)
-        if entry is not None and entry.state is not EntryState.BEGUN:
-            return self._give_back(effect, entry, scope)
         try:
+            if self.recording.at_hand(slot):
+                entry = self.recording.take(slot)
+            else:
+                entry = yield Blocking(self.motion, slot, lambda: self.recording.take(slot))
+            if entry is not None:
+                self._compare(entry, effect, scope)
+            if entry is not None and entry.state is not EntryState.BEGUN:
+                return self._give_back(effect, entry, scope)
             if isinstance(effect, Waiting):
                 return (yield from effect.wait(self, slot, entry))
             return (yield Attempt(self.writer, effect, scope, slot))
         except BaseException as error:
-            if error is self.motion.ended:
+            if error is self.motion.ended or error is self.motion.account.stopped:
                 scope.refuse()
             raise
+
+    def check_may_wait(self) -> None:
+        """Refuse to wait inside a step that may happen at most once: to go on, it would be called again."""
+        here = self.scopes.here().path
+        for slot in list(self._once):  # other branches add to it
+            if f"{here}.".startswith(f"{slot.child}."):
+                raise InputInvalid(
+                    f"a step that may happen at most once (effect {slot}) cannot wait: it would be called again to go on; "
+                    "sleep and ask before it, or after it"
+                )
 
     def _compare(self, entry: Entry, effect: Effect, scope: Scope) -> None:
         """Refuse to go on where something else is recorded, or where nobody knows what became of it."""
@@ -154,7 +166,7 @@ class Recorder:
             raise self._contradiction(
                 differences.other_effect(entry, self.writer.entry(effect, entry.slot, EntryState.BEGUN))
             )
-        if entry.state is EntryState.BEGUN and effect.at_most_once:
+        if entry.state is EntryState.BEGUN and effect.at_most_once and not isinstance(effect, Waiting):
             raise EffectUncertain(
                 f"effect {entry.slot} ({entry.request or entry.kind}) may happen at most once; it has begun, and its worker "
                 "died before it could say what came of it. Look whether it has happened; `nightfleet runs retry ID "
@@ -164,6 +176,7 @@ class Recorder:
 
     def _give_back(self, effect: Effect, entry: Entry, scope: Scope) -> Any:
         self._given_back.add(entry.slot.child)
+        self.motion.go_on()
         if entry.state is EntryState.DONE:
             return entry.outcome
         error, mark = rebuild(entry.error or {}, self.writer.plugin), Mark(entry.slot, scope)
@@ -195,6 +208,9 @@ class Recorder:
         """Raise what has ended this execution, whatever its agent made of that."""
         if self.motion.ended is not None:
             raise self.motion.ended
+        stopped = self.motion.account.stopped
+        if self.scopes.root.refused and isinstance(stopped, ClaimLost):
+            raise stopped  # what an agent makes of an effect that was refused is not what it would have made of its outcome
 
     def forget(self, error: BaseException) -> None:
         """Void what a retry has to repeat, after an agent has failed with an error: no more than that."""
@@ -229,4 +245,6 @@ class Recorder:
     def _is_covered(self, slot: Slot) -> bool:
         """Tell whether a slot lies inside an effect that was given back."""
         parts = slot.scope.split(".")
+        if any(part.startswith("-") for part in parts):
+            return True  # a question about an effect: where that is settled otherwise, nobody asks it again
         return any(".".join(parts[:depth]) in self._given_back for depth in range(1, len(parts) + 1))

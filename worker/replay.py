@@ -30,20 +30,24 @@ from orchestrator.errors import (
 )
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.kernel import Kernel
+from orchestrator.observability.logging import get_logger
 from orchestrator.observability.redact import redactor
 from orchestrator.planning.hints import did_you_mean
 from orchestrator.store.past import Past, past_of
-from worker.attempt import Blocking, Writer
+from worker.attempt import Writer
 from worker.effects import Account, Effect
 from worker.execution import Execution, masked
 from worker.given import Given
 from worker.loader import AgentLoader, LoadedAgent
 from worker.motion import Motion
 from worker.recorded import in_scope, in_scope_async
-from worker.recorder import Recorder
+from worker.recorder import Operation, Recorder
 from worker.scopes import Scope, task_factory
+from worker.uncertain import DecidedStep
 
 T = TypeVar("T")
+
+log = get_logger("nightfleet.replay")
 
 _SHOWN_CHARACTERS = 200
 #: Ends that the machine has brought about, not the agent: a replay does not meet them.
@@ -62,6 +66,12 @@ def replay_run(kernel: Kernel, run_id: str, task: str | None = None, *, agents_p
     past = past_of(kernel.store, _agent_run_of(kernel, run_id, task))
     if past is None:
         raise RunNotFound(f"run {run_id} has not come to task {task!r} yet")
+    if past.claim.epoch == 1:
+        source = kernel.store.runs.head(run_id)[12]
+        raise UsageError(
+            f"task {past.claim.task!r} of run {run_id} was not executed, so there is nothing to replay"
+            + (f": if it is a copy, replay it in run {source}, of which this one is a fork" if source else "")
+        )
     if past.claim.agent in NODE_KINDS:
         raise UsageError(
             f"task {past.claim.task!r} is a {past.claim.agent} and no agent: it has no effects that are recorded one by one"
@@ -124,9 +134,10 @@ class _Replayer(Recorder):
 
     trace: list[ReplayedEffect] = field(default_factory=list[ReplayedEffect])
 
-    def _outcome(self, effect: Effect, scope: Scope, slot: Slot) -> Generator[Blocking, Any, Any]:
-        yield from ()
+    def outcome(self, effect: Effect, scope: Scope, slot: Slot) -> Generator[Operation, Any, Any]:
         entry = self.recording.take(slot)
+        if entry is not None and entry.state is EntryState.BEGUN and isinstance(effect, DecidedStep):
+            yield from effect.decision(self, entry)
         if entry is None or entry.state is EntryState.BEGUN:
             scope.refuse()
             asked = self.writer.entry(effect, slot, EntryState.BEGUN)
@@ -238,6 +249,7 @@ class _Replaying:
         error = self._recorder.motion.ended or error
         if isinstance(error, RecordedPartEnds):
             return _Ended(ends=error)
+        log.debug("ended here", exc_info=error)
         return _Ended(error=masked(from_exception(error), self._redact))
 
     def _verdict(self, ended: _Ended) -> tuple[Verdict, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from orchestrator.errors import (
     ClaimLost,
     NightfleetError,
     OutputInvalid,
+    ServiceUnavailable,
     from_exception,
 )
 from orchestrator.failpoints import failpoint
@@ -27,6 +29,7 @@ from orchestrator.store.agent_runs import Claim
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
 from worker.attempt import Writer
+from worker.deadlines import Deadlines
 from worker.effects import Account
 from worker.execution import Execution, Executions, Ignored, Verdict
 from worker.given import Given
@@ -40,7 +43,7 @@ from worker.meter import Meter, NoMeter
 from worker.motion import Motion
 from worker.nodes.builtin import Nodes
 from worker.parking import Parking
-from worker.pool import Deadlines, EventLoop, give_up_current_job
+from worker.pool import EventLoop, give_up_current_job
 from worker.recorded import in_scope, in_scope_async, run_recorded
 from worker.recorder import Recorder
 from worker.scopes import Suspended
@@ -49,6 +52,9 @@ from worker.settlement import Settlement
 T = TypeVar("T")
 
 log = get_logger("nightfleet.worker")
+
+#: How often to look, while effects are under way, whether their outcome is wanted still.
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -71,6 +77,7 @@ class Runtime:
     nodes: Nodes = field(init=False)
     #: Processes of their own for those that ask for one, and for suspects.
     isolation: Isolation = field(init=False)
+    _leaving: bool = False
 
     def __post_init__(self) -> None:
         self.nodes = Nodes(self.settings, self.store.agent_runs)
@@ -98,6 +105,8 @@ class Runtime:
             # Cancelled and retried, say. Nothing would stop it once the new one has taken its place.
             self.stop(older, ClaimLost("claimed again by the same worker"))
         with self.executions.holding(execution), _logged(execution.claim):
+            if self._leaving:
+                self._make_leave(execution)
             verdict = self._conclude(execution, carries)
         if not execution.given_up:
             self._count(execution, verdict)
@@ -109,24 +118,38 @@ class Runtime:
         if execution.interrupt is not None:
             execution.interrupt()
 
+    def leave(self) -> None:
+        """Let no effect begin any more: what is under way ends and is recorded, then its agent run is handed back."""
+        self._leaving = True
+        for execution in self.executions.all():
+            self._make_leave(execution)
+
     def hand_back(self, executions: list[Execution], loss: Loss = Loss.HANDED_BACK) -> None:
         """Give back what is still running, without a failure and at once: another worker takes it over."""
         for execution in executions:
             self.stop(execution, ClaimLost("handed back by a worker that stops"))
             execution.motion.give_up()
+        away: NightfleetError | None = None
         for execution in executions:
-            claim = execution.claim
-            orphan = Orphan(claim.id, claim.run_id, claim.epoch, claim.crashes, self.worker_id)
-            try:
-                if self.store.repairs.release(orphan, loss):
-                    log.info("handed back", run_id=claim.run_id, task=claim.task)
-            except NightfleetError as error:
+            # A database that does not answer takes the time of one try, not that of one for each.
+            away = away or self._release(execution.claim, loss)
+            if away is not None:
                 log.warning(
                     "not handed back, another worker takes it over when the lease has expired",
-                    run_id=claim.run_id,
-                    task=claim.task,
-                    error=error.message,
+                    run_id=execution.claim.run_id,
+                    task=execution.claim.task,
+                    error=away.message,
                 )
+
+    def _release(self, claim: Claim, loss: Loss) -> NightfleetError | None:
+        """Let go of a claim; gives what is in the way of that."""
+        try:
+            orphan = Orphan(claim.id, claim.run_id, claim.epoch, claim.crashes, self.worker_id)
+            if self.store.repairs.release(orphan, loss):
+                log.info("handed back", run_id=claim.run_id, task=claim.task)
+        except NightfleetError as error:
+            return error
+        return None
 
     # Execution --------------------------------------------------------------------------------------------------------
 
@@ -146,7 +169,10 @@ class Runtime:
         try:
             output = self._execute(execution)
         except ClaimLost:
-            log.warning("claim lost", reason="cancelled, or taken over by another worker")
+            if execution.leaving:
+                self._let_go(execution)
+            else:
+                log.warning("claim lost", reason="cancelled, or taken over by another worker")
             return Ignored()
         except Suspended as suspended:
             return self._settlement.wait(execution, suspended)
@@ -154,9 +180,24 @@ class Runtime:
             return self._settlement.death(execution, str(died))
         except ForkServerLost as lost:
             return self._settlement.put_back(execution, lost)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent raises is its outcome
+        except BaseException as error:  # noqa: BLE001 - whatever an agent raises is its outcome, an exit too
             return self._settlement.failure(execution, from_exception(error))
         return self._settlement.success(execution, output, carries)
+
+    def _make_leave(self, execution: Execution) -> None:
+        """Stop an execution at its next effect, and interrupt nothing; one that a limit has stopped ends by itself."""
+        if execution.account.stopped is None:
+            execution.leaving = True
+            execution.account.stopped = ClaimLost("handed back by a worker that stops")
+            if execution.tell_stopped is not None:
+                execution.tell_stopped()
+
+    def _let_go(self, execution: Execution) -> None:
+        """Hand back an execution that has unwound; what it still has under way is recorded before."""
+        with suppress(ClaimLost):  # it was handed back without that, for want of time
+            while not execution.motion.wait_until_idle(_LOOK_SECONDS):
+                execution.check_wanted()
+            self.hand_back([execution])
 
     def _count(self, execution: Execution, verdict: Verdict) -> None:
         self.meter.executed(execution.claim.agent, verdict, system_clock.monotonic() - execution.began)
@@ -254,10 +295,16 @@ class Runtime:
         """Record the end of an agent that is stuck in its thread, and give its slot back."""
         execution.given_up = True
         execution.account.stopped = ClaimLost("the hard time limit has passed")
-        with _logged(execution.claim):
-            verdict = self._settlement.failure(execution, AgentTimeout(f"the hard time limit of {hard:g} s has passed"))
-        self._count(execution, verdict)
-        give_up(hard)
+        timeout = AgentTimeout(f"the hard time limit of {hard:g} s has passed")
+        try:
+            with _logged(execution.claim):
+                self._count(execution, self._settlement.failure(execution, timeout))
+        except ServiceUnavailable as error:
+            log.warning("its end is not recorded: a later beat puts it back", error=error.message)
+        finally:
+            # Nobody executes it any more, whatever its thread does.
+            self.executions.drop(execution)
+            give_up(hard)
 
 
 def _logged(claim: Claim) -> log_scope:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.clock import chance
 from orchestrator.contracts.effect import Slot
@@ -28,13 +28,15 @@ _MARKS = "_nightfleet_marks"
 class Suspended(BaseException):
     """Unwinds an agent that waits for longer than a moment: no `except Exception` of an author's catches it.
 
-    `until` is when it is woken at the latest, by the monotonic clock; None waits for an event alone.
+    `until` is when it is woken at the latest, by the monotonic clock; None waits for an event alone. `heard`: an event came
+    while it was running, and it has taken that up.
     """
 
-    def __init__(self, waiting_for: str, until: float | None) -> None:
+    def __init__(self, waiting_for: str, until: float | None, *, heard: bool = False) -> None:
         super().__init__(waiting_for)
         self.waiting_for = waiting_for
         self.until = until
+        self.heard = heard
 
 
 class Scopes:
@@ -44,8 +46,12 @@ class Scopes:
         self.seed = seed
         self.root = Scope(self, "", None)
         self._lock = threading.Lock()
-        #: How many branches have not ended.
-        self.branches = 0
+        #: How many tasks have not ended: some of them may wait for others, which nobody sees.
+        self.tasks = 0
+        #: How many threads of branches run code, rather than wait.
+        self.running = 0
+        #: Tasks that the agent's own code has made; what a step makes may outlive it, such as a client's connections.
+        self._own: set[asyncio.Task[Any]] = set()
         self._numbered: dict[str, Scope] = {}
 
     def here(self) -> Scope:
@@ -61,10 +67,28 @@ class Scopes:
     def add(self, scope: Scope) -> None:
         self._numbered[scope.path] = scope
 
-    def count_branches(self, by: int) -> None:
-        """Note that branches begin, or end."""
+    def count(self, *, tasks: int = 0, running: int = 0) -> None:
+        """Note that so many tasks begin, and so many threads go on; less than none: that they end, or wait."""
         with self._lock:
-            self.branches += by
+            self.tasks += tasks
+            self.running += running
+
+    def watch(self, task: asyncio.Task[Any], scope: Scope) -> None:
+        """Take note of a task that was made in a scope, until it ends."""
+        if not scope.in_effect:
+            self._own.add(task)
+        self.count(tasks=1)
+        task.add_done_callback(self._unwatch)
+
+    def _unwatch(self, task: asyncio.Task[Any]) -> None:
+        self._own.discard(task)
+        self.count(tasks=-1)
+
+    def cancel_tasks(self) -> None:
+        """End what the agent has left behind on a loop that others use too; from any thread."""
+        for task in list(self._own):
+            with suppress(RuntimeError):  # the loop is closed
+                task.get_loop().call_soon_threadsafe(task.cancel)
 
     def is_last(self, mark: Mark) -> bool:
         """Tell whether nothing has followed an effect in its own scope."""
@@ -120,10 +144,18 @@ def marks_of(error: BaseException | None) -> list[Mark] | None:
     return None
 
 
+class Turns(Protocol):
+    """Who lets so many threads of branches run at a time."""
+
+    def given_up(self) -> AbstractContextManager[None]:
+        """Give up the turn of this thread for the length of a `with` block."""
+        ...
+
+
 class Scope:
     """One counter; belongs to the thread that runs its code."""
 
-    __slots__ = ("_random", "of", "parent", "path", "refused", "taken", "thread")
+    __slots__ = ("_random", "in_effect", "of", "parent", "path", "refused", "taken", "thread", "turns")
 
     def __init__(self, of: Scopes, path: str, parent: Scope | None) -> None:
         self.of = of
@@ -132,8 +164,12 @@ class Scope:
         #: How many numbers are taken.
         self.taken = 0
         self.thread = threading.get_ident()
+        #: Whether this is inside of an effect, rather than the agent's own code.
+        self.in_effect = parent is not None and parent.in_effect
         #: Whether an effect in here or below was refused, so that what its code gives is not what it would give.
         self.refused = False
+        #: Those of the threads that this branch is one of; None where it is none.
+        self.turns: Turns | None = None
         self._random: Random | None = None
 
     def slot(self) -> Slot:
@@ -145,13 +181,14 @@ class Scope:
         return slot
 
     def inside(self, slot: Slot) -> Scope:
-        """Give the scope of what happens inside an effect, or in a branch."""
-        return Scope(self.of, slot.child, self)
+        """Give the scope of what happens inside an effect."""
+        inside = Scope(self.of, slot.child, self)
+        inside.in_effect = True
+        return inside
 
     def branch(self) -> Scope:
-        """Open the scope of a new branch; who opens it says when it has ended."""
-        self.of.count_branches(1)
-        return self.inside(self.slot())
+        """Open the scope of a new branch."""
+        return Scope(self.of, self.slot().child, self)
 
     def outwards(self) -> Generator[Scope]:
         """Give this scope and all that it lies in."""
@@ -164,6 +201,11 @@ class Scope:
         """Note that an effect was refused here."""
         for scope in self.outwards():
             scope.refused = True
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Let another branch run for the length of a `with` block, in which this one waits."""
+        turns = next((scope.turns for scope in self.outwards() if scope.turns is not None), None)
+        return nullcontext() if turns is None else turns.given_up()
 
     @property
     def random(self) -> Random:
@@ -198,7 +240,7 @@ def task_factory(
     context = copy_context() if given is None else given.copy()
     context.run(_current.set, scope.branch())
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context, **options)
-    task.add_done_callback(lambda _: scope.of.count_branches(-1))
+    scope.of.watch(task, scope)
     return task
 
 

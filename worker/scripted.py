@@ -28,6 +28,9 @@ class ScriptedPeople:
     def now(self) -> datetime:
         return system_clock.now()
 
+    def has_come(self, moment: datetime) -> bool:
+        return self.now() >= moment
+
     def ask(self, claim: Claim, slot: Slot, inquiry: Inquiry) -> str:
         del claim
         self._replies[slot] = self._reply(inquiry)

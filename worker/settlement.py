@@ -10,7 +10,7 @@ from orchestrator.advance import Advancer
 from orchestrator.clock import system_clock
 from orchestrator.contracts.run import AgentRunState, ErrorInfo
 from orchestrator.contracts.workflow import Fallback
-from orchestrator.errors import AgentCrashed, ClaimLost, DatabaseUnavailable, NightfleetError
+from orchestrator.errors import AgentCrashed, ClaimLost, NightfleetError
 from orchestrator.failpoints import failpoint
 from orchestrator.observability.logging import get_logger
 from orchestrator.observability.redact import Redact
@@ -23,6 +23,7 @@ from orchestrator.store.store import Store
 from worker.execution import Done, Execution, Failed, Ignored, Retrying, Verdict, masked
 from worker.isolation.processes import ForkServerLost
 from worker.meter import Meter
+from worker.patience import patiently
 from worker.scopes import Suspended
 from worker.suspension import suspend
 
@@ -109,7 +110,8 @@ class Settlement:
             )
         log.error("failed", error=error.message, code=error.code)
         failpoint("before_failure")
-        outcome = Outcome(AgentRunState.FAILED, error=info, usage=account.usage, model=account.answered_by)
+        crashed = isinstance(error, AgentCrashed)
+        outcome = Outcome(AgentRunState.FAILED, None, info, account.usage, account.answered_by, crashed)
         if task.on_error == "continue":
             finished = self._patiently(lambda: self._finish(execution, outcome))
             if finished is None:
@@ -147,14 +149,7 @@ class Settlement:
 
     def _requeue(self, execution: Execution, verdict: Retrying, info: str, **how: Any) -> Verdict:
         failpoint("before_requeue")
-
-        def put_back() -> bool | None:
-            if "agent" in how:
-                # What one agent has recorded is nothing to another.
-                self.store.journal.void(execution.claim, None)
-            return self.store.agent_runs.requeue(execution.claim, error=info, **how) or None
-
-        queued = self._patiently(put_back)
+        queued = self._patiently(lambda: self.store.agent_runs.requeue(execution.claim, error=info, **how) or None)
         failpoint("after_requeue")
         return verdict if queued else Ignored()
 
@@ -171,16 +166,8 @@ class Settlement:
 
     def _patiently(self, write: Any) -> Any:
         """Write an outcome, again and again while the database is away, for as long as the lease can be ours."""
-        give_up_at = system_clock.monotonic() + self.settings.lease_ttl.total_seconds()
-        pause = 0.1
-        while True:
-            try:
-                return write()
-            except DatabaseUnavailable:
-                if system_clock.monotonic() + pause > give_up_at:
-                    # The row stays ours until the heartbeat, or another worker's sweep, finds that nobody executes it.
-                    raise
-                threading.Event().wait(pause)
-                pause = min(2.0, pause * 2)
-            except ClaimLost:
-                return None
+        try:
+            # After that the row stays ours until a beat, or another worker's sweep, finds that nobody executes it.
+            return patiently(write, self.settings.lease_ttl.total_seconds(), threading.Event().wait)
+        except ClaimLost:
+            return None

@@ -32,6 +32,7 @@ _CONFIG = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="al
 _known: weakref.WeakKeyDictionary[Any, tuple[TypeAdapter[Any] | None, bool]] = weakref.WeakKeyDictionary()
 
 
+@functools.lru_cache(maxsize=1000)
 def public_name(module: str) -> str:
     """Give a module's name without what differs between machines and versions of a plugin."""
     return _PLUGIN.sub(r"\1", module)
@@ -136,6 +137,20 @@ def decode(function: Callable[..., Any], outcome: JsonValue) -> Any:
         raise OutputInvalid(
             f"the outcome of step {name_of_step(function)} is not what it is annotated as: {error}"
         ) from None
+
+
+def schema_of(function: Callable[..., Any]) -> JsonValue:
+    """Give the JSON Schema of what a step gives, as far as its annotation says."""
+    adapter = _about(function)[0]
+    try:
+        if adapter is not None:
+            return adapter.json_schema(by_alias=False, mode="validation")
+        while isinstance(function, functools.partial):
+            function = function.func
+        returned = _returned(function)
+        return {} if isinstance(function, type) or returned is None else TypeAdapter(returned).json_schema()
+    except Exception:  # noqa: BLE001 - what has no schema is checked when it is taken
+        return {}
 
 
 def is_coroutine_step(function: Callable[..., Any]) -> bool:

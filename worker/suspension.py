@@ -21,10 +21,10 @@ def suspend(waits: Waits, execution: Execution, suspended: Suspended) -> Waiting
     suspended.with_traceback(None)
     execution.interrupt = execution.motion.unwind = _nothing
     while not execution.motion.wait_until_idle(_LOOK_SECONDS):
-        execution.account.check()
+        execution.check_wanted()
     failpoint("before_suspend")
     left = None if suspended.until is None else max(0.0, suspended.until - system_clock.monotonic())
-    again = waits.suspend(execution.claim, left_seconds=left, waiting_for=suspended.waiting_for)
+    again = waits.suspend(execution.claim, left_seconds=left, waiting_for=suspended.waiting_for, heard=suspended.heard)
     failpoint("after_suspend")
     return Waiting(suspended.waiting_for, left, again)
 

@@ -15,13 +15,16 @@ from orchestrator.contracts.effect import Entry, EventLine, Slot
 from orchestrator.contracts.jsonvalue import JsonValue, dump, plain
 from orchestrator.contracts.question import Inquiry, QuestionState, Reply
 from orchestrator.errors import AgentError, InputInvalid, QuestionExpired
-from worker.attempt import Attempt, Blocking, Host
+from orchestrator.journal.encoding import storable
+from worker.attempt import Attempt, Blocking, Host, Writer
 from worker.effects import Effect, Flow
-from worker.parking import Park, Parking, Wait
+from worker.parking import Events, Park, Parking, Wait
 from worker.recorder import Operation, Recorder, Waiting
 
 #: How often an answer is looked for while other branches of the agent keep it in the process.
 _LOOK_SECONDS = 2.0
+#: A hundred years: databases and Python count no further than to the year 9999.
+_LONGEST_SECONDS = 3_155_760_000.0
 _MOST_CHARACTERS = 200
 
 
@@ -42,16 +45,26 @@ class Sleep(Waiting):
     def wait(self, recorder: Recorder, slot: Slot, entry: Entry | None) -> Generator[Operation, Any, Any]:
         parking = _parking(recorder)
         attempt = Attempt(recorder.writer, self, recorder.scopes.here(), slot)
+        end = self._end(entry)
+        if end is not None and (yield Blocking(recorder.motion, slot, lambda: parking.events.has_come(end))):
+            # As after nearly every wake-up: with thousands of them at once, each question to the database counts.
+            return (yield _Settle(attempt, lambda: None))
         left = self.seconds
         if left is None or entry is not None:
-            now = yield _asking(recorder, parking.events.now)
-            left = self._left(now, entry)
+            now = yield Blocking(recorder.motion, slot, parking.events.now)
+            left = min(self._left(now, entry), _LONGEST_SECONDS)
         if entry is None and left > parking.moment_seconds:
-            yield Blocking(lambda: recorder.writer.begin(self, slot))
+            yield Blocking(recorder.motion, slot, lambda: recorder.writer.begin(self, slot))
         waiting_for = f"sleeps until {_moment(self.until or system_clock.now() + timedelta(seconds=left))}"
         wait = Wait(slot.scope, waiting_for, system_clock.monotonic() + left)
         yield Park(parking, wait, recorder.scopes)
         return (yield _Settle(attempt, lambda: None))
+
+    def _end(self, entry: Entry | None) -> datetime | None:
+        """Give when it is over, of one that an earlier claim has begun."""
+        if entry is None or self.until is not None:
+            return None if entry is None else self.until
+        return None if entry.recorded_at is None else entry.recorded_at + timedelta(seconds=self.seconds or 0.0)
 
     def _left(self, now: datetime, entry: Entry | None) -> float:
         """Give the seconds until it is over, by the database's times: its beginning is recorded."""
@@ -89,23 +102,23 @@ class Ask(Waiting):
         parking, claim = _parking(recorder), recorder.writer.claim
         attempt = Attempt(recorder.writer, self, recorder.scopes.here(), slot)
         waiting_for = recorder.writer.redact(f"waits for an answer: {_cut(self.inquiry.text)}")
+        look = Blocking(recorder.motion, slot, lambda: parking.events.reply(claim.id, slot))
         reply = Reply(QuestionState.OPEN, left_seconds=self.inquiry.expires_seconds)
         if entry is None:
-            yield Blocking(lambda: self._ask(recorder, slot))
+            yield Blocking(recorder.motion, slot, lambda: self._ask(recorder.writer, parking.events, slot))
         else:
-            reply = yield _asking(recorder, lambda: parking.events.reply(claim.id, slot))
+            reply = yield look
         while reply.state is QuestionState.OPEN:
             now = system_clock.monotonic()
             until = None if reply.left_seconds is None else now + reply.left_seconds
             yield Park(parking, Wait(slot.scope, waiting_for, until, now + _LOOK_SECONDS), recorder.scopes)
-            reply = yield _asking(recorder, lambda: parking.events.reply(claim.id, slot))
+            reply = yield look
+            parking.heard |= reply.state is QuestionState.ANSWERED
         return (yield _Settle(attempt, lambda: self._outcome(reply)))
 
-    def _ask(self, recorder: Recorder, slot: Slot) -> None:
+    def _ask(self, writer: Writer, events: Events, slot: Slot) -> None:
         """Put the question, then its beginning into the journal: only with both it is open."""
-        writer = recorder.writer
         inquiry = _masked(self.inquiry, writer.redact)
-        events = _parking(recorder).events
         identity = writer.motion.patiently(lambda: events.ask(writer.claim, slot, inquiry))
         choices = f" ({', '.join(inquiry.choices)})" if inquiry.choices else ""
         line = EventLine(f"asks: {_cut(inquiry.text)}{choices}", {"question": identity})
@@ -139,7 +152,7 @@ class _Settle:
         return self._attempt.run(_Came(host, self._outcome))
 
     async def run_async(self, host: Host) -> JsonValue:
-        return await host.in_thread(lambda: self.run(host))
+        return await self._attempt.run_async(_Came(host, self._outcome))
 
 
 class _Came:
@@ -158,8 +171,10 @@ class _Came:
 def sleep_flow(duration: float | timedelta) -> Flow[None]:
     """Wait for some time."""
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-    if not 0 <= seconds < float("inf"):
-        raise InputInvalid(f"ctx.sleep: {duration!r} is no duration: give seconds or a timedelta, not below 0")
+    if not 0 <= seconds <= _LONGEST_SECONDS:
+        raise InputInvalid(
+            f"ctx.sleep: {duration!r} is no duration: give seconds or a timedelta, not below 0, at most a hundred years"
+        )
     return (yield Sleep(seconds, None))
 
 
@@ -196,11 +211,11 @@ def make_ask(
     if default is not NO_DEFAULT and choices and default not in choices:
         raise InputInvalid(f"ctx.ask: the default {default!r} is none of the choices {list(choices)}")
     seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
-    if seconds is not None and seconds <= 0:
+    if seconds is not None and not 0 < seconds <= _LONGEST_SECONDS:
         raise InputInvalid(f"ctx.ask: expires={expires!r} is no time in which anybody could answer")
     inquiry = Inquiry(
-        question,
-        choices,
+        storable(question),
+        tuple(_json(choices, "the choices")),
         None if answer is None else answer.model_json_schema(),
         _json(about, "what is asked about"),
         seconds,
@@ -219,13 +234,10 @@ def _masked(inquiry: Inquiry, redact: Callable[[str], str]) -> Inquiry:
     return replace(inquiry, text=redact(inquiry.text), about=plain(inquiry.about, redact))
 
 
-def _asking(recorder: Recorder, work: Callable[[], Any]) -> Blocking:
-    return Blocking(lambda: recorder.motion.patiently(work))
-
-
 def _parking(recorder: Recorder) -> Parking:
     if recorder.parking is None:
         raise AgentError("here nobody can wait: this execution has no timers and asks nobody")
+    recorder.check_may_wait()
     return recorder.parking
 
 

@@ -56,7 +56,10 @@ class Engine:
     _warned: set[str] = field(default_factory=set[str])
 
     def run(self) -> None:
-        """Work until nothing is left to do; raises `ServiceUnavailable` only before the first success."""
+        """Work until nothing is left to do; raises `ServiceUnavailable` only before the first success.
+
+        `RunNotFound` says that somebody has deleted a run that has no result yet: nobody would ever see its end.
+        """
         self._moved_at = self.clock.monotonic()
         outage = Outage(self.clock)
         self._show()
@@ -153,8 +156,8 @@ class Engine:
         )
 
     def _warn(self) -> None:
-        """Say what may keep the oldest run from ending, once."""
-        news = set(self.runs.warnings(next(iter(self.window.lines)))) - self._warned
+        """Say what may keep the oldest run from ending, once; raises `RunNotFound` when a run was deleted."""
+        news = set(self.runs.warnings(list(self.window.lines))) - self._warned
         self._warned |= news
         for warning in sorted(news):
             log.warning("%s", warning)

@@ -57,7 +57,7 @@ def run_batch(service: Service, job: Job, watch: Watch) -> BatchResult:
         stack.callback(results.close)
         tally = _resumed(results, retry_failed=job.options.retry_failed)
         earlier = tally.done
-        runs = BatchRuns(service, plan, project=job.project, batch_id=sidecar.id, retry_failed=job.options.retry_failed)
+        runs = BatchRuns(service, plan, project=job.project, batch_id=sidecar.id, options=job.options)
         Engine(
             rows=source.rows(tally.lines),
             total=survey.rows,

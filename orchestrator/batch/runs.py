@@ -7,8 +7,9 @@ from contextlib import suppress
 
 from orchestrator.batch.result import RowResult
 from orchestrator.batch.source import Row
+from orchestrator.contracts.batch import BatchOptions
 from orchestrator.contracts.run import ErrorInfo, RunState
-from orchestrator.errors import InputInvalid, RunStateConflict, ValueTooLarge
+from orchestrator.errors import InputInvalid, RunNotFound, RunStateConflict, ValueTooLarge
 from orchestrator.failpoints import failpoint
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.inputs import run_output
@@ -27,12 +28,13 @@ class BatchRuns:
     With `retry_failed`, a run that exists and has failed is opened again.
     """
 
-    def __init__(self, service: Service, plan: Plan, *, project: str, batch_id: str, retry_failed: bool) -> None:
+    def __init__(self, service: Service, plan: Plan, *, project: str, batch_id: str, options: BatchOptions) -> None:
         self._service = service
         self._plan = plan
         self._project = project
         self._batch_id = batch_id
-        self._retry_failed = retry_failed
+        self._retry_failed = options.retry_failed
+        self._deadline = options.deadline
         self._own_runs = service.kernel.own_runs
         self._store = service.kernel.store.batches
 
@@ -60,16 +62,26 @@ class BatchRuns:
             if self._own_runs is not None:
                 self._own_runs.let_go(run.id for run in part)
 
-    def warnings(self, run_id: str) -> tuple[str, ...]:
-        """Say what may keep a run from ending."""
-        return self._service.snapshot(run_id).warnings
+    def warnings(self, run_ids: Sequence[str]) -> tuple[str, ...]:
+        """Say what may keep the first of these runs from ending; raises `RunNotFound` if one of them is not there any more."""
+        gone = set(run_ids).difference(self._service.states(run_ids))
+        if gone:
+            raise RunNotFound(
+                f"runs of this batch were deleted before their results were read ({len(gone):,} of {len(run_ids):,} that it "
+                f"waits for, one is {min(gone)}); the same batch goes on, and computes those rows again"
+            )
+        return self._service.snapshot(run_ids[0]).warnings
 
     def _submit(self, rows: Sequence[Row]) -> tuple[list[tuple[str, int]], list[RowResult]]:
         """Submit rows together; where a value is refused, halves of them, until it is alone."""
         keys = [f"batch/{self._batch_id}/{row.line}" for row in rows]
         try:
             ids = self._service.submit(
-                self._plan.workflow, [row.value for row in rows], project=self._project, keys=keys
+                self._plan.workflow,
+                [row.value for row in rows],
+                project=self._project,
+                keys=keys,
+                deadline=self._deadline,
             )
         except (InputInvalid, ValueTooLarge) as error:
             if len(rows) == 1:

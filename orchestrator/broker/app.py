@@ -212,6 +212,9 @@ def _configuration(settings: Settings, url: str, kind: str) -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         # Taken over by the lease instead, and fenced.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # Celery would raise the count again from the threads of the pool, which then read from a connection that the
+        # worker's loop reads from: deliveries are lost in between. `Prefetch` and `Gate` hold less, in the loop.
+        "worker_enable_prefetch_count_reduction": False,
         # The claim tells duplicates apart; Celery's own memory of ids would lose chords.
         "worker_deduplicate_successful_tasks": False,
         "task_serializer": "json",

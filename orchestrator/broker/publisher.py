@@ -110,16 +110,22 @@ class Publisher:
         """Make sure that the broker can be reached and has these queues; raises `BrokerUnavailable` or `SettingsInvalid`."""
         self._check_fork()
         with self._lock:
-            try:
-                channel = self._ready_channel()
-                for name in queues:
-                    if name not in self._declared:
-                        self._declare(channel, name)
-            except NightfleetError:
-                raise
-            except Exception as error:
-                self._drop_connection()
-                raise self._unavailable(error) from error
+            while True:
+                connected = self._channel is not None
+                try:
+                    channel = self._ready_channel()
+                    for name in queues:
+                        if name not in self._declared:
+                            self._declare(channel, name)
+                except NightfleetError:
+                    raise
+                except Exception as error:
+                    self._drop_connection()
+                    # What was connected before may have been lost since, and nobody has noticed yet.
+                    if not (connected and _is_connection_error(error)):
+                        raise self._unavailable(error) from error
+                else:
+                    return
 
     def depth(self, name: str) -> int | None:
         """Give how many messages wait in an agent's queue at the broker, None when that cannot be told now."""

@@ -11,7 +11,7 @@ import click
 from orchestrator.commands import attend, render
 from orchestrator.commands.interrupts import exit_code_of_interrupt
 from orchestrator.commands.meter import Meter
-from orchestrator.commands.place import Place, json_option, place_options, producing, set_up_logging
+from orchestrator.commands.place import Place, deadline_option, json_option, place_options, producing, set_up_logging
 from orchestrator.errors import NightfleetError, UsageError
 from orchestrator.failpoints import arm
 
@@ -38,6 +38,7 @@ def batch() -> None:
 @click.option("--window", type=click.IntRange(1, 100_000), metavar="N", help="At most so many open runs (1000).")
 @click.option("--max-failures", metavar="N|P%", help="Create no more runs once more rows than that have failed.")
 @click.option("--retry-failed", is_flag=True, help="Run the rows that have failed again.")
+@deadline_option
 @place_options()
 @json_option
 def run(data: Path, workflow: str, out: Path, project: str, place: Place, *, as_json: bool, **options: object) -> int:

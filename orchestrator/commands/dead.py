@@ -16,7 +16,7 @@ from orchestrator.commands.place import (
     run_id,
     set_up_logging,
 )
-from orchestrator.commands.selection import Selection, optional_run_id, selection_options
+from orchestrator.commands.selection import Page, Selection, page_options, selection_options
 from orchestrator.commands.session import working
 from orchestrator.commands.work import parse_json, read_text
 from orchestrator.errors import UsageError
@@ -35,13 +35,10 @@ def dead() -> None:
 @dead.command("list")
 @selection_options
 @click.option("--quarantined", is_flag=True, help="Only those that ended their process each time they ran alone.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Of at most so many runs.")
-@click.option("--after", metavar="ID", callback=optional_run_id, help="Go on behind this run, which was the last.")
+@page_options
 @place_options(agents=False)
 @json_option
-def list_dead(
-    selection: Selection, place: Place, *, quarantined: bool, limit: int, after: str | None, as_json: bool
-) -> None:
+def list_dead(selection: Selection, page: Page, place: Place, *, quarantined: bool, as_json: bool) -> None:
     """List those of the newest failed runs, and why they failed."""
     from orchestrator.dead import DeadLetters
 
@@ -51,13 +48,12 @@ def list_dead(
     set_up_logging(settings)
     with looking(settings) as service:
         letters = DeadLetters(service.kernel)
-        found = letters.list(selection.filter(), quarantined=quarantined, limit=limit, after=after)
+        found = letters.list(selection.filter(), quarantined=quarantined, limit=page.limit, after=page.after)
     if as_json:
         click.echo(render.as_json([each.model_dump(mode="json") for each in found]))
     elif found:
         click.echo(_table(found))
-        if len({each.run_id for each in found}) == limit:
-            click.echo(f"perhaps there are more: --after {found[-1].run_id}", err=True)
+        page.hint(list(dict.fromkeys(each.run_id for each in found)))
     else:
         click.echo("no agent run has failed for good", err=True)
 
@@ -139,7 +135,7 @@ def _page(found: DeadAgentRunDetails, flags: str) -> str:
         ("agent", found.agent),
         ("worker", found.worker or "-"),
         ("tried", f"{found.failures + found.crashes} times, {found.crashes} of them ended its process"),
-        ("recorded", f"{found.recorded:,} effects"),
+        ("recorded", f"{found.recorded:,} effect{'s' if found.recorded != 1 else ''}"),
     ]
     lines = [f"{name:<11}{render.one_line(value)}" for name, value in facts]
     if found.error is not None:

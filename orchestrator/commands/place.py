@@ -33,6 +33,14 @@ timeout_option = click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Wait no longer than this."
 )
 
+#: For commands that make runs.
+deadline_option = click.option(
+    "--deadline",
+    type=click.FloatRange(min=0, min_open=True, max=36_500 * 86_400),
+    metavar="SECONDS",
+    help="Fail a run that has not ended by then.",
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, for programs.")
 
 

@@ -73,7 +73,7 @@ def set_project(name: str, place: Place, *, usual: bool, as_json: bool, **kept: 
 
 def _row(project: ProjectSummary) -> tuple[str, ...]:
     kept = project.in_force
-    journal = "as the run" if not kept.journal_days else _days(kept.journal_days)
+    journal = _days(kept.journal_days) if _effects_go_first(kept) else "as the run"
     return (
         project.name,
         render.moment(project.created_at),
@@ -85,8 +85,13 @@ def _row(project: ProjectSummary) -> tuple[str, ...]:
 
 def _told(kept: Retention) -> str:
     runs = f"at most {kept.runs:,} ended runs" if kept.runs else "ended runs"
-    journal = f", their effects {_days(kept.journal_days)}" if kept.journal_days else ""
+    journal = f", their effects {_days(kept.journal_days)}" if _effects_go_first(kept) else ""
     return f"keeps {runs} {_days(kept.days)}{journal}"
+
+
+def _effects_go_first(kept: Retention) -> bool:
+    """Tell whether recorded effects are deleted before their run is: with it they go in any case."""
+    return bool(kept.journal_days) and not (kept.days and kept.days <= kept.journal_days)
 
 
 def _days(days: int | None) -> str:

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.errors import EffectUncertain, NondeterminismError
+
 if TYPE_CHECKING:
     from orchestrator.contracts.agent import AgentCard
     from orchestrator.contracts.event import RunEvent
@@ -150,6 +152,7 @@ def run_page(result: RunResult, *, workers: bool = False) -> str:
         facts.append(("deadline", moment(result.deadline_at)))
     if result.forked_from is not None:
         facts.append(("fork of", result.forked_from))
+        facts.append(("copied", ", ".join(part.task for part in result.agent_runs if part.copied) or "nothing"))
     if usage.model_calls:
         tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
         facts.append(("models", f"{usage.model_calls:,} call{'s' if usage.model_calls != 1 else ''}, {tokens}"))
@@ -237,6 +240,11 @@ def next_steps(result: RunResult, flags: str) -> str:
 def _once_more(result: RunResult, flags: str) -> tuple[str, str]:
     """Give the command with which work that came to nothing is tried again, and what it does."""
     retry = f"nightfleet runs retry {result.id}{flags}"
+    codes = {part.error.code for part in result.agent_runs if part.error is not None}
+    if result.ending is None and NondeterminismError.code in codes:
+        return f"{retry} --restart", "once more, with nothing of what the failed tasks have recorded"
+    if result.ending is None and EffectUncertain.code in codes:
+        return f"{retry} --repeat-uncertain", "once more; what may have happened happens (again)"
     if result.ending is None:
         return retry, "once more, from what failed"
     if any(part.undoes is not None and part.state == "failed" for part in result.agent_runs):

@@ -24,7 +24,7 @@ from orchestrator.commands.place import (
 )
 from orchestrator.commands.purge import purge
 from orchestrator.commands.replay import replay
-from orchestrator.commands.selection import Selection, optional_run_id, selection_options
+from orchestrator.commands.selection import Page, Selection, page_options, selection_options
 from orchestrator.commands.session import watching
 
 if TYPE_CHECKING:
@@ -40,21 +40,19 @@ def runs() -> None:
 
 @runs.command("list")
 @selection_options
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
-@click.option("--after", metavar="ID", callback=optional_run_id, help="Go on behind this run, which was the last.")
+@page_options
 @place_options(agents=False)
 @json_option
-def list_runs(selection: Selection, place: Place, *, limit: int, after: str | None, as_json: bool) -> None:
+def list_runs(selection: Selection, page: Page, place: Place, *, as_json: bool) -> None:
     """List the newest runs first."""
     with looking(_settings(place)) as service:
-        rows = service.list(selection.filter(), limit=limit, after=after)
+        rows = service.list(selection.filter(), limit=page.limit, after=page.after)
     if as_json:
         click.echo(render.as_json([row.model_dump(mode="json") for row in rows]))
     elif rows:
         click.echo(render.runs_table(rows))
-        if len(rows) == limit:
-            click.echo(f"perhaps there are more: --after {rows[-1].id}", err=True)
-    elif selection or after:
+        page.hint([row.id for row in rows])
+    elif selection or page:
         click.echo("no such runs", err=True)
     else:
         click.echo("no runs; `nightfleet run` makes one", err=True)

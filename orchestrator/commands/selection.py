@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,36 @@ def selection_options(command: Command) -> Command:
     def gathered(*args: Any, **given: Any) -> Any:
         values = {field.name: given.pop(field.name) for field in fields(Selection)}
         return command(*args, selection=Selection(**values), **given)
+
+    return gathered
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """How much of a listing, and from where on; false without a beginning of its own."""
+
+    limit: int
+    after: str | None
+
+    def __bool__(self) -> bool:
+        return self.after is not None
+
+    def hint(self, run_ids: Sequence[str]) -> None:
+        """Say how to go on behind the runs of a full page."""
+        if len(run_ids) == self.limit:
+            click.echo(f"perhaps there are more: --after {run_ids[-1]}", err=True)
+
+
+def page_options(command: Command) -> Command:
+    """Add the options of listings of runs; the command gets them as `page`."""
+
+    @click.option(
+        "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many runs."
+    )
+    @click.option("--after", metavar="ID", callback=optional_run_id, help="Go on behind this run, which was the last.")
+    @functools.wraps(command)
+    def gathered(*args: Any, limit: int, after: str | None, **given: Any) -> Any:
+        return command(*args, page=Page(limit, after), **given)
 
     return gathered
 

@@ -58,7 +58,7 @@ class Targets:
         wrong = [state for state in self.selection.states if state not in change.possible]
         if wrong:
             raise UsageError(
-                f"only {' and '.join(change.possible)} runs can be {change.participle}: not {wrong[0]} ones"
+                f"only {' or '.join(change.possible)} runs can be {change.participle}: not {wrong[0]} ones"
             )
         if self.selection.error is not None and "failed" not in change.possible:
             raise UsageError(f"a run that an error has failed has ended: it cannot be {change.participle}")

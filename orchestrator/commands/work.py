@@ -18,6 +18,7 @@ from orchestrator.commands.place import (
     NO_FLEET,
     Command,
     Place,
+    deadline_option,
     json_option,
     looking,
     place_options,
@@ -31,9 +32,6 @@ from orchestrator.errors import InputInvalid, SettingsInvalid, UsageError, Value
 if TYPE_CHECKING:
     from orchestrator.contracts.workflow import WorkflowDefinition
     from orchestrator.settings import Settings
-
-
-_SECONDS = click.FloatRange(min=0, min_open=True, max=36_500 * 86_400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ def work_options(command: Command) -> Command:
     @click.option("--input", "given", metavar="JSON|@FILE|-", help="The input: JSON, a file of JSON, or - for stdin.")
     @click.option("--text", metavar="TEXT|@FILE|-", help='The input {"text": ...}: text, a file, or - for stdin.')
     @click.option("--project", default="default", show_default=True, help="The project that the run belongs to.")
-    @click.option("--deadline", type=_SECONDS, metavar="SECONDS", help="Fail the run if it has not ended by then.")
+    @deadline_option
     @functools.wraps(command)
     def gathered(*args: Any, workflow: str, **others: Any) -> Any:
         given = {field.name: others.pop(field.name) for field in fields(Work) if field.name != "workflow"}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from orchestrator.contracts.policy import Value
+from orchestrator.contracts.policy import Deadline, Value
 
 DataFormat = Literal["jsonl", "csv"]
 
@@ -20,13 +20,15 @@ class BatchOptions(Value):
 
     `format` is that of the data where its name does not tell. `window` is how many runs are open at most. With
     `max_failures`, a number or a share of all rows such as `"5%"`, no more runs are created once more rows than that have
-    failed. `retry_failed` opens the runs of rows that failed again, and reads malformed rows again.
+    failed. `retry_failed` opens the runs of rows that failed again, and reads malformed rows again. A run that has not
+    ended `deadline` (in seconds) after it was created fails.
     """
 
     format: DataFormat | None = None
     window: int = Field(default=1000, ge=1, le=100_000)
     max_failures: int | str | None = None
     retry_failed: bool = False
+    deadline: Deadline | None = None
 
     @field_validator("max_failures", mode="before")
     @classmethod

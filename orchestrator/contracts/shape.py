@@ -17,13 +17,20 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _matches(pattern: str, text: str) -> bool:
+    try:
+        return re.search(pattern, text) is not None
+    except re.error:
+        return True  # pydantic's patterns know words that Python's do not, such as \p{L}
+
+
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
     "string": lambda value: isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
-    "integer": lambda value: _is_number(value) and value == int(value),
+    "integer": lambda value: _is_number(value) and (isinstance(value, int) or value.is_integer()),
     "number": _is_number,
 }
 
@@ -37,7 +44,7 @@ _BOUNDS: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
     "maxLength": (lambda value, bound: not isinstance(value, str) or len(value) <= bound, "may have {} characters"),
     "minItems": (lambda value, bound: not isinstance(value, list) or len(value) >= bound, "needs {} items"),
     "maxItems": (lambda value, bound: not isinstance(value, list) or len(value) <= bound, "may have {} items"),
-    "pattern": (lambda value, bound: not isinstance(value, str) or bool(re.search(bound, value)), "must match {}"),
+    "pattern": (lambda value, bound: not isinstance(value, str) or _matches(bound, value), "must match {}"),
     "enum": (lambda value, bound: value in bound, "must be one of {}"),
     "const": (lambda value, bound: value == bound, "must be {}"),
 }

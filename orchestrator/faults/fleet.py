@@ -14,6 +14,7 @@ from orchestrator.clock import ids
 from orchestrator.contracts.dispatch import queue_of
 from orchestrator.contracts.run import RunResult
 from orchestrator.failpoints import armed
+from orchestrator.faults.people import answer_open
 from orchestrator.faults.trial import Trial
 from orchestrator.kernel import Kernel
 from orchestrator.settings import Settings
@@ -40,7 +41,7 @@ def run_on_fleet(trial: Trial, kills: Sequence[str], restart: Restart | None) ->
         for kill in (*kills, None):
             with trial.process(kill, worker=True) as worker:
                 handle = handle or _submit(trial, nf, worker)
-                _watch(trial, handle, worker, restart)
+                _watch(trial, nf, handle, worker, restart)
             if not trial.was_killed(worker):
                 break
         assert handle is not None
@@ -55,7 +56,9 @@ def _submit(trial: Trial, nf: Orchestrator, worker: subprocess.Popen[bytes]) -> 
     return nf.submit(trial.workflow, trial.input)
 
 
-def _watch(trial: Trial, handle: RunHandle, worker: subprocess.Popen[bytes], restart: Restart | None) -> None:
+def _watch(
+    trial: Trial, nf: Orchestrator, handle: RunHandle, worker: subprocess.Popen[bytes], restart: Restart | None
+) -> None:
     """Wait until the run has ended, and stop the worker then; or until the worker is dead."""
     waiting = threading.Event()
     while worker.poll() is None:
@@ -67,6 +70,7 @@ def _watch(trial: Trial, handle: RunHandle, worker: subprocess.Popen[bytes], res
             worker.terminate()
             worker.wait(trial.seconds_left())
             return
+        answer_open(nf, handle.id, trial.answers)
         waiting.wait(min(_POLL_SECONDS, trial.seconds_left()))
 
 

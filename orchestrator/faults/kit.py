@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +33,7 @@ def run_workflow(  # noqa: PLR0913 - a test names the faults that matter to it, 
     kill_at: str | Sequence[str] | int = (),
     deliver_twice: bool = False,
     restart_broker_after: tuple[int, Callable[[], object]] | None = None,
+    answers: Mapping[str, Any] | None = None,
     seed: int = 0,
     timeout: float = 60.0,
 ) -> FaultReport:
@@ -42,6 +43,7 @@ def run_workflow(  # noqa: PLR0913 - a test names the faults that matter to it, 
     for each process: after a kill the next one goes on, and the last is left alone. A number stands for so many kills at
     points that `seed` chooses; a run that ends before has fewer. With `deliver_twice` every message is sent twice. With
     `restart_broker_after=(2, restart)` your function is called once two tasks of the run have ended; that needs a fleet.
+    `answers` maps questions of agents to answers; one without an answer expires if it can, else it is a `UsageError`.
 
     Runs on the services that `NIGHTFLEET_BROKER_URL` and `NIGHTFLEET_DATABASE_URL` name, in a schema and a namespace of
     its own that are removed afterwards; without them in SQLite. Models are emulated unless `OPENAI_BASE_URL` or
@@ -61,7 +63,9 @@ def run_workflow(  # noqa: PLR0913 - a test names the faults that matter to it, 
     with TemporaryDirectory(prefix="nightfleet-faults-") as folder, _models() as environment:
         if agents_path is not None:
             environment["NIGHTFLEET_AGENTS_PATH"] = agents_path
-        trial = Trial(Path(folder), definition, {} if input is None else input, environment, deliver_twice, timeout)
+        trial = Trial(
+            Path(folder), definition, {} if input is None else input, environment, deliver_twice, timeout, answers or {}
+        )
         if on_fleet:
             restart = None if restart_broker_after is None else Restart(*restart_broker_after)
             result = run_on_fleet(trial, kills, restart)

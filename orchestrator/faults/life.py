@@ -40,9 +40,15 @@ def _work() -> int:
 def _run(spec: Mapping[str, Any]) -> str:
     from orchestrator.client import Orchestrator
     from orchestrator.contracts.workflow import WorkflowDefinition
+    from orchestrator.faults.people import answer_open
+    from orchestrator.polling import polls
 
     arm(os.environ.get("NIGHTFLEET_FAILPOINTS", ""))
     with Orchestrator.embedded() as nf:
         workflow = WorkflowDefinition.model_validate(spec["workflow"])
         handle = nf.submit(workflow, spec["input"], idempotency_key=_KEY)
-        return handle.wait(spec["timeout"]).model_dump_json()
+        for _ in polls(handle.id, spec["timeout"]):
+            if handle.snapshot().state.final:
+                break
+            answer_open(nf, handle.id, spec["answers"])
+        return handle.snapshot().model_dump_json()

@@ -40,7 +40,8 @@ class FaultReport:
     def __str__(self) -> str:
         killed = f"killed at {', '.join(self.kills)}" if self.kills else "not killed"
         again = ", ".join(f"{task} {slot} ({count} times)" for (task, slot), count in self.repeated.items())
+        count = len(self.effects)
         return (
-            f"run {self.result.id} {self.result.state}, {killed}; {len(self.effects)} effects, "
+            f"run {self.result.id} {self.result.state}, {killed}; {count} effect{'s' if count != 1 else ''}, "
             f"repeated: {again or 'none'}"
         )

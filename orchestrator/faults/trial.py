@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ class Trial:
     environment: dict[str, str]
     deliver_twice: bool
     timeout: float
+    answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     killed: list[str] = field(default_factory=list[str])
     _deadline: float = field(init=False)
 
@@ -68,6 +69,7 @@ class Trial:
                     "workflow": self.workflow.model_dump(mode="json"),
                     "input": self.input,
                     "timeout": self.timeout,
+                    "answers": self.answers,
                 }
             )
         )
@@ -106,9 +108,9 @@ class Trial:
         """Raise `UsageError` for a point that no process came to: the test would pass without having tested anything."""
         if len(self.killed) < len(kills):
             name, _, count = kills[len(self.killed)].partition("=kill:")
-            passed = ", ".join(f"{point} ({times} times)" for point, times in self.traced()[1].items())
+            passed = ", ".join(f"{point} ({_times(times)})" for point, times in self.traced()[1].items())
             raise UsageError(
-                f"kill_at: no process came to {name} {count} times before the run had ended; they passed {passed}"
+                f"kill_at: no process came to {name} {_times(int(count))} before the run had ended; they passed {passed}"
             )
 
     def traced(self) -> tuple[tuple[PerformedEffect, ...], Counter[str]]:
@@ -126,3 +128,7 @@ class Trial:
 
     def _log_end(self) -> str:
         return "\n".join(self._log().splitlines()[-_LINES_SHOWN:])
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -27,7 +27,8 @@ LARGE = 2_000
 _LEVEL = 3
 _PLAIN, _COMPRESSED = b"p", b"z"
 _NUL = "\x00"
-_REFERENCE = re.compile(rb'"\\u0000([0-9a-f]{32})([0-9]+)"')
+#: A whole string, and no key: inside of one a quote has a backslash before it.
+_REFERENCE = re.compile(rb'(?<!\\)"\\u0000([0-9a-f]{32})([0-9]+)"(?!:)')
 _HASH = 32
 #: Of a request beside a conversation: the messages are stored, and each call would cost as much as a message.
 _SHORT_PREVIEW = 300
@@ -119,6 +120,8 @@ def unpack_value(plain: Plain, texts: Mapping[str, str]) -> JsonValue:
 
 def references(plain: Plain) -> list[tuple[str, int]]:
     """Give hash and number of characters of all the text that a value refers to."""
+    if rb"\u0000" not in plain:
+        return []
     return [(found[1].decode(), int(found[2])) for found in _REFERENCE.finditer(plain)]
 
 

@@ -13,12 +13,14 @@ from orchestrator.planning.frontier import Plan
 class Beginning:
     """Where a fork begins, by position: as a run that had just come there with the same ends behind it.
 
-    What is `kept` has ended as recorded, what is `skipped` ends so at once, and `ready` waits for nothing; `left` tells
-    how many predecessors those that have a counter still wait for, `ends_left` how many ends the run does.
+    What is `kept` has ended as recorded, what is `skipped` ends so at once. `first` are those that run anew, or are decided
+    anew, with nothing before them that is; `ready` of them wait for nothing. `left` tells how many predecessors those
+    that have a counter still wait for, `ends_left` how many ends the run does.
     """
 
     kept: tuple[int, ...]
     skipped: tuple[int, ...]
+    first: tuple[int, ...]
     ready: tuple[int, ...]
     left: Mapping[int, int]
     ends_left: int
@@ -32,7 +34,7 @@ def beginning(plan: Plan, states: Sequence[AgentRunState], anew: Collection[int]
     again = set(anew)
     settled: dict[int, AgentRunState] = {}
     skipped: list[int] = []
-    ready: list[int] = []
+    first: list[int] = []
     for position, before in enumerate(plan.predecessors):
         if not again.isdisjoint(before):
             again.add(position)
@@ -43,12 +45,13 @@ def beginning(plan: Plan, states: Sequence[AgentRunState], anew: Collection[int]
             if before and all(settled[index] is AgentRunState.SKIPPED for index in before):
                 settled[position] = AgentRunState.SKIPPED
                 skipped.append(position)
-            elif not plan.gated[position]:
-                ready.append(position)
+            else:
+                first.append(position)
     return Beginning(
         kept=tuple(position for position in settled if position not in skipped),
         skipped=tuple(skipped),
-        ready=tuple(ready),
+        first=tuple(first),
+        ready=tuple(position for position in first if not plan.gated[position]),
         left={
             position: sum(1 for index in plan.predecessors[position] if index not in settled)
             for position in plan.countdowns

@@ -54,6 +54,8 @@ class Outcome:
     error: str | None = None
     usage: Usage | None = None
     model: str | None = None
+    #: It ended its own process: that is counted among the crashes, and not among the failures too.
+    crashed: bool = False
 
     def parameters(self) -> dict[str, Any]:
         return {
@@ -62,7 +64,7 @@ class Outcome:
             "error": self.error,
             "usage": None if self.usage is None else self.usage.model_dump_json(exclude_defaults=True),
             "model": self.model,
-            "failed": int(self.state is AgentRunState.FAILED),
+            "failed": int(self.state is AgentRunState.FAILED and not self.crashed),
         }
 
     @property
@@ -183,10 +185,12 @@ class AgentRuns:
     ) -> bool:
         """Put a claimed agent run back, due after a delay and not yet published; false when the claim was lost.
 
-        `agent` hands it to another agent from now on (a fallback), which starts without failures.
+        `agent` hands it to another agent from now on (a fallback), which starts without failures, and without what this one
+        has recorded.
         """
-        count = self._database.execute(
-            lambda session: session.run(
+
+        def work(session: Session) -> bool:
+            count = session.run(
                 "requeue",
                 id=claim.id,
                 run_id=claim.run_id,
@@ -197,8 +201,11 @@ class AgentRuns:
                 agent=agent,
                 queue=None if agent is None else queue_of(agent),
             )
-        )
-        return count == 1
+            if count == 1 and agent is not None:
+                session.run("journal_void_all", id=claim.id)
+            return count == 1
+
+        return self._database.execute(work) if agent is None else self._database.transact(work)
 
     def charge_crash(self, claim: Claim) -> bool:
         """Count a death of a claim's own process; false when the claim was lost."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.run import AgentRunState, RunState
@@ -17,12 +18,17 @@ from orchestrator.store.runs import Runs, not_found
 
 @dataclass(frozen=True, slots=True)
 class NewFork:
-    """A fork to create: of which run, and which of the plan's tasks begin anew."""
+    """A fork to create: of which run, and which of the plan's tasks begin anew.
+
+    `given` are those whose input in this plan is another one than in the run's own.
+    """
 
     id: str
     source: str
     plan: Plan
     anew: Collection[int]
+    given: Collection[int] = ()
+    deadline: timedelta | None = None
 
 
 def create_fork(database: Database, runs: Runs, new: NewFork, *, project: str) -> tuple[Dispatch, ...]:
@@ -56,7 +62,7 @@ def _insert(session: Session, new: NewFork, place: Place) -> tuple[Dispatch, ...
             f"run {new.source}: nothing tells whether what task {task!r} did is undone, since that was given up while it "
             f"ran: fork from {task!r}, or from a task before it"
         )
-    run = NewRun(new.id, run_input, forked_from=new.source)
+    run = NewRun(new.id, run_input, deadline=new.deadline, forked_from=new.source)
     created = Creation(plan, place, database_now(session)).insert(session, [run], {})
     kept = {plan.id_at(new.id, position) for position in begin.kept}
     first = [dispatch for dispatch in created.ready[0] if dispatch.id not in kept]
@@ -79,6 +85,9 @@ def _begin(session: Session, new: NewFork, begin: Beginning) -> list[Dispatch]:
     """Bring the rows of a run that would begin at its first tasks to where it begins; gives what that releases."""
     plan = new.plan
     session.run("copy_past", run_id=new.id, source=new.source, positions=list(begin.kept))
+    # What somebody has redriven a task with holds for as long as all before it is what it was.
+    redriven = [*begin.kept, *(position for position in begin.first if position not in new.given)]
+    session.run("copy_inputs", run_id=new.id, source=new.source, positions=redriven)
     for position in begin.skipped:
         session.run("skip_row", id=plan.id_at(new.id, position))
     for position, left in begin.left.items():

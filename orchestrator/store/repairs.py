@@ -151,16 +151,18 @@ class Repairs:
         return _as_dispatches(self._database.transact(work))
 
     def take_unclaimed_by_idle(self, lane: Lane, *, grace_seconds: float, lease_ttl_seconds: float) -> list[Dispatch]:
-        """Take up to 50 rows that an idle worker on their queue has not claimed for `grace_seconds`."""
+        """Take up to 50 rows that a worker with a free slot has not claimed for `grace_seconds`, and that none is coming to."""
 
         def work(session: Session) -> list[Any]:
-            idle = session.row(
-                "idle_on_queue", queue=lane.queue, grace=float(grace_seconds), lease_ttl=float(lease_ttl_seconds)
+            row = session.row(
+                "idle_on_queue",
+                queue=lane.queue,
+                priority=lane.priority,
+                grace=float(grace_seconds),
+                lease_ttl=float(lease_ttl_seconds),
             )
-            if idle is None:
-                return []
-            before = times((session.row("database_now") or (None,))[0])
-            return self._take_before(session, lane, before, grace_seconds)
+            before = times(row[0]) if row else None
+            return [] if before is None else self._take_before(session, lane, before, grace_seconds)
 
         return _as_dispatches(self._database.transact(work))
 

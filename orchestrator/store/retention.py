@@ -104,11 +104,11 @@ class Deletions:
         rows = self._database.execute(lambda session: session.rows("recorded_after", after=agent_run_id, most=most))
         return [Recorded(row[0], row[1], row[2], _seconds(row[3], row[4])) for row in rows]
 
-    def delete_journals(self, run_ids: Collection[str]) -> int:
-        """Delete the recorded effects, long text and conversations of those of some runs that have ended; gives how many."""
+    def delete_journals(self, run_ids: Collection[str], *, age_seconds: float = 0.0) -> int:
+        """Delete the effects, long text and conversations of those of some runs that ended that long ago; gives how many."""
 
         def work(session: Session) -> int:
-            ended = [row[0] for row in session.rows("hold_ended", ids=list(run_ids))]
+            ended = [row[0] for row in session.rows("hold_ended", ids=list(run_ids), age=float(age_seconds))]
             if ended:
                 session.run("delete_journals", ids=ended)
                 session.run("delete_content", ids=ended)

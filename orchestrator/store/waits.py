@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from orchestrator.clock import ids
+from orchestrator.clock import ids, system_clock
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.question import Inquiry, Question, QuestionState, Reply
@@ -18,6 +18,8 @@ from orchestrator.errors import AnswerRefused, ClaimLost, QuestionNotFound
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.database import Database, Session, times
 
+#: How long a reading of the database's clock tells what has passed since: that clock may be set.
+_FRESH_SECONDS = 1.0
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -36,20 +38,29 @@ class Waits:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        #: What the database's clock has shown last, and when that was known here.
+        self._read: tuple[datetime, float] | None = None
 
     # Suspending and waking --------------------------------------------------------------------------------------------
 
-    def suspend(self, claim: Claim, *, left_seconds: float | None, waiting_for: str) -> Dispatch | None:
+    def suspend(
+        self, claim: Claim, *, left_seconds: float | None, waiting_for: str, heard: bool = False
+    ) -> Dispatch | None:
         """Let an agent run wait, with nobody holding it, until it is woken or `left_seconds` have passed.
 
         An event that came since the claim is not lost: the agent run is queued again at once, and given to be published.
-        Raises `ClaimLost`.
+        It is not for events that the claim has taken up itself, if it says that it has `heard` of some. Raises `ClaimLost`.
         """
-        # To the millisecond: SQLite reads no exponents.
-        left = None if left_seconds is None else round(max(0.0, left_seconds), 3)
-        row = self._database.execute(
-            lambda session: session.row("suspend", id=claim.id, epoch=claim.epoch, left=left, waiting_for=waiting_for)
-        )
+        left = _readable(left_seconds)
+
+        def work(session: Session) -> Any:
+            if heard:
+                # Held from here on, so that no event comes between the look at them and the suspension.
+                session.row("lock_agent_run", id=claim.id)
+                session.run("drop_wake", id=claim.id, epoch=claim.epoch)
+            return session.row("suspend", id=claim.id, epoch=claim.epoch, left=left, waiting_for=waiting_for)
+
+        row = self._database.transact(work) if heard else self._database.execute(work)
         if row is None:
             raise ClaimLost("cancelled, or taken over by another worker")
         state, agent, number, priority = row
@@ -66,7 +77,21 @@ class Waits:
     def now(self) -> datetime:
         """Give the database's time, by which timers go."""
         row = self._database.execute(lambda session: session.row("database_now"))
-        return _moment(row[0] if row else None)
+        now = _moment(row[0] if row else None)
+        self._read = now, system_clock.monotonic()
+        return now
+
+    def has_come(self, moment: datetime) -> bool:
+        """Tell whether a time has come by the database's clock, which is asked if its last answer does not show that.
+
+        The time since an answer adds to it only as much as has certainly passed.
+        """
+        if self._read is not None:
+            then, at = self._read
+            passed = system_clock.monotonic() - at
+            if passed < _FRESH_SECONDS and then + timedelta(seconds=passed) >= moment:
+                return True
+        return self.now() >= moment
 
     # Questions, for who asks ------------------------------------------------------------------------------------------
 
@@ -77,6 +102,7 @@ class Waits:
             lambda session: session.run(
                 "ask",
                 id=identity,
+                run_id=claim.run_id,
                 agent_run_id=claim.id,
                 epoch=claim.epoch,
                 scope=slot.scope,
@@ -84,7 +110,7 @@ class Waits:
                 text=inquiry.text,
                 request=inquiry.request(),
                 digest=inquiry.digest,
-                expires=inquiry.expires_seconds,
+                expires=_readable(inquiry.expires_seconds),
             )
         )
         if count != 1:
@@ -133,10 +159,14 @@ class Waits:
         """Give the questions that an answer is awaited for, oldest first."""
         if run_id is not None and not _ID.fullmatch(run_id):
             return []
-        rows = self._database.execute(
-            lambda session: session.rows("open_questions", run_id=run_id, project=project, most=limit)
-        )
-        return [_question(row) for row in rows]
+
+        def work(session: Session) -> list[Any]:
+            meant = {"project": project, "most": limit}
+            if run_id is None:
+                return session.rows("open_questions", **meant)
+            return session.rows("open_questions_of", run_id=run_id, **meant)
+
+        return [_question(row) for row in self._database.execute(work)]
 
 
 def _answer(session: Session, answering: Answering) -> str:
@@ -201,6 +231,11 @@ def _no_question(question_id: str) -> QuestionNotFound:
         f"there is no question {question_id!r}, or it has been asked anew under another id; `nightfleet runs questions` "
         "lists the open ones"
     )
+
+
+def _readable(seconds: float | None) -> float | None:
+    """Give a length of time to the millisecond: SQLite reads no exponents."""
+    return None if seconds is None else round(max(0.0, seconds), 3)
 
 
 def _left(until: Any, now: Any) -> float:

@@ -152,6 +152,13 @@ def test_a_project_says_how_long_it_keeps_its_runs(store: Store, command: Comman
     assert "for ever" in command("projects").out
 
 
+def test_effects_are_never_said_to_outlast_their_run(store: Store, command: Command) -> None:
+    made(store, 0, project="press")
+    done = command("projects", "set", "press", "--keep-days", "7", "--keep-journal-days", "90")
+    assert done.out == "project press: keeps ended runs 7 days\n"
+    assert "90" not in command("projects").out
+
+
 def test_a_project_can_be_told_before_its_first_run(store: Store, command: Command) -> None:
     assert command("projects", "set", "soon", "--keep-days", "1").code == 0
     assert [each.name for each in store.deletions.projects()] == ["default", "soon"]
@@ -211,4 +218,12 @@ def test_a_run_that_is_late_fails_at_its_deadline(tmp_path: Path) -> None:
     assert (document["state"], document["error"]["code"]) == ("failed", "run_deadline")
     assert "within its deadline of 0.2 s" in document["error"]["message"]
     assert document["deadline_at"] is not None
-    assert nf("run", "reader", "--text", "x", "--deadline", "0").code == 2
+    nf.write("late.jsonl", "{}\n")
+    [forked, batch, refused] = nf.one_after_the_other(
+        ("runs", "fork", document["id"], "--from", "waiter", "--deadline", "0.3", "--json"),
+        ("batch", "run", "late.jsonl", "--workflow", "waiter", "--out", "out.jsonl", "--deadline", "0.4"),
+        ("run", "reader", "--text", "x", "--deadline", "0"),
+    )
+    assert "within its deadline of 0.3 s" in forked.json()["error"]["message"]
+    assert (batch.code, "within its deadline of 0.4 s" in batch.err) == (1, True)
+    assert refused.code == 2

@@ -13,10 +13,10 @@ import pytest
 import servers
 from chaos.figures import report
 from chaos.forms import LONG, QUICK, brokers, form
-from chaos.ledger import AGENTS_PATH, check_outputs, check_settled, lines
+from chaos.ledger import AGENTS_PATH, check_outputs, check_settled, lines, messages_left
 from chaos.load import Load, seconds_until_work
 from chaos.proxy import Proxy
-from fleet import Fleet, fleet
+from fleet import PROOF_AGENTS, Fleet, broker_url, fleet
 
 RESTARTS = form(short=1, long=5)
 SILENCE_SECONDS = form(short=3, long=20)
@@ -93,3 +93,47 @@ def _after_silence(installation: Fleet, proxy: Proxy) -> float:
 def _pause() -> None:
     """Let the load run for a while: an outage in the middle of nothing proves nothing."""
     threading.Event().wait(BETWEEN_SECONDS)
+
+
+#: A plugin that tells which threads of its worker read from a connection that the worker's loop reads from.
+READERS = """
+import os, threading
+from orchestrator.broker import rabbitmq
+from worker.agent import BaseAgent
+
+read = rabbitmq.Connection.blocking_read
+
+def told(self, timeout=None):
+    with open(os.environ["NIGHTFLEET_TEST_LEDGER"] + ".readers", "a") as file:
+        file.write(threading.current_thread().name + "\\n")
+    return read(self, timeout)
+
+rabbitmq.Connection.blocking_read = told
+
+class Idler(BaseAgent):
+    def execute(self, data, ctx):
+        return {}
+"""
+
+
+def test_after_a_lost_connection_the_workers_loop_alone_reads_from_the_next_one(tmp_path: Path) -> None:
+    go, plugins = tmp_path / "go", tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "readers.py").write_text(READERS)
+    with (
+        Proxy(broker_url("rabbitmq")) as proxy,
+        fleet(tmp_path, broker_url=proxy.url, agents_path=f"{PROOF_AGENTS}:{plugins}", concurrency=8) as installation,
+    ):
+        worker = installation.start_worker()
+        running = installation.orchestrator.submit_many("patient", [{"until": str(go)}] * 6)
+        installation.until(lambda: len(installation.executions("begin")) == 6, "they run")
+        proxy.cut()
+        # On the new connection: it is claimed in one of the two slots that are free.
+        assert installation.orchestrator.submit("idler", {}).wait(60).state == "succeeded"
+        go.touch()
+        assert {run.wait(60).state for run in running} == {"succeeded"}
+        after = installation.orchestrator.submit_many("idler", [{}] * 20)
+        assert {run.wait(60).state for run in after} == {"succeeded"}
+        assert installation.stop_worker(worker) == 0
+        assert messages_left(installation) == []
+        assert set(Path(f"{installation.ledger_path}.readers").read_text().split()) == {"MainThread"}

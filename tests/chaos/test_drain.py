@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from fleet import Fleet, fleet
 
-TTL_SECONDS = 15.0
+#: No test waits for so long.
+TTL_SECONDS = 3600
 
 
 def begun_and_not_ended_by(installation: Fleet, pid: int) -> set[tuple[str, str]]:
@@ -17,7 +17,7 @@ def begun_and_not_ended_by(installation: Fleet, pid: int) -> set[tuple[str, str]
 
 
 def test_a_worker_stopped_by_sigterm_hands_back_nothing_that_ends_in_time_and_fails_nothing(tmp_path: Path) -> None:
-    with fleet(tmp_path, concurrency=10) as installation:
+    with fleet(tmp_path, concurrency=10, lease_ttl=TTL_SECONDS) as installation:
         first = installation.start_worker()
         installation.orchestrator.submit_many("a=held | b=held", ({"seconds": 0.3} for _ in range(60)))
         installation.until(lambda: sum(installation.executions("begin").values()) >= 10, "it works")
@@ -31,14 +31,12 @@ def test_a_worker_stopped_by_sigterm_hands_back_nothing_that_ends_in_time_and_fa
 
 
 def test_what_outlives_the_drain_timeout_is_handed_back_at_once_and_charged_nothing(tmp_path: Path) -> None:
-    with fleet(tmp_path, concurrency=4, drain_timeout=1) as installation:
+    with fleet(tmp_path, concurrency=4, drain_timeout=1, lease_ttl=TTL_SECONDS) as installation:
         first = installation.start_worker()
         run = installation.orchestrator.submit("a=held", {"seconds": 8})
         installation.until(lambda: installation.executions("begin"), "it runs")
         installation.start_worker()
-        stopped_at = time.monotonic()
         assert installation.stop_worker(first) == 0
         installation.until(lambda: sum(installation.executions("begin").values()) == 2, "another worker runs it")
-        assert time.monotonic() - stopped_at < TTL_SECONDS - 5
         done = run.wait(60)
         assert (done.state, done.agent_runs[0].failures, done.agent_runs[0].crashes) == ("succeeded", 0, 0)

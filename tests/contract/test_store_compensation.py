@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import threading
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from steps import DONE, FAILED, WORKER, Steps, ago, change, plan_of, race, task
+from steps import DONE, FAILED, WORKER, Steps, ago, change, plan_of, race, task, wait_for_lock
 
 from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.contracts.workflow import TaskDefinition
+from orchestrator.dead import DeadLetters
 from orchestrator.errors import RunStateConflict
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Claim, Finish, Outcome
@@ -399,3 +403,29 @@ def test_of_any_workflow_that_stops_anywhere_exactly_what_succeeded_is_undone_on
             assert needed.isdisjoint(each.removeprefix("undo_") for each in undone[:index]), seed
         assert steps.state(run_id) is RunState.CANCELLED, seed
         assert all(AgentRunState(state).final for state in steps.states(run_id).values())
+
+
+def test_what_is_claimed_at_the_moment_of_a_cancellation_counts_as_begun(postgres: Database) -> None:
+    """The one order in which the claim comes first: it is held until it is known."""
+    trip = Undoing(Store(postgres), plan_of(undoable("flight", partial=True), task("car", "flight")))
+    [run_id] = trip.start()
+    postgres.execute(lambda session: session.run("start_run", id=trip.id(run_id, "flight"), run_id=run_id))
+    cancelling = threading.Thread(target=trip.store.runs.cancel, args=[run_id])
+    with postgres.transaction() as session:
+        assert session.row("claim_row", id=trip.id(run_id, "flight"), worker_id=WORKER)
+        cancelling.start()
+        wait_for_lock(postgres)
+    cancelling.join(30)
+    assert trip.states(run_id) == {"flight": "cancelled", "car": "cancelled", "undo_flight": "queued"}
+
+
+def test_a_task_of_a_run_that_was_undone_is_not_put_on_its_way_again(trip: Undoing) -> None:
+    [run_id] = trip.start()
+    trip.do(run_id, "flight", "hotel")
+    trip.fail(run_id, "car")
+    trip.undo(run_id, "undo_hotel", "undo_flight", outcome=FAILED)
+    before = trip.states(run_id)
+    letters = DeadLetters(cast("Any", SimpleNamespace(store=trip.store)))
+    with pytest.raises(RunStateConflict, match=rf"nightfleet runs fork {run_id} --from car"):
+        letters.redrive(trip.id(run_id, "car"), {"text": "mended"})
+    assert (trip.states(run_id), trip.row(run_id, "car")["input"]) == (before, None)

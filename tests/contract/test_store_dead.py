@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from steps import FAILED, OTHER_WORKER, Steps, plan_of, task
+from steps import FAILED, OTHER_WORKER, Steps, ago, change, plan_of, task
 
 from orchestrator.contracts.effect import Entry, EntryState, Slot
 from orchestrator.contracts.run import RunFilter, RunState
+from orchestrator.dead import DeadLetters
 from orchestrator.errors import RunStateConflict
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.dead import dead_of, details_of, redrive
 from orchestrator.store.listing import list_runs
 from orchestrator.store.store import Store
+from orchestrator.store.tables import run
 
 
 @pytest.fixture
@@ -79,3 +83,14 @@ def test_what_has_not_failed_takes_no_other_input_and_nothing_is_changed(which: 
     with pytest.raises(RunStateConflict):
         redrive(steps.store.runs, identity, "{}")
     assert steps.state(claim.run_id) is RunState.FAILED
+
+
+def test_runs_that_failed_without_any_are_passed_over(steps: Steps) -> None:
+    first, second = failed(steps), failed(steps)
+    for run_id in steps.start(3):
+        change(steps.store.database, run, run_id, deadline_at=ago(steps.store.database, 1))
+        steps.store.runs.expire(run_id, str(FAILED.error))
+    letters = DeadLetters(cast("Any", SimpleNamespace(store=steps.store)))
+    assert [each.run_id for each in letters.list(limit=1)] == [second.run_id] * 2
+    assert [each.run_id for each in letters.list(limit=1, after=second.run_id)] == [first.run_id] * 2
+    assert [each.run_id for each in letters.list(limit=9)] == [second.run_id] * 2 + [first.run_id] * 2

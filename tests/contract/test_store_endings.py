@@ -12,6 +12,7 @@ from sqlalchemy import text
 from steps import FAILED, WORKER, Steps, ago, join, plan_of, race, task
 
 from orchestrator.contracts.dispatch import Dispatch, Priority
+from orchestrator.contracts.effect import Entry, EntryState, Slot
 from orchestrator.contracts.run import RunState
 from orchestrator.errors import RunStateConflict
 from orchestrator.store.database import Database, Session
@@ -66,6 +67,21 @@ def test_a_fallback_takes_over_on_its_own_queue_without_failures(steps: Steps) -
     assert (row["agent"], row["queue"], row["failures"]) == ("substitute", "agent.substitute", 0)
     assert [dispatch.agent for dispatch in steps.store.repairs.take_due()] == ["substitute"]
     assert steps.claim(run_id, "a").agent == "substitute"
+
+
+@pytest.mark.parametrize(("agent", "left"), [(None, [EntryState.DONE]), ("substitute", [EntryState.VOID])])
+def test_what_an_agent_has_recorded_is_forgotten_together_with_its_fallbacks_beginning(
+    steps: Steps, agent: str | None, left: list[EntryState]
+) -> None:
+    [run_id] = steps.start()
+    lost, journal = steps.claim(run_id, "a"), steps.store.journal
+    assert steps.requeue(lost)
+    claim = steps.claim(run_id, "a")
+    journal.record(claim, Entry(Slot("", 0), "step", "0" * 32, EntryState.DONE, outcome=1))
+    assert not steps.requeue(lost, agent="substitute")
+    assert [entry.state for entry in journal.entries(claim.id)] == [EntryState.DONE]
+    assert steps.requeue(claim, agent=agent)
+    assert [entry.state for entry in journal.entries(claim.id)] == left
 
 
 def test_a_publication_that_failed_is_noted_unless_another_has_followed(steps: Steps) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Collection
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
 from sqlalchemy import select
-from steps import DONE, FAILED, Steps, ago, change, plan_of, task
+from steps import DONE, FAILED, Steps, ago, change, plan_of, race, task
 
 from orchestrator.advance import Advancer
 from orchestrator.clock import ids
@@ -20,6 +21,7 @@ from orchestrator.contracts.workflow import WorkflowDefinition
 from orchestrator.errors import RunNotFound, RunStateConflict
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Outcome
+from orchestrator.store.dead import redrive
 from orchestrator.store.fork import NewFork, create_fork
 from orchestrator.store.store import Store
 from orchestrator.store.tables import agent_run, countdown, run
@@ -53,9 +55,9 @@ class World:
         self.advancer.advance(self.new)
         return self.new
 
-    def fork_of(self, source: str, from_tasks: Collection[str]) -> tuple[Dispatch, ...]:
+    def fork_of(self, source: str, from_tasks: Collection[str], **more: Any) -> tuple[Dispatch, ...]:
         self.new = ids.new()
-        new = NewFork(self.new, source, self.plan, {self.plan.position[name] for name in from_tasks})
+        new = NewFork(self.new, source, self.plan, {self.plan.position[name] for name in from_tasks}, **more)
         return create_fork(self.store.database, self.store.runs, new, project="default")
 
     def drive(self, run_id: str, only: Collection[str] | None = None) -> list[str]:
@@ -250,6 +252,62 @@ def test_what_may_have_been_undone_must_be_asked_for(store: Store) -> None:
     assert world.drive(world.fork(source, "charge")) == ["charge", "ship"]
 
 
+# What was redriven ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def redriven(store: Store) -> tuple[World, str]:
+    """A diamond whose task `b` has succeeded with an input that somebody has given it after it had failed."""
+    world = World(store, DIAMOND, {"b": FAILED})
+    source = world.start()
+    world.drive(source, only={"a", "c"})
+    world.drive(source)
+    redrive(store.runs, world.steps.id(source, "b"), '{"text":"mended"}')
+    world.acts = {}
+    world.drive(source)
+    assert world.steps.state(source) is RunState.SUCCEEDED
+    return world, source
+
+
+@pytest.mark.parametrize("from_task", ["b", "c", "end"])
+def test_a_fork_keeps_the_input_that_a_task_was_redriven_with(redriven: tuple[World, str], from_task: str) -> None:
+    world, source = redriven
+    forked = world.fork(source, from_task)
+    assert world.steps.row(forked, "b")["input"] == {"text": "mended"}
+    assert world.steps.row(forked, "c")["input"] is None
+
+
+def test_behind_what_runs_anew_a_task_gets_what_its_workflow_says(redriven: tuple[World, str]) -> None:
+    world, source = redriven
+    assert world.steps.row(world.fork(source, "a"), "b")["input"] is None
+
+
+def test_an_input_that_is_given_goes_before_the_one_that_it_was_redriven_with(redriven: tuple[World, str]) -> None:
+    world, source = redriven
+    world.fork_of(source, ["b"], given={world.plan.position["b"]})
+    assert world.steps.row(world.new, "b")["input"] is None
+
+
+def test_what_failed_with_the_input_it_was_redriven_with_gets_it_again(store: Store) -> None:
+    world = World(store, DIAMOND, {"b": FAILED})
+    source = world.start()
+    world.drive(source)
+    redrive(store.runs, world.steps.id(source, "b"), '{"text":"mended"}')
+    world.drive(source)
+    assert world.steps.state(source) is RunState.FAILED
+    forked = world.fork(source, "end")
+    assert json.loads(world.steps.claim(forked, "b").own_input or "") == {"text": "mended"}
+
+
+def test_a_fork_may_have_a_deadline_of_its_own(store: Store) -> None:
+    world = World(store, DIAMOND)
+    source = world.start()
+    world.drive(source)
+    world.fork_of(source, ["end"], deadline=timedelta(seconds=90))
+    row = world.steps.run_row(world.new)
+    assert (row["deadline_at"] - row["created_at"]).total_seconds() == 90
+
+
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +319,47 @@ def test_an_open_run_cannot_be_forked_nor_one_that_is_not_there(store: Store) ->
     with pytest.raises(RunNotFound):
         world.fork_of(ids.new(), ["a"])
     assert store.runs.unfinished() == [source]
+
+
+def test_a_fork_and_a_deletion_at_the_same_moment_make_a_whole_fork_or_none(store: Store) -> None:
+    world = World(store, DIAMOND)
+    for _ in range(15):
+        source = world.start()
+        world.drive(source)
+
+        def fork(source: str = source) -> bool:
+            try:
+                world.fork_of(source, ["end"])
+            except RunNotFound:
+                return False
+            return True
+
+        made, deleted = race(fork, lambda source=source: store.deletions.delete_ended([source]))
+        assert made or deleted
+        if made:
+            assert world.drive(world.new) == ["end"]
+
+
+def test_a_fork_and_a_retry_at_the_same_moment_do_not_share_what_is_under_way(store: Store) -> None:
+    world = World(store, DIAMOND, {"b": FAILED})
+    for _ in range(15):
+        world.acts = {"b": FAILED}
+        source = world.start()
+        world.drive(source, only={"a", "c"})
+        world.drive(source)
+        world.acts = {}
+
+        def fork(source: str = source) -> bool:
+            try:
+                world.fork_of(source, ["c"])
+            except RunStateConflict:
+                return False
+            return True
+
+        made, _ = race(fork, lambda source=source: bool(store.runs.reopen(source)))
+        assert world.drive(source) == ["b", "end"]
+        if made:
+            assert world.drive(world.new) == ["b", "c", "end"]
 
 
 # Any workflow ---------------------------------------------------------------------------------------------------------

@@ -36,11 +36,11 @@ def published(steps: Steps, seconds_ago: float, count: int = 1) -> list[str]:
     return runs
 
 
-def claimed(steps: Steps, *, published_ago: float, claimed_ago: float) -> None:
+def claimed(steps: Steps, *, published_ago: float, claimed_ago: float, **more: int) -> None:
     """Make a run whose one task was published and claimed a while ago."""
     [run_id] = published(steps, published_ago)
     steps.claim(run_id, "a")
-    steps.change(run_id, "a", claimed_at=ago(steps.store.database, claimed_ago))
+    steps.change(run_id, "a", claimed_at=ago(steps.store.database, claimed_ago), **more)
 
 
 def idle_since(store: Store, seconds: float) -> None:
@@ -346,6 +346,44 @@ def test_what_an_idle_worker_does_not_claim_is_lost(steps: Steps) -> None:
     taken = steps.store.repairs.take_unclaimed_by_idle(LANE, grace_seconds=GRACE, lease_ttl_seconds=TTL)
     assert [dispatch.run_id for dispatch in taken] == lost
     assert steps.row(fresh[0], "a")["dispatch"] == 1
+
+
+def taken_for_idle(steps: Steps) -> list[str]:
+    taken = steps.store.repairs.take_unclaimed_by_idle(LANE, grace_seconds=GRACE, lease_ttl_seconds=TTL)
+    return [dispatch.run_id for dispatch in taken]
+
+
+def test_a_worker_that_has_a_free_slot_at_each_look_and_works_through_a_long_queue_does_not_get_it_again(
+    steps: Steps,
+) -> None:
+    idle_since(steps.store, 60)
+    published(steps, 40, count=3)
+    claimed(steps, published_ago=50, claimed_ago=5)
+    assert taken_for_idle(steps) == []
+
+
+def test_what_waits_until_work_of_a_higher_priority_is_done_is_not_published_again(steps: Steps) -> None:
+    idle_since(steps.store, 60)
+    published(steps, 40)
+    claimed(steps, published_ago=6, claimed_ago=5, priority=Priority.LATER)
+    assert taken_for_idle(steps) == []
+
+
+def test_what_a_worker_with_a_free_slot_has_passed_over_is_lost(steps: Steps) -> None:
+    idle_since(steps.store, 60)
+    lost = published(steps, 40)
+    published(steps, 15)
+    claimed(steps, published_ago=20, claimed_ago=5)
+    assert taken_for_idle(steps) == lost
+
+
+def test_of_a_broker_that_was_wiped_everything_is_found_at_once_whatever_was_published_again_and_claimed(
+    steps: Steps,
+) -> None:
+    idle_since(steps.store, 60)
+    lost = published(steps, 40)
+    claimed(steps, published_ago=6, claimed_ago=5, republished=1)
+    assert taken_for_idle(steps) == lost
 
 
 @pytest.mark.parametrize("why", ["idle for a moment", "busy", "dead", "elsewhere"])

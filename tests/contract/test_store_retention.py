@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -9,12 +10,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Table, func, select, update
-from steps import FAILED, WORKER, Steps, ago, change, plan_of, race, task
+from steps import FAILED, WORKER, Steps, ago, change, plan_of, race, task, wait_for_lock
 
+from orchestrator import retention
 from orchestrator.clock import ids
 from orchestrator.contracts.policy import Retention
 from orchestrator.contracts.run import RunState
-from orchestrator.errors import RunNotFound
+from orchestrator.errors import DatabaseUnavailable, RunNotFound
 from orchestrator.retention import Keeper
 from orchestrator.settings import Settings
 from orchestrator.store.creation import NewRun
@@ -288,6 +290,15 @@ def test_the_next_journals_are_found_behind_those_that_stay(steps: Steps) -> Non
     assert deletions.recorded_after(rest[-1].id, most=100) == []
 
 
+def test_a_journal_of_a_run_that_has_ended_anew_since_somebody_looked_stays(steps: Steps) -> None:
+    [old], [young] = ended(steps, 9), ended(steps, 1)
+    record(steps, old)
+    record(steps, young)
+    assert steps.store.deletions.delete_journals([old, young], age_seconds=8 * DAY) == 1
+    with steps.store.database.connect() as connection:
+        assert connection.execute(select(content.c.run_id)).scalars().all() == [young]
+
+
 # Definitions ----------------------------------------------------------------------------------------------------------
 
 
@@ -355,21 +366,6 @@ def test_a_submit_whose_definition_is_deleted_before_its_commit_comes_second(pos
         assert session.run("delete_definitions", ids=[definition]) == 1
     submitted.join(30)
     assert count_of(postgres, run) == 1
-
-
-def wait_for_lock(database: Database) -> None:
-    """Wait until some session of ours waits for a lock."""
-    pause = threading.Event()
-    for _ in range(600):
-        with database.connect() as connection:
-            waiting = connection.exec_driver_sql(
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s",
-                (f"%{database.schema}%",),
-            ).scalar_one()
-        if waiting:
-            return
-        pause.wait(0.05)
-    raise AssertionError("nobody waits")
 
 
 # Others at the same time ----------------------------------------------------------------------------------------------
@@ -501,3 +497,25 @@ def test_a_setting_of_the_project_is_text_that_can_be_read(steps: Steps) -> None
             "days": 3,
             "runs": 10,
         }
+
+
+def test_what_goes_wrong_is_logged_and_the_next_turn_goes_on(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "nightfleet.retention")
+    [old] = ended(steps, 31)
+    stopping = threading.Event()
+    tries = iter((DatabaseUnavailable("away"), RuntimeError("broken"), None))
+
+    def turn(_deletions: object, _interval: float) -> bool:
+        if (wrong := next(tries)) is not None:
+            raise wrong
+        stopping.set()
+        return True
+
+    monkeypatch.setattr(type(steps.store.deletions), "take_turn", turn)
+    monkeypatch.setattr(retention, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(retention, "INTERVAL_SECONDS", 0)
+    Keeper(steps.store.deletions, Settings()).run(stopping)
+    assert there(steps, [old]) == []
+    assert [record.getMessage() for record in caplog.records] == ["nothing is deleted: away", "retention failed"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import insert, update
-from steps import OTHER_WORKER, WORKER, Steps, ago, plan_of, race, spread, task
+from steps import OTHER_WORKER, WORKER, Steps, ago, plan_of, race, spread, task, wait_for_lock
 
-from orchestrator.clock import ids
+from orchestrator.clock import ids, system_clock
 from orchestrator.contracts.dispatch import Dispatch, Priority
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.question import Inquiry, Question, QuestionState
@@ -139,6 +141,24 @@ def test_what_waits_for_an_event_alone_is_woken_by_no_timer(steps: Steps) -> Non
     sleeping(steps, None)
     assert steps.store.repairs.seconds_to_next_due() is None
     assert steps.store.waits.wake_due() == []
+
+
+def test_whether_a_time_has_come_is_asked_only_where_the_last_answer_does_not_show_it(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, asked, minute = steps.store.waits, list[datetime](), timedelta(minutes=1)
+    now, ask = waits.now(), waits.now
+    monkeypatch.setattr(waits, "now", lambda: asked.append(ask()) or asked[-1])
+    assert waits.has_come(now - minute)
+    assert waits.has_come(now)
+    assert asked == []
+    assert not waits.has_come(now + minute)
+    assert len(asked) == 1
+    # The database's clock may have been set since.
+    later = system_clock.monotonic() + 5
+    monkeypatch.setattr("orchestrator.store.waits.system_clock", SimpleNamespace(monotonic=lambda: later))
+    assert waits.has_come(now)
+    assert len(asked) == 2
 
 
 def test_the_next_sweep_is_due_when_the_first_sleeper_is(steps: Steps) -> None:
@@ -284,7 +304,22 @@ def test_an_answer_that_comes_before_the_suspension_is_not_slept_over(steps: Ste
     assert steps.store.waits.suspend(newer, left_seconds=50, waiting_for="sleeps") is None
 
 
-def test_no_wake_up_is_lost_between_an_answer_and_a_suspension(postgres: Database) -> None:
+def test_an_answer_that_was_taken_up_before_the_suspension_wakes_nobody(steps: Steps) -> None:
+    waits = steps.store.waits
+    claim = steps.claim(steps.start()[0], "a")
+    taken, missed = asked(steps, claim), asked(steps, claim, Inquiry("Who?"), Slot("", 1))
+    waits.answer(Answering(taken.id, '"yes"'))
+    with steps.store.database.connect() as connection:
+        connection.execute(update(journal).where(journal.c.number == 0).values(state="done"))
+    assert waits.suspend(claim, left_seconds=None, waiting_for="an answer", heard=True) is None
+    waits.answer(Answering(missed.id, '"Ada"'))
+    claim = steps.claim(claim.run_id, "a")
+    waits.answer(Answering(asked(steps, claim, Inquiry("When?"), Slot("", 2)).id, '"now"'))
+    assert waits.suspend(claim, left_seconds=None, waiting_for="an answer", heard=True) is not None
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_no_wake_up_is_lost_between_an_answer_and_a_suspension(postgres: Database, heard: bool) -> None:
     steps = Steps(Store(postgres), plan_of(task("a")))
     claims = [steps.claim(run_id, "a") for run_id in steps.start(500)]
     questions = [asked(steps, claim) for claim in claims]
@@ -293,7 +328,7 @@ def test_no_wake_up_is_lost_between_an_answer_and_a_suspension(postgres: Databas
         claim, found = claims[number], questions[number]
         race(
             lambda: steps.store.waits.answer(Answering(found.id, '"yes"')),
-            lambda: steps.store.waits.suspend(claim, left_seconds=None, waiting_for="an answer"),
+            lambda: steps.store.waits.suspend(claim, left_seconds=None, waiting_for="an answer", heard=heard),
         )
         return steps.states(claim.run_id)["a"]
 
@@ -380,3 +415,52 @@ def test_a_question_that_is_not_there_is_not_answered(steps: Steps, identity: st
     assert steps.store.waits.question(identity) is None
     with pytest.raises(QuestionNotFound, match="no question"):
         steps.store.waits.answer(Answering(identity, '"yes"'))
+
+
+def test_a_question_waits_for_a_change_of_its_run_before_it_holds_anything(postgres: Database) -> None:
+    """Else the two would wait for each other, until the database breaks one of them off."""
+    steps = Steps(Store(postgres), plan_of(task("a")))
+    claim = steps.claim(steps.start()[0], "a")
+    told: list[object] = []
+    asking = threading.Thread(target=lambda: told.append(tried(lambda: asked(steps, claim))()))
+    with postgres.transaction() as session:
+        session.row("lock_run", run_id=claim.run_id)
+        asking.start()
+        wait_for_lock(postgres)
+        session.command("SET LOCAL lock_timeout = '100ms'")
+        assert session.run("cancel_open", run_id=claim.run_id) == 1
+    asking.join(30)
+    assert [type(each) for each in told] == [ClaimLost]
+
+
+def test_the_questions_of_one_run_are_those_of_a_project_too(steps: Steps) -> None:
+    first, second = (steps.claim(run_id, "a") for run_id in steps.start(2))
+    found = [asked(steps, first), asked(steps, second)]
+    waits = steps.store.waits
+    assert waits.open_questions(run_id=first.run_id) == found[:1]
+    assert waits.open_questions(run_id=first.run_id, project="default") == found[:1]
+    assert waits.open_questions(run_id=first.run_id, project="other") == []
+    assert waits.open_questions(project="default") == found
+
+
+def test_the_shortest_expiry_is_one(steps: Steps) -> None:
+    claim = steps.claim(steps.start()[0], "a")
+    steps.store.waits.ask(claim, FIRST, Inquiry("Send it?", expires_seconds=1e-5))
+    assert steps.store.waits.reply(claim.id, FIRST).state is QuestionState.EXPIRED
+
+
+def test_a_wake_up_of_an_earlier_claim_is_none_of_the_next_one(steps: Steps) -> None:
+    claim = steps.claim(steps.start()[0], "a")
+    found = asked(steps, claim)
+    steps.store.waits.answer(Answering(found.id, '"yes"'))
+    steps.requeue(claim, failed=False)
+    again = steps.claim(claim.run_id, "a")
+    assert steps.store.waits.suspend(again, left_seconds=100, waiting_for="sleeps") is None
+
+
+def test_a_retry_forgets_what_was_waited_for(steps: Steps) -> None:
+    claim = sleeping(steps)
+    steps.store.runs.cancel(claim.run_id)
+    steps.store.runs.reopen(claim.run_id)
+    row = steps.row(claim.run_id, "a")
+    assert (row["wake_at"], row["waiting_for"]) == (None, None)

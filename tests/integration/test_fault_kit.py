@@ -8,7 +8,7 @@ import psycopg
 import pytest
 import services
 
-from orchestrator.errors import UnknownAgent, UsageError
+from orchestrator.errors import AnswerRefused, UnknownAgent, UsageError
 from orchestrator.failpoints import POINTS
 from orchestrator.faults.kit import drawn_kills, run_workflow
 
@@ -55,6 +55,12 @@ class Asker(BaseAgent):
     model = "openai:gpt-5-mini"
     def execute(self, data, ctx):
         return {"text": ctx.llm("What is a harbour?")}
+
+class Approver(BaseAgent):
+    """Asks a person, and anybody else for a while."""
+    def execute(self, data, ctx):
+        approved = ctx.ask("Publish it?", choices=["yes", "no"])
+        return {"approved": approved, "word": ctx.ask("A word?", expires=1, default="none")}
 
 class Sleeper(BaseAgent):
     def execute(self, data, ctx):
@@ -138,6 +144,26 @@ def test_a_run_goes_through_the_death_of_workers_of_a_fleet(
     assert _schemas() == before, "what was made for the run is removed"
 
 
+def test_people_answer_in_a_run_under_faults(agents: str) -> None:
+    report = run_workflow("approver", agents_path=agents, kill_at="after_suspend", answers={"Publish it?": "yes"})
+    assert (report.result.state, report.kills) == ("succeeded", ("after_suspend",))
+    assert report.result.output == {"approved": "yes", "word": "none"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "error", "said"),
+    [
+        (None, UsageError, r"task 'approver' asks 'Publish it\?', and the test has no answer: add it, as answers="),
+        ({"Publish it?": "perhaps"}, AnswerRefused, "perhaps|must be one of"),
+    ],
+)
+def test_a_question_that_would_wait_for_ever_is_an_error_at_once(
+    answers: dict[str, str] | None, error: type[Exception], said: str, agents: str
+) -> None:
+    with pytest.raises(error, match=said):
+        run_workflow("approver", agents_path=agents, answers=answers)
+
+
 def _schemas() -> set[str]:
     with psycopg.connect(services.urls()["NIGHTFLEET_TEST_DATABASE_URL"]) as connection:
         found = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'faults%'").fetchall()
@@ -150,7 +176,7 @@ def test_every_message_twice_changes_nothing_and_models_are_emulated(agents: str
     assert [(effect.task, effect.epoch, effect.slot) for effect in report.effects] == [("asker", 1, "0")]
     assert report.points["before_claim"] == 2
     assert report.points["after_claim"] == 1
-    assert str(report).endswith("succeeded, not killed; 1 effects, repeated: none")
+    assert str(report).endswith("succeeded, not killed; 1 effect, repeated: none")
 
 
 def test_a_number_of_kills_happens_where_the_seed_says(tmp_path: Path, agents: str) -> None:
@@ -168,7 +194,7 @@ def test_a_run_that_fails_is_a_result(agents: str) -> None:
 
 
 def test_a_point_that_no_process_came_to_is_an_error_that_names_those_it_came_to(agents: str) -> None:
-    with pytest.raises(UsageError, match=r"no process came to before_requeue 1 times .*they passed .*before_claim"):
+    with pytest.raises(UsageError, match=r"no process came to before_requeue once .*they passed .*before_claim"):
         run_workflow("broken", agents_path=agents, kill_at="before_requeue")
 
 

@@ -192,6 +192,16 @@ def test_one_provider_serves_many_threads_at_once():
     assert len({call.request_id for call in emulator.calls}) == 40
 
 
+def test_an_answer_that_is_held_is_billed_and_comes_when_it_is_let_go(provider: BaseLLMProvider, emulator: Emulator):
+    with ThreadPoolExecutor(1) as thread:
+        with emulator.held():
+            asked = thread.submit(provider.invoke, request_to(provider))
+            pause = threading.Event()
+            assert any(emulator.calls or pause.wait(0.01) for _ in range(1000))
+            assert not asked.done()
+        assert asked.result(10).text
+
+
 def test_the_environment_that_the_emulator_prints_is_all_that_providers_need(emulator: Emulator):
     providers = Providers(emulator.env)
     for model in (providers.default_model(), "anthropic:claude-haiku-4-5"):

@@ -30,7 +30,7 @@ def parts(installation: Fleet) -> Iterator[WorkerParts]:
 
 
 def member_of(parts: WorkerParts) -> Member:
-    return Member(parts.runtime, parts.sweep, TaskPool(2), name="w@host", connected=lambda: True)
+    return Member(parts.runtime, parts.sweep, parts.keeper, TaskPool(2), name="w@host", connected=lambda: True)
 
 
 def test_a_worker_whose_heart_cannot_be_started_beats_by_itself(

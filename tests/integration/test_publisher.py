@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import servers
@@ -122,6 +124,21 @@ def test_a_restarted_broker_is_found_again_and_what_it_never_confirmed_is_report
         publisher.publish(messages(1))
         assert publisher.depth("agent.probe") is not None
     assert lost == []
+
+
+@pytest.mark.parametrize("broker", ["RABBITMQ", "REDIS"])
+def test_a_connection_that_was_lost_unnoticed_is_no_outage(broker: str) -> None:
+    with publishing(services.urls()[f"NIGHTFLEET_TEST_{broker}_URL"], []) as (_, publisher):
+        publisher.ensure()
+        with publisher._lock:  # pyright: ignore[reportPrivateUsage] - so that no other thread notices
+            connection: Any = publisher._channel.connection  # pyright: ignore[reportPrivateUsage]
+            if broker == "RABBITMQ":
+                connection.transport.sock.shutdown(socket.SHUT_RDWR)
+            else:
+                publisher._channel.client.connection_pool.disconnect()  # pyright: ignore[reportPrivateUsage]
+            publisher.ensure(["agent.probe"])
+        assert publisher.outages == 0
+        assert publisher.depth("agent.probe") == 0
 
 
 def test_after_a_fork_the_child_has_a_connection_of_its_own() -> None:

@@ -266,6 +266,15 @@ def test_the_task_that_is_meant_is_named_or_the_one_that_failed(again: Replayer)
         again(good)
 
 
+def test_what_a_fork_has_copied_is_replayed_where_it_was_executed(again: Replayer) -> None:
+    run = ended(again.nf, "catches | asks")
+    forked = again.nf.fork(run, from_task="asks")
+    forked.wait(30)
+    assert again(forked, "asks").verdict is Verdict.SAME
+    with pytest.raises(UsageError, match=f"was not executed.* replay it in run {run.id}"):
+        again(forked, "catches")
+
+
 def test_a_function_has_nothing_to_replay(again: Replayer) -> None:
     run = ended(again.nf, TaskDefinition(id="f", function="json:dumps"), {"obj": 1})
     with pytest.raises(UsageError, match="is a function and no agent"):
@@ -273,7 +282,7 @@ def test_a_function_has_nothing_to_replay(again: Replayer) -> None:
 
 
 def test_the_command_shows_what_was_asked_and_given_and_tells_by_its_exit_code(tmp_path: Path) -> None:
-    nf = Shell(tmp_path, {"NOTED": str(tmp_path / "noted")})
+    nf = Shell(tmp_path, {"NOTED": str(tmp_path / "noted"), "NIGHTFLEET_LOG_LEVEL": "DEBUG"})
     nf.write("agents/words.py", AGENTS)
     [failed] = nf.one_after_the_other(("run", "fails", "--json"))
     run_id = failed.json()["id"]
@@ -283,6 +292,7 @@ def test_the_command_shows_what_was_asked_and_given_and_tells_by_its_exit_code(t
     assert (shown.code, as_json.code, wrong.code) == (0, 0, 2)
     assert "same: its error is the recorded one" in shown.out
     assert "ValueError: no second" in shown.out
+    assert "words.py" in shown.err, "the traceback says where in the agent"
     assert Replay.model_validate(as_json.json()).verdict is Verdict.SAME
     assert as_json.json()["effects"][0]["outcome"] == '"FIRST"'
     published = json.loads((ROOT / "docs/schemas/replay.json").read_text())

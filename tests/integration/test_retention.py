@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from fleet import PROOF_AGENTS, Fleet, fleet
 
-from orchestrator import AsyncOrchestrator, Orchestrator, Retention, RunFailed, RunFilter, RunNotFound, RunState
+from orchestrator import (
+    AsyncOrchestrator,
+    Orchestrator,
+    Retention,
+    RunFailed,
+    RunFilter,
+    RunNotFound,
+    RunState,
+    purging,
+)
 from orchestrator.clock import ids
 from orchestrator.planning.files import resolve_workflow
 from orchestrator.planning.frontier import Plan
@@ -96,4 +105,22 @@ def test_an_embedded_process_deletes_as_it_starts(tmp_path: Path) -> None:
             connection.exec_driver_sql("UPDATE run SET finished_at = '2020-01-01 00:00:00.000000'")
             connection.exec_driver_sql("UPDATE sweep SET ran_at = '2020-01-01 00:00:00.000000'")
     with Orchestrator.embedded(tmp_path, agents_path=str(PROOF_AGENTS)) as nf:
+        nf.runs()  # however short it lives
+    with Orchestrator.embedded(tmp_path, agents_path=str(PROOF_AGENTS)) as nf:
         assert old.id not in {each.id for each in nf.runs()}
+
+
+def test_a_purge_goes_on_behind_what_somebody_else_is_at(installation: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    nf, store = installation.orchestrator, installation.kernel.store
+    monkeypatch.setattr(purging, "_AT_ONCE", 2)
+    plan = Plan(resolve_workflow("branch"))
+    created = store.runs.create(plan, [NewRun(ids.new(), "{}") for _ in range(5)], project="busy").ids
+    for run_id in created:
+        store.runs.cancel(run_id)
+    newest = [run.id for run in nf.runs(RunFilter(project="busy"))]
+    with store.database.transaction() as session:
+        for run_id in newest[:2]:
+            session.row("lock_run", run_id=run_id)
+        assert nf.purge(RunFilter(project="busy")) == 3
+    assert [run.id for run in nf.runs(RunFilter(project="busy"))] == newest[:2]
+    assert nf.purge(RunFilter(project="busy")) == 2

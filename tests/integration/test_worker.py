@@ -234,6 +234,7 @@ def test_the_broker_settings_are_the_ones_that_keep_late_acknowledgement_safe(ki
     assert not conf.task_reject_on_worker_lost
     assert not conf.worker_cancel_long_running_tasks_on_connection_loss
     assert not conf.worker_deduplicate_successful_tasks
+    assert not conf.worker_enable_prefetch_count_reduction
     assert conf.broker_channel_error_retry
     assert conf.broker_connection_max_retries is None
     assert conf.broker_heartbeat == 10

@@ -7,7 +7,7 @@ import ctypes
 import os
 import threading
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,18 @@ class Later(BaseAgent):
         ]
         if len(tries) <= 2:
             raise RetryableError("not yet", retry_after=1.0)
+        return {}
+
+
+class Naps(BaseAgent):
+    """Sleeps for a while, then until a time; notes by how much it was late each time, by a clock that nobody sets."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        began = ctx.step(time.monotonic)
+        ctx.sleep(data["seconds"])
+        note("napped", ctx, time.monotonic() - began - data["seconds"])
+        ctx.sleep_until(datetime.fromisoformat(data["until"]))
+        note("slept", ctx, time.monotonic() - data["due"])
         return {}
 
 

@@ -20,7 +20,7 @@ from orchestrator.batch.tally import Tally
 from orchestrator.batch.window import CHUNK, FIRST_PAUSE_SECONDS, Window, next_pause
 from orchestrator.contracts.batch import BatchFailure, BatchOptions, BatchProgress
 from orchestrator.contracts.run import ErrorInfo, RunState
-from orchestrator.errors import BrokerUnavailable, DatabaseUnavailable, ServiceUnavailable
+from orchestrator.errors import BrokerUnavailable, DatabaseUnavailable, RunNotFound, ServiceUnavailable
 
 FAILED = ErrorInfo(code="agent_failed", message="no", task="reader")
 
@@ -51,8 +51,8 @@ class Runs:
             state, error = (RunState.FAILED, FAILED) if self.failing(line) else (RunState.SUCCEEDED, None)
             yield {run_id: RowResult(line, run_id, state, None, error)}
 
-    def warnings(self, run_id: str) -> tuple[str, ...]:
-        return (f"nobody serves {run_id}",)
+    def warnings(self, run_ids: Sequence[str]) -> tuple[str, ...]:
+        return (f"nobody serves {run_ids[0]}",)
 
     def _trouble(self, call: str) -> None:
         self.calls[call] += 1
@@ -213,6 +213,16 @@ class TestOutages:
         assert sorted(written(results)) == list(range(1, 201))
 
 
+class Clock:
+    """A clock that moves on by half a second with each look."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        self.seconds += 0.5
+        return self.seconds
+
+
 def test_what_may_keep_runs_from_ending_is_said_once(results: ResultFile, caplog: pytest.LogCaptureFixture) -> None:
     class Idle(Runs):
         looks = 0
@@ -221,15 +231,22 @@ def test_what_may_keep_runs_from_ending_is_said_once(results: ResultFile, caplog
             self.looks += 1
             return super().results(lines) if self.looks > 100 else iter(())
 
-    class Clock:
-        seconds = 0.0
-
-        def monotonic(self) -> float:
-            self.seconds += 0.5
-            return self.seconds
-
     engine(results, Idle(), rows(3), 3, clock=Clock()).run()
     assert [record.message for record in caplog.records] == ["nobody serves run-1"]
+
+
+def test_a_batch_does_not_wait_for_ever_for_a_run_that_somebody_has_deleted(results: ResultFile) -> None:
+    class Deleted(Runs):
+        def results(self, lines: dict[str, int]) -> Iterator[dict[str, RowResult]]:
+            return super().results({run_id: line for run_id, line in lines.items() if line != 2})
+
+        def warnings(self, run_ids: Sequence[str]) -> tuple[str, ...]:
+            assert run_ids == ["run-2"]
+            raise RunNotFound("deleted")
+
+    with pytest.raises(RunNotFound):
+        engine(results, Deleted(), rows(3), 3, clock=Clock()).run()
+    assert sorted(written(results)) == [1, 3]
 
 
 def test_progress_is_told_from_the_beginning_to_the_end(results: ResultFile) -> None:

@@ -160,6 +160,22 @@ def test_what_can_be_done_next() -> None:
     assert "OPENAI_API_KEY" not in failed
 
 
+def test_a_fork_names_what_it_has_copied() -> None:
+    page = render.run_page(result(part(copied=True), part("editor"), forked_from=RUN))
+    assert f"fork of   {RUN}\ncopied    reader\n" in page
+    assert "copied" not in render.run_page(result(part()))
+
+
+@pytest.mark.parametrize(
+    ("code", "option"), [("nondeterminism", "--restart"), ("effect_uncertain", "--repeat-uncertain")]
+)
+def test_what_a_retry_alone_would_meet_again_is_tried_with_the_option_that_helps(code: str, option: str) -> None:
+    failed = part(state=AgentRunState.FAILED, error=ErrorInfo(code=code, message="no"))
+    assert f"nightfleet runs retry {RUN} --embedded {option} " in render.next_steps(
+        result(failed, state=RunState.FAILED), " --embedded"
+    )
+
+
 def test_a_run_that_was_undone_is_forked_or_its_failed_compensations_are_tried_again() -> None:
     ended: dict[str, Any] = {"state": RunState.FAILED, "ending": RunState.FAILED}
     undone = render.next_steps(result(part(), part("undo_reader", undoes="reader"), **ended), "")

@@ -93,9 +93,9 @@ def test_ids_are_no_filter() -> None:
             RETRY,
             (),
             {"states": ("failed", "succeeded")},
-            "only failed and cancelled runs can be retried: not succeeded",
+            "only failed or cancelled runs can be retried: not succeeded",
         ),
-        (CANCEL, (), {"states": ("failed",)}, "only pending and running runs can be cancelled: not failed"),
+        (CANCEL, (), {"states": ("failed",)}, "only pending or running runs can be cancelled: not failed"),
         (CANCEL, (), {"error": "agent_failed"}, "has ended: it cannot be cancelled"),
         (
             RETRY,

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from worker.pool import Deadlines
+from worker.deadlines import Deadlines
 
 
 class Execution:

@@ -177,6 +177,19 @@ class AsyncPatient(BaseAgent):
         return {}
 
 
+class Impatient(BaseAgent):
+    """Asks for this and that until it is refused, and does not wait for what it has asked a model."""
+    isolation = "process"
+
+    async def execute(self, data: dict, ctx: AsyncContext) -> dict:
+        thought = asyncio.ensure_future(ctx.llm("think"))
+        try:
+            while True:
+                await ctx.now()
+        finally:
+            note(data, "refused")
+
+
 class Thinker(BaseAgent):
     """Not isolated unless it is a suspect."""
 
@@ -488,6 +501,55 @@ def test_what_was_under_way_when_it_was_stopped_is_recorded_before_its_process_i
     assert entry.outcome["text"] == "paid for"
 
 
+def test_what_is_under_way_when_its_worker_leaves_is_recorded_before_it_is_handed_back(
+    world: World, thread: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def answer(_: object) -> str:
+        asked.set()
+        go.wait(20)
+        return "paid for"
+
+    monkeypatch.setattr(world.runtime.providers, "provider_for", {"offline": MockLLM(answer)}.__getitem__)
+    running = thread.submit(world.execute, "impatient")
+    assert asked.wait(20)
+    [execution] = world.runtime.executions.all()
+    world.runtime.leave()
+    world.until(world.lines)
+    with pytest.raises(TimeoutError):
+        running.result(0.3)
+    go.set()
+    verdict, row = running.result(20)
+    assert (verdict, row["state"], row["crashes"]) == (Ignored(), "queued", 0)
+    said = [entry.outcome for entry in world.runtime.store.journal.entries(execution.claim.id) if entry.kind == "model"]
+    assert [outcome["text"] for outcome in said] == ["paid for"]
+
+
+def test_what_one_agent_records_does_not_wait_for_the_model_of_another(
+    world: World, thread: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def answer(_: object) -> str:
+        asked.set()
+        go.wait(60)
+        return "at last"
+
+    monkeypatch.setattr(world.runtime.providers, "provider_for", {"offline": MockLLM(answer)}.__getitem__)
+    world.runtime.isolation = replace(world.runtime.isolation, _threads=alone.Threads(calls=1, asks=1))
+    running = thread.submit(world.execute, "thinker", suspect=True)
+    try:
+        assert asked.wait(20)
+        steps, run_id = world.steps, world.run_id
+        assert isinstance(world.execute("patient")[0], Waiting)
+        assert world.lines() == ["once"]
+        world.steps, world.run_id = steps, run_id
+    finally:
+        go.set()
+    assert isinstance(running.result(20)[0], Done)
+
+
 def test_suspects_beyond_so_many_wait_for_their_turn_and_can_be_stopped_there(
     world: World, thread: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -524,7 +586,8 @@ def test_an_agent_that_dies_alone_as_often_as_it_may_is_quarantined_with_its_rea
     verdicts = [type(world.again(identity)[0]) for _ in range(3)]
     assert verdicts == [Retrying, Retrying, Failed]
     row = world.steps.row(world.run_id, "t")
-    assert (row["state"], row["crashes"], row["suspect"]) == ("failed", 3, False)
+    # Three deaths are three tries: the last one is not a failure beside.
+    assert (row["state"], row["crashes"], row["suspect"], row["failures"]) == ("failed", 3, False, 0)
     assert row["error"]["code"] == "agent_crashed"
     assert "3 times" in row["error"]["message"]
     assert world.steps.state(world.run_id) is RunState.FAILED

@@ -72,6 +72,22 @@ def test_what_looks_like_a_reference_is_text() -> None:
         assert _there_and_back(value) == value
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        f'quoted"\x00{"a" * 32}5',
+        {f"\x00{'a' * 32}5": 1},
+        [f"\\\x00{'a' * 32}5", f"\x00{'a' * 32}5"],
+        {"long": "z" * 300, "short": f'"\x00{"a" * 32}5'},
+    ],
+)
+def test_what_looks_like_a_reference_to_who_reads_bytes_leads_to_nothing(value: Any) -> None:
+    contents: dict[str, Content] = {}
+    plain = pack_value(value, contents, what="it", limit_bytes=10_000)
+    assert {digest for digest, _ in references(plain)} == contents.keys()
+    assert unpack_value(plain, {digest: text_of(content.plain) for digest, content in contents.items()}) == value
+
+
 def test_a_reference_names_the_length_of_its_text() -> None:
     contents: dict[str, Content] = {}
     plain = pack_value(["é" * 300, {"b": "é" * 300}, "c" * 400], contents, what="it", limit_bytes=10**6)

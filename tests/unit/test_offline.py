@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import thread_time
 
 import pytest
+from counting import lines_run
 
 from orchestrator.errors import ModelCapabilityError
 from worker.llm.base import LLMRequest, Message
@@ -177,15 +178,15 @@ def test_odd_text_is_taken_as_it_is(text: str):
     "text", [".", "a", "[", "<a ", "*a ", "`", "a_", "! ", "[a](", '."', "# ", "- ", "> ", "\n", "一二。"], ids=repr
 )
 def test_a_megabyte_of_anything_takes_time_in_proportion_to_its_size(text: str):
+    # Time of the processor, since what may go wrong is inside of regular expressions: 20 times as much text takes 20 times
+    # as long, or 400 times if it is searched again from each of its characters.
     small, large = (text * (size // len(text)) for size in (50_000, 1_000_000))
     assert seconds_for(large) < 5 + 100 * seconds_for(small)
 
 
-def test_a_megabyte_of_prose_is_summarized_in_about_a_second():
-    prose = MARKDOWN * (1_000_000 // len(MARKDOWN))
-    start = perf_counter()
-    summary(prose)
-    assert perf_counter() - start < 3  # a third of a second on an idle machine
+def test_prose_is_summarized_in_steps_in_proportion_to_its_size():
+    small, large = (MARKDOWN * (size // len(MARKDOWN)) for size in (10_000, 100_000))
+    assert lines_run(lambda: summary(large)) < 15 * lines_run(lambda: summary(small))
 
 
 def test_the_provider_answers_with_a_summary_of_the_last_user_message_and_costs_nothing():
@@ -209,6 +210,6 @@ def test_the_provider_refuses_structured_output_and_says_what_to_set():
 
 
 def seconds_for(text: str) -> float:
-    start = perf_counter()
+    start = thread_time()
     summary(text)
-    return perf_counter() - start
+    return thread_time() - start

@@ -1,7 +1,6 @@
 import subprocess
 import sys
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -114,13 +113,11 @@ def test_loops_in_loops_are_refused_before_they_block_the_process() -> None:
     for index in range(9):
         nested = f"{digits}.all(x{index}, {nested})"
     long = list(range(100_000))
-    start = time.perf_counter()
     assert "would take minutes" in error_of(nested)
     assert "at most 2,236 elements" in error_of("a.map(x, x).size() > 1", a=long)
     assert "at most 2,236 elements" in error_of("a.all(x, a.all(y, x == y))", a=long)
     assert "at most 2,236 elements" in error_of("a.all(x, b.matches(b))", a=long, b="b")
     assert decide("a.all(x, x >= 0)", None, {"a": long})
-    assert time.perf_counter() - start < 5
 
 
 def test_values_nested_beyond_reason_are_refused() -> None:

@@ -1,9 +1,10 @@
 import json
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from counting import lines_run
 
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import UsageError, WorkflowInvalid
@@ -279,10 +280,8 @@ def test_problems_in_json_have_places_too(here: Path, text: str, problem: str) -
     ],
 )
 def test_a_hostile_file_is_a_clear_error(here: Path, text: str) -> None:
-    start = time.perf_counter()
     (problem,) = problems_of(text)
     assert "nested more than 100 levels deep" in problem or "aliases repeat" in problem
-    assert time.perf_counter() - start < 30
 
 
 def test_a_file_that_cannot_be_read_says_what_to_do(here: Path) -> None:
@@ -343,13 +342,14 @@ def test_what_is_no_path_is_read_as_an_expression(here: Path, text: str) -> None
 
 
 @pytest.mark.parametrize("field", ["agent", "agnt"])
-def test_ten_thousand_tasks_are_read_in_seconds(here: Path, field: str) -> None:
-    lines = (f"  t{index}: {{{field}: reader, after: [t{index - 1}]}}\n" for index in range(1, 10_000))
-    text = "tasks:\n  t0: {agent: reader}\n" + "".join(lines)
-    start = time.perf_counter()
-    if field == "agent":
-        assert len(load(text).tasks) == 10_000
-    else:
-        assert len(problems_of(text)) == MAX_PROBLEMS + 1
-    # Measured at one second; the rest is for a busy machine.
-    assert time.perf_counter() - start < 40
+def test_a_file_is_read_in_proportion_to_its_tasks(here: Path, field: str) -> None:
+    def read(count: int) -> None:
+        lines = (f"  t{index}: {{{field}: reader, after: [t{index - 1}]}}\n" for index in range(1, count))
+        text = "tasks:\n  t0: {agent: reader}\n" + "".join(lines)
+        if field == "agent":
+            assert len(load(text).tasks) == count
+        else:
+            assert len(problems_of(text)) == MAX_PROBLEMS + 1
+
+    small, large = (lines_run(partial(read, count)) for count in (200, 1000))
+    assert large < 8 * small

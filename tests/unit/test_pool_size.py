@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.clock import system_clock
 from worker.pool import TaskPool
 
 
@@ -62,6 +63,18 @@ def test_more_slots_take_at_once_what_waits(jobs: Jobs) -> None:
     jobs.pool.resize(4)
     assert jobs.run(2)
     assert jobs.pool.full
+
+
+def test_running_jobs_are_told_apart_by_when_they_began(jobs: Jobs) -> None:
+    jobs.pool.resize(3)
+    jobs.add(2)
+    assert jobs.run(2)
+    between = system_clock.monotonic()
+    jobs.add(1)
+    assert jobs.run(1)
+    assert (jobs.pool.begun_before(between), jobs.pool.running) == (2, 3)
+    jobs.go.set()
+    assert settled(lambda: jobs.pool.begun_before(between) == 0)
 
 
 def test_fewer_slots_leave_alone_what_runs_and_end_threads_that_are_free(jobs: Jobs) -> None:

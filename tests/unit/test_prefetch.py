@@ -17,13 +17,30 @@ class Consumer:
     def __init__(
         self, *, slots: int = 4, kind: str = "rabbitmq", hub: object | None = "a hub", qos_global: bool = True
     ) -> None:
-        self.pool = SimpleNamespace(slots=slots, finished=100, longest_running_seconds=0.0)
+        #: How many running jobs came over an earlier connection.
+        self.earlier = 0
+        #: How many wait without a slot.
+        self.lent = 0
+        self.pool = SimpleNamespace(
+            slots=slots,
+            running=0,
+            finished=100,
+            longest_running_seconds=0.0,
+            begun_before=self.count_earlier,
+            lent=self.count_lent,
+        )
         self.counts: list[int] = []
         self.qos = QoS(self.tell_broker, slots)
         self.timer = Timer()
         self.hub = hub
         self.app = SimpleNamespace(kind=kind)
         self.qos_global = qos_global
+
+    def count_earlier(self, _moment: float) -> int:
+        return self.earlier
+
+    def count_lent(self, _since: float) -> int:
+        return self.lent
 
     def tell_broker(self, prefetch_count: int) -> None:
         self.counts.append(prefetch_count)
@@ -123,6 +140,38 @@ def test_a_consumer_that_starts_again_begins_at_its_slots(consumer: Consumer) ->
     assert consumer.interval(finished=0) == 4
     assert consumer.interval(finished=4) == 8
     assert len(consumer.timer.entries) == 1
+
+
+def test_slots_that_an_earlier_connection_keeps_busy_get_no_message(consumer: Consumer) -> None:
+    consumer.pool.running = consumer.earlier = 3
+    started(consumer)
+    # Before it consumes, and by the thread that has connected.
+    assert consumer.counts == [1]
+    consumer.earlier = 2
+    assert consumer.interval(finished=1, oldest_seconds=9) == 2
+    consumer.earlier = 0
+    assert consumer.interval(finished=2) == 4
+    assert consumer.interval(finished=4) == 8
+
+
+def test_slots_that_were_lent_get_messages(consumer: Consumer) -> None:
+    started(consumer)
+    consumer.lent = 3
+    assert consumer.interval(finished=0, oldest_seconds=9) == 7
+    consumer.lent = 1
+    assert consumer.interval(finished=0, oldest_seconds=9) == 5
+    consumer.lent = 0
+    assert consumer.interval(finished=0, oldest_seconds=9) == 4
+
+
+def test_a_worker_that_is_full_when_it_connects_again_holds_one_message(consumer: Consumer) -> None:
+    consumer.pool.running = consumer.earlier = 4
+    started(consumer)
+    assert consumer.counts == [1]
+    consumer.earlier = 3
+    assert consumer.interval(finished=1, oldest_seconds=9) == 1
+    consumer.earlier = 0
+    assert consumer.interval(finished=3, oldest_seconds=9) == 4
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, cast
 
 import pytest
@@ -24,10 +25,11 @@ from worker.execution import Done, Failed, Ignored, Retrying, Verdict
 from worker.llm.providers import Providers
 from worker.loader import LoadedAgent, LoadedAgents, load_class
 from worker.runtime import Runtime
+from worker.settlement import Settlement
 
 CALLS: Counter[str] = Counter()
 FAILS: dict[str, BaseException] = {}
-HELD = threading.Event()
+HELD, LEFT = threading.Event(), threading.Event()
 BEGUN = threading.Semaphore(0)
 
 
@@ -36,6 +38,7 @@ def nothing_done() -> None:
     CALLS.clear()
     FAILS.clear()
     HELD.clear()
+    LEFT.clear()
     while BEGUN.acquire(blocking=False):
         pass
 
@@ -123,6 +126,9 @@ class Bench:
         self.runtimes: list[Runtime] = []
 
     def run(self, *agents: type[BaseAgent], digest: str = "version 1") -> Verdict:
+        return self.worker(*agents, digest=digest).run(self.id, frozenset())
+
+    def worker(self, *agents: type[BaseAgent], digest: str = "version 1") -> Runtime:
         loaded: dict[str, LoadedAgent] = {}
         for agent in agents:
             made = load_class(agent, origin="here", digest=digest)
@@ -136,7 +142,13 @@ class Bench:
             worker_id=WORKER,
         )
         self.runtimes.append(runtime)
-        return runtime.run(self.id, frozenset())
+        return runtime
+
+    @property
+    def state(self) -> Any:
+        row = self.store.agent_runs.peek(self.id)
+        assert row is not None
+        return row[0]
 
     @property
     def output(self) -> Any:
@@ -203,9 +215,14 @@ def test_a_fallback_begins_without_what_the_agent_before_it_has_recorded(store: 
 
 
 def killed_after_a(bench: Bench) -> None:
+    def die(*_: Any) -> None:
+        raise Killed
+
     FAILS["b"] = Killed()
-    with pytest.raises(Killed):
-        bench.run(Worker)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Settlement, "failure", die)
+        with pytest.raises(Killed):
+            bench.run(Worker)
     FAILS.clear()
     bench.die()
 
@@ -282,3 +299,113 @@ def test_an_agent_that_has_lost_its_claim_records_nothing_more(bench: Bench) -> 
     assert bench.run(Losing) == Ignored()
     assert CALLS == {"a": 1}
     assert bench.kept == ["a"]
+
+
+# A worker that ends ---------------------------------------------------------------------------------------------------
+
+
+class Holding(BaseAgent):
+    name = "worker"
+
+    def execute(self, data: Any, ctx: Context) -> Any:
+        return [ctx.step(hold, "a"), ctx.step(do, "b")]
+
+
+class AsyncHolding(BaseAgent):
+    name = "worker"
+
+    async def execute(self, data: Any, ctx: AsyncContext) -> Any:
+        return [await ctx.step(hold, "a"), await ctx.step(do, "b")]
+
+
+class Swallowing(BaseAgent):
+    """Makes something of its own of what is refused."""
+
+    name = "worker"
+
+    def execute(self, data: Any, ctx: Context) -> Any:
+        ctx.step(hold, "a")
+        try:
+            return ctx.step(do, "b")
+        except Exception:  # noqa: BLE001 - what authors write
+            return "made up"
+
+
+class Wrapping(BaseAgent):
+    """Fails with an error of its own because of what is refused."""
+
+    name = "worker"
+
+    def execute(self, data: Any, ctx: Context) -> Any:
+        ctx.step(hold, "a")
+        try:
+            return ctx.step(do, "b")
+        except Exception as error:
+            raise ValueError("no b") from error
+
+
+class Unwound(BaseAgent):
+    """Asks for something while another branch has something under way, for which it does not wait."""
+
+    name = "worker"
+
+    async def execute(self, data: Any, ctx: AsyncContext) -> Any:
+        held = asyncio.ensure_future(ctx.step(hold, "a"))
+        await asyncio.to_thread(LEFT.wait, 10)
+        return [await ctx.step(do, "b"), await held]
+
+
+def leave_while_something_is_under_way(bench: Bench, agent: type[BaseAgent]) -> Verdict:
+    worker = bench.worker(agent)
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(worker.run, bench.id, frozenset())
+        assert BEGUN.acquire(timeout=10)
+        worker.leave()
+        LEFT.set()
+        if agent is Unwound:
+            with pytest.raises(TimeoutError):
+                running.result(0.3)
+        HELD.set()
+        return running.result(10)
+
+
+@pytest.mark.parametrize("agent", [Holding, AsyncHolding, Swallowing, Wrapping, Unwound])
+def test_a_worker_that_leaves_begins_nothing_and_hands_back_what_it_has_recorded(
+    agent: type[BaseAgent], bench: Bench
+) -> None:
+    assert leave_while_something_is_under_way(bench, agent) == Ignored()
+    assert bench.state == "queued"
+    assert (bench.kept, CALLS) == (["a"], {"a": 1})
+    assert isinstance(bench.run(agent), Done)
+    assert CALLS == {"a": 1, "b": 1}
+
+
+def test_an_agent_that_asks_for_nothing_more_ends_on_a_worker_that_leaves(bench: Bench) -> None:
+    class Last(BaseAgent):
+        name = "worker"
+
+        def execute(self, data: Any, ctx: Context) -> Any:
+            return ctx.step(hold, "a")
+
+    assert isinstance(leave_while_something_is_under_way(bench, Last), Done)
+
+
+def test_what_comes_to_a_worker_that_leaves_is_handed_back_at_its_first_effect(bench: Bench) -> None:
+    worker = bench.worker(Worker)
+    worker.leave()
+    assert worker.run(bench.id, frozenset()) == Ignored()
+    assert (bench.state, CALLS) == ("queued", {})
+
+
+def test_what_takes_too_long_is_handed_back_without_its_outcome(bench: Bench) -> None:
+    worker = bench.worker(Unwound)
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(worker.run, bench.id, frozenset())
+        assert BEGUN.acquire(timeout=10)
+        [execution] = worker.executions.all()
+        worker.leave()
+        worker.hand_back([execution])
+        assert bench.state == "queued"
+        LEFT.set()
+        assert running.result(10) == Ignored()
+    assert (bench.kept, CALLS) == ([], {"a": 1})

@@ -17,7 +17,7 @@ from steps import OTHER_WORKER, WORKER, Steps, plan_of, task
 from orchestrator.advance import Advancer
 from orchestrator.contracts.run import RunState
 from orchestrator.contracts.workflow import CeleryTask, TaskDefinition
-from orchestrator.errors import ClaimLost
+from orchestrator.errors import ClaimLost, DatabaseUnavailable
 from orchestrator.recovery import Sweep
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
@@ -33,6 +33,7 @@ from worker.nodes import foreign_app
 from worker.nodes.builtin import BUILT_IN
 from worker.nodes.foreign_app import Phase, Seen, Sending
 from worker.runtime import Runtime
+from worker.settlement import Settlement
 
 
 class Nobody:
@@ -239,6 +240,33 @@ def test_a_module_that_hangs_while_it_is_imported_fails_at_the_hard_limit(
         row = store.agent_runs.peek(plan_of(of).id_at(run_id, 0))
         assert row is not None
         assert "the hard time limit of 0.05 s has passed" in row[2]
+        assert not running.done()
+    finally:
+        go.touch()
+    assert running.result(10) == Ignored()
+
+
+def test_an_agent_that_is_stuck_while_the_database_is_away_is_executed_by_nobody_any_more(
+    runtime: Runtime, store: Store, thread: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise DatabaseUnavailable("no route to it")
+
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    (tmp_path / "nf_stuck.py").write_text(
+        "import pathlib, threading\n"
+        "def work(text):\n"
+        f"    pathlib.Path({str(begun)!r}).touch()\n"
+        f"    while not pathlib.Path({str(go)!r}).exists(): threading.Event().wait(0.01)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(Settlement, "failure", away)
+    of = TaskDefinition.model_validate({"id": "f", "function": "nf_stuck:work", "timeouts": {"hard": 0.05}})
+    _, running = start(runtime, store, thread, of)
+    try:
+        assert settled(begun.exists)
+        # So a later beat finds that nobody executes what this process holds.
+        assert settled(lambda: not runtime.executions.all())
         assert not running.done()
     finally:
         go.touch()

@@ -102,3 +102,13 @@ def test_every_fault_is_named_with_its_place(value: Any, faults: list[str]) -> N
 
 def test_a_schema_that_asks_for_nothing_takes_anything() -> None:
     assert faults_of(object(), {}) == []
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1.5])
+def test_what_no_integer_is_equal_to_is_none(value: float) -> None:
+    assert faults_of(value, {"type": "integer"}) == ["the answer must be of type integer"]
+    assert faults_of(10**400, {"type": "integer"}) == []
+
+
+def test_a_pattern_in_words_of_another_dialect_is_left_to_the_model() -> None:
+    assert faults_of("é", {"type": "string", "pattern": r"^\p{L}$"}) == []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from worker.command import REPLACE
 from worker.supervisor import next_delay
 
 #: A child says that it is there, and ends as it is told on its command line.
@@ -27,6 +28,9 @@ signal.signal(signal.SIGINT, lambda *_: say("interrupted"))
 say("ready")
 if "fail" in sys.argv:
     sys.exit(int(sys.argv[-1]))
+if "once" in sys.argv and not os.path.exists(sys.argv[-1]):
+    open(sys.argv[-1], "w").close()
+    sys.exit(int(sys.argv[-2]))
 stopped.wait()
 say("drained")
 """
@@ -88,6 +92,18 @@ def test_a_process_that_dies_is_started_again(two: Supervisor) -> None:
     code, rest = two.end(signal.SIGTERM)
     assert code == 0
     assert set(map(int, re.findall(r"drained (\d+)", rest))) == {second, third}
+
+
+def test_a_process_that_ends_to_be_replaced_is_replaced_even_at_its_first_start(tmp_path: Path) -> None:
+    made = Supervisor("", f"once {REPLACE} {tmp_path / 'replaced'}")
+    pids = [made.next_pid("ready") for _ in range(3)]
+    assert (tmp_path / "replaced").exists()
+    code, rest = made.end(signal.SIGTERM)
+    made.said.close()
+    assert code == 0
+    drained = set(map(int, re.findall(r"drained (\d+)", rest)))
+    assert len(drained) == 2
+    assert drained < set(pids)
 
 
 def test_processes_drain_when_their_supervisor_is_killed(two: Supervisor) -> None:

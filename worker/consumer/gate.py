@@ -153,4 +153,5 @@ class Gate(TimedStep):
         return True
 
     def tick(self, consumer: Any) -> None:
-        consumer.task_consumer.look(consumer.pool.slots, consumer.pool.running)
+        pool, lent = consumer.pool, consumer.pool.lent()
+        consumer.task_consumer.look(pool.slots + lent, pool.running + lent)

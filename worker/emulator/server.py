@@ -6,7 +6,8 @@ import hashlib
 import json
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -72,9 +73,19 @@ class Emulator:
         """Let the next replies go wrong as listed, one each, first come first; `ok` lets one pass."""
         self._book.script(faults)
 
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Let no reply go out for the length of a `with` block: what is asked stays in flight. In one thread at a time."""
+        self._book.replying.clear()
+        try:
+            yield
+        finally:
+            self._book.replying.set()
+
     def close(self) -> None:
-        """Stop serving; replies that stall end at once."""
+        """Stop serving; replies that stall or are held end at once."""
         self._book.closing.set()
+        self._book.replying.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -92,6 +103,8 @@ class _Book:
     def __init__(self, latency_seconds: float) -> None:
         self.latency_seconds = latency_seconds
         self.closing = threading.Event()
+        self.replying = threading.Event()
+        self.replying.set()
         self._lock = threading.Lock()
         self._calls: list[Call] = []
         self._script: deque[Fault] = deque()
@@ -188,6 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
         )
         book.closing.wait(book.latency_seconds)
+        book.replying.wait()
         if error is not None:
             self._send(*error, headers={**_ids(request_id), **fault.sent_headers})
         else:

@@ -21,9 +21,10 @@ from typing import Any
 from orchestrator.clock import system_clock
 from orchestrator.contracts.policy import Timeouts
 from orchestrator.contracts.usage import Usage
-from orchestrator.errors import AgentTimeout, ClaimLost, NightfleetError, from_exception
+from orchestrator.errors import AgentTimeout, ClaimLost, NightfleetError, ValueTooLarge, from_exception
 from orchestrator.journal.base import Journal
 from orchestrator.settings import Settings
+from worker.deadlines import Deadlines
 from worker.effects import Account
 from worker.execution import Execution
 from worker.host import Host
@@ -34,17 +35,17 @@ from worker.limits import timeouts_of
 from worker.llm.providers import Providers
 from worker.parking import Events
 from worker.plugin import LoadedAgent
-from worker.pool import AGENT_THREADS, Deadlines, EventLoop
+from worker.pool import AGENT_THREADS, EventLoop, slot_lent
 from worker.scopes import Suspended
 
-#: How many suspects run at a time; others wait in their slots. A child takes a few megabytes, and what its plugin imports.
+#: How many suspects run at a time; others wait, and lend their slots. A child takes a few megabytes, and what its plugin imports.
 SUSPECTS_AT_ONCE = 16
 #: How long an agent whose outcome nobody wants may take to notice, at its next effect, before its process is killed.
 GRACE_SECONDS = 5.0
 #: How long a process may take to end after it has let go of its pipe.
 _LAST_SECONDS = 2.0
-#: What all children together may have under way at a time.
-_THREADS = 64
+#: What all children together may have under way at a time: model calls, which take long, and what takes none.
+_CALLS, _ASKS = 256, 64
 
 
 class DiedAlone(Exception):
@@ -63,7 +64,7 @@ class Isolation:
     deadlines: Deadlines
     #: The folder that plugins were looked for in, whatever an agent makes of the working directory.
     base: Path = field(default_factory=Path.cwd)
-    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, AGENT_THREADS[-1]))
+    _threads: Threads = field(default_factory=lambda: Threads(_CALLS, _ASKS))
     _server: ForkServer = field(default_factory=ForkServer)
     _suspects: Turns = field(default_factory=lambda: Turns(SUSPECTS_AT_ONCE))
 
@@ -87,14 +88,14 @@ class Isolation:
                 session = _Session(child, execution, serving, self._threads, self.deadlines)
                 end = session.run(self._order(execution, loaded, data), timeouts)
             finally:
-                execution.interrupt = None
+                execution.interrupt = execution.tell_stopped = None
                 child.close()
         return _output(execution.account, end)
 
     def close(self) -> None:
         """End every child."""
         self._server.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def _order(self, execution: Execution, loaded: LoadedAgent, data: Any) -> dict[str, Any]:
         return {
@@ -112,11 +113,26 @@ class Isolation:
         }
 
 
+class Threads:
+    """Who serves the children: what they record does not wait behind what models are asked."""
+
+    def __init__(self, calls: int, asks: int) -> None:
+        self._calls = ThreadPoolExecutor(calls, AGENT_THREADS[-1])
+        self._asks = ThreadPoolExecutor(asks, AGENT_THREADS[-1])
+
+    def of(self, message: Mapping[str, Any]) -> ThreadPoolExecutor:
+        return self._calls if message["ask"] == "model" else self._asks
+
+    def close(self) -> None:
+        for pool in (self._calls, self._asks):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
 class _Session:
     """One execution in one child; `run` belongs to the slot's thread."""
 
     def __init__(
-        self, child: Child, execution: Execution, answers: Serving, threads: ThreadPoolExecutor, deadlines: Deadlines
+        self, child: Child, execution: Execution, answers: Serving, threads: Threads, deadlines: Deadlines
     ) -> None:
         self._child = child
         self._execution = execution
@@ -131,6 +147,7 @@ class _Session:
 
     def run(self, order: Mapping[str, Any], timeouts: Timeouts) -> dict[str, Any]:
         self._execution.interrupt = self._interrupt
+        self._execution.tell_stopped = partial(self._tell_stopped, at_once=False)
         self._execution.account.check()  # stopped before it could be told
         limits = ((timeouts.soft, self._soft_limit), (timeouts.hard, self._hard_limit))
         cancels = [
@@ -154,7 +171,7 @@ class _Session:
             if "ask" in message:
                 self._note_ask(1)
                 # In a thread: an agent may ask for many things at once, and this one is to hear of its end.
-                self._threads.submit(copy_context().run, self._serve, message)
+                self._threads.of(message).submit(copy_context().run, self._serve, message)
             elif "tell" in message:
                 self._answers.told(message)
             else:
@@ -168,7 +185,10 @@ class _Session:
         except Exception as error:  # noqa: BLE001 - raised again in the child
             reply["error"] = from_exception(error).to_data()
         self._note_ask(-1)
-        self._send(reply)
+        try:
+            self._send(reply)
+        except ValueTooLarge as error:
+            self._send({"answer": message["number"], "error": error.to_data()})
 
     def _note_ask(self, change: int) -> None:
         with self._lock:
@@ -194,12 +214,15 @@ class _Session:
 
     def _interrupt(self) -> None:
         """Tell the child that it is to stop; called by whoever finds that out, and holds up nobody."""
-        error = self._execution.account.stopped
-        if error is None:
-            return
-        self._deadlines.after(0.0, lambda: self._send({"stop": error.to_data()}))
-        if isinstance(error, ClaimLost):
+        self._tell_stopped(at_once=True)
+        if isinstance(self._execution.account.stopped, ClaimLost):
             self._deadlines.after(GRACE_SECONDS, self._kill_what_goes_on)
+
+    def _tell_stopped(self, *, at_once: bool) -> None:
+        """Tell the child that it is to stop at its next effect, or at once what awaits something."""
+        error = self._execution.account.stopped
+        if error is not None:
+            self._deadlines.after(0.0, lambda: self._send({"stop": error.to_data(), "at_once": at_once}))
 
     def _kill_what_goes_on(self) -> None:
         """Kill an agent that has not noticed that it was stopped, but not while what it was at is still to be recorded.
@@ -236,8 +259,8 @@ def _output(account: Account, end: Mapping[str, Any]) -> str:
             return output
         case {"error": error}:
             raise NightfleetError.from_data(error)
-        case {"suspended": {"waiting_for": waiting_for, "left_seconds": left}}:
-            raise Suspended(waiting_for, None if left is None else system_clock.monotonic() + left)
+        case {"suspended": {"waiting_for": waiting_for, "left_seconds": left, "heard": heard}}:
+            raise Suspended(waiting_for, None if left is None else system_clock.monotonic() + left, heard=heard)
         case _:
             raise DiedAlone("what it said to its worker cannot be understood")
 
@@ -262,17 +285,25 @@ class Turns:
 
     @contextmanager
     def taken(self, execution: Execution) -> Generator[None]:
-        execution.interrupt = self._wake
-        with self._changed:
-            self._changed.wait_for(lambda: self._free or execution.account.stopped is not None)
-            execution.account.check()
-            self._free -= 1
+        execution.interrupt = execution.tell_stopped = self._wake
+        if not self._take(execution, 0.0):
+            with slot_lent():
+                self._take(execution, None)
         try:
             yield
         finally:
             with self._changed:
                 self._free += 1
                 self._changed.notify_all()
+
+    def _take(self, execution: Execution, timeout_seconds: float | None) -> bool:
+        """Take a turn; false when there is none in time. Raises what the execution was stopped with."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or execution.account.stopped is not None, timeout_seconds)
+            execution.account.check()
+            taken = self._free > 0
+            self._free -= taken
+        return taken
 
     def _wake(self) -> None:
         with self._changed:

@@ -46,8 +46,6 @@ from worker.scopes import Suspended, task_factory
 
 _MEGABYTE = 1024 * 1024
 _UNWIND_SECONDS = 0.5
-#: How often to look, while effects are under way, whether they are wanted still.
-_LOOK_SECONDS = 1.0
 
 
 def child_main(end: socket.socket) -> None:
@@ -88,8 +86,11 @@ class _Execution:
             ended = {"suspended": self._let_go(suspended)}
         except MemoryError:
             ended = {"error": self._out_of_memory().to_data()}
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent raises is its outcome
+        except BaseException as error:  # noqa: BLE001 - whatever an agent raises is its outcome, an exit too
             ended = {"error": from_exception(error).to_data()}
+        if isinstance(self._account.stopped, ClaimLost):
+            # What was paid for is recorded first. Where nobody wants that any more, the worker ends this process.
+            self._motion.wait_until_idle(None)
         usage = self._account.usage.model_dump(mode="json")
         return {"ended": ended, "usage": usage, "answered_by": self._account.answered_by}
 
@@ -156,17 +157,17 @@ class _Execution:
         finally:
             self._interrupt = lambda: None
 
-    def _stop(self, error: NightfleetError) -> None:
-        """Stop at the next effect, an async agent at its await."""
+    def _stop(self, error: NightfleetError, at_once: bool) -> None:  # noqa: FBT001 - what the pipe says
+        """Stop at the next effect, `at_once` an async agent at its await."""
         self._account.stopped = error if isinstance(error, AgentError | ClaimLost) else ClaimLost(error.message)
-        self._interrupt()
+        if at_once:
+            self._interrupt()
 
     def _let_go(self, suspended: Suspended) -> dict[str, Any]:
         """Give what it waits for, when all that was under way has been recorded."""
-        while not self._motion.wait_until_idle(_LOOK_SECONDS):
-            self._account.check()
+        self._motion.wait_until_idle(None)
         left = None if suspended.until is None else suspended.until - system_clock.monotonic()
-        return {"waiting_for": suspended.waiting_for, "left_seconds": left}
+        return {"waiting_for": suspended.waiting_for, "left_seconds": left, "heard": suspended.heard}
 
     def _out_of_memory(self) -> AgentError:
         limit = self._order["memory_mb"]

@@ -16,7 +16,7 @@ from worker.isolation.channel import Channel
 class Link:
     """Asks from any thread; a thread of its own hears the answers. When the worker is gone, so is this process."""
 
-    def __init__(self, channel: Channel, on_stop: Callable[[NightfleetError], None]) -> None:
+    def __init__(self, channel: Channel, on_stop: Callable[[NightfleetError, bool], None]) -> None:
         self._channel = channel
         self._on_stop = on_stop
         self._numbers = itertools.count()
@@ -49,7 +49,7 @@ class Link:
     def _listen(self) -> None:
         while (message := self._channel.receive()) is not None:
             if "stop" in message:
-                self._on_stop(NightfleetError.from_data(message["stop"]))
+                self._on_stop(NightfleetError.from_data(message["stop"]), message["at_once"])
             else:
                 self._answer(message)
         # Whatever the agent does now reaches nobody, and another worker takes it over.

@@ -111,6 +111,9 @@ class RemoteEvents:
     def now(self) -> datetime:
         return datetime.fromisoformat(self._link.ask("now"))
 
+    def has_come(self, moment: datetime) -> bool:
+        return self.now() >= moment
+
     def ask(self, claim: Claim, slot: Slot, inquiry: Inquiry) -> str:
         del claim
         return str(self._link.ask("question", slot=list(slot), inquiry=asdict(inquiry)))

@@ -14,7 +14,7 @@ WITH started AS (
     UPDATE @agent_run
     SET state = 'running', epoch = epoch + 1, worker_id = (:workers::uuid[])[array_position(:ids::uuid[], id)],
         worker = (SELECT w.name FROM @worker w WHERE w.id = (:workers::uuid[])[array_position(:ids::uuid[], @agent_run.id)]),
-        claimed_at = now(), due_at = NULL, started_at = coalesce(started_at, now())
+        claimed_at = now(), due_at = NULL, wake_at = NULL, started_at = coalesce(started_at, now())
     WHERE id = ANY(:ids::uuid[]) AND state || '' = 'queued' AND (due_at IS NULL OR due_at <= now())
       AND (SELECT count(*) FROM started) >= 0
     RETURNING id, run_id, task, position, agent, epoch, failures, crashes, predecessors, suspect, input
@@ -33,7 +33,7 @@ WHERE id = :run_id AND state = 'pending'
 
 -- claim_row: take a queued agent run, as a step of a transaction
 UPDATE @agent_run
-SET state = 'running', epoch = epoch + 1, worker_id = :worker_id, claimed_at = now(), due_at = NULL,
+SET state = 'running', epoch = epoch + 1, worker_id = :worker_id, claimed_at = now(), due_at = NULL, wake_at = NULL,
     worker = (SELECT w.name FROM @worker w WHERE w.id = :worker_id), started_at = coalesce(started_at, now())
 WHERE id = :id AND state = 'queued' AND (due_at IS NULL OR due_at <= now())
 RETURNING task, position, agent, epoch, failures, crashes, predecessors, suspect, input

@@ -1,6 +1,6 @@
--- undoable: how the agent runs of a run stand when it is to end
+-- undoable: how the agent runs of a run stand when it is to end, held so that nobody claims one of them meanwhile
 SELECT position, state, epoch > 0, input, CASE WHEN input IS NOT NULL THEN output END
-FROM @agent_run WHERE run_id = :run_id ORDER BY position
+FROM @agent_run WHERE run_id = :run_id ORDER BY position /*pg FOR UPDATE */
 
 -- set_own_input: what a compensation gets in place of what the workflow says
 UPDATE @agent_run SET input = :input/*pg ::jsonb*/ WHERE id = :id

@@ -12,3 +12,9 @@ SET state = o.state, agent = o.agent, queue = o.queue, output = o.output, error 
 FROM @agent_run o
 WHERE @agent_run.run_id = :run_id AND @agent_run.position = ANY(:positions::int[])
   AND o.run_id = :source AND o.position = @agent_run.position
+
+-- copy_inputs: give agent runs of a new run what they were redriven with in another one
+UPDATE @agent_run SET input = o.input
+FROM @agent_run o
+WHERE @agent_run.run_id = :run_id AND @agent_run.position = ANY(:positions::int[])
+  AND o.run_id = :source AND o.position = @agent_run.position AND o.input IS NOT NULL

@@ -86,8 +86,10 @@ UPDATE @journal SET state = 'void'
 WHERE state <> 'void' AND agent_run_id IN (SELECT id FROM @agent_run WHERE run_id = :run_id AND state <> 'succeeded')
 
 -- journal_void_uncertain: let a run repeat what may happen at most once and may have happened; waits have begun too, and go on
+-- Of a question about such a step the answer is known by this.
 UPDATE @journal SET state = 'void'
-WHERE state = 'begun' AND kind = 'step' AND agent_run_id IN (SELECT id FROM @agent_run WHERE run_id = :run_id)
+WHERE state = 'begun' AND (kind = 'step' OR replace(scope, '.-1', '') <> scope)
+  AND agent_run_id IN (SELECT id FROM @agent_run WHERE run_id = :run_id)
 
 -- journal_row: what stands in one place
 SELECT scope, number, kind, fingerprint, state, request, outcome, error, usage, model, digest, conversation, epoch,

@@ -65,8 +65,25 @@ SELECT max(published_at) FROM (
     ORDER BY claimed_at DESC LIMIT 200
 ) recent
 
--- idle_on_queue: whether a live worker has been idle on a queue for a while
-SELECT 1 FROM @worker_queue q JOIN @worker w ON w.id = q.worker_id
+-- idle_on_queue: before when what waits must have been published to be lost, a worker being idle on its queue for a while
+-- A worker of short agents has a free slot at every look, and a long queue: what it has claimed of late shows where in the
+-- queue it is, and claims of another priority that it has not come to this one. What was published again tells nothing: its
+-- first message may be what was claimed, or all the others are lost as well.
+SELECT CASE
+    WHEN NOT EXISTS (
+        SELECT 1 FROM @agent_run
+        WHERE queue = :queue AND priority IN (0, 1, 2) AND state <> 'queued' AND claimed_at > ago(:grace)
+          AND republished = 0
+    ) THEN now()
+    ELSE (
+        SELECT max(published_at) FROM (
+            SELECT published_at FROM @agent_run
+            WHERE queue = :queue AND priority = :priority AND state <> 'queued' AND claimed_at > ago(:grace)
+              AND republished = 0
+            ORDER BY claimed_at DESC LIMIT 200
+        ) recent
+    ) END
+FROM @worker_queue q JOIN @worker w ON w.id = q.worker_id
 WHERE q.queue = :queue AND q.idle_from < ago(:grace) AND w.beat_at > ago(:lease_ttl) LIMIT 1
 
 -- waiting_on_queue: how many published rows wait on a queue, counted up to a bound

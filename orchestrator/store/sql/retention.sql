@@ -63,8 +63,9 @@ WITH RECURSIVE hop(id, number) AS (
 SELECT h.id, r.id, r.project_id, r.finished_at, now() FROM hop h
 JOIN @agent_run a ON a.id = h.id JOIN @run r ON r.id = a.run_id ORDER BY h.id
 
--- hold_ended: hold those of some runs that have ended, against being opened again
-SELECT id FROM @run WHERE id = ANY(:ids::uuid[]) AND finished_at IS NOT NULL /*pg FOR UPDATE SKIP LOCKED */
+-- hold_ended: hold those of some runs that ended some time ago, against being opened again
+SELECT id FROM @run
+WHERE id = ANY(:ids::uuid[]) AND finished_at IS NOT NULL AND finished_at <= ago(:age) /*pg FOR UPDATE SKIP LOCKED */
 
 -- delete_journals: what the agent runs of some runs have recorded
 DELETE FROM @journal WHERE agent_run_id IN (SELECT id FROM @agent_run WHERE run_id = ANY(:ids::uuid[]))

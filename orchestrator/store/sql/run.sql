@@ -54,7 +54,7 @@ SELECT id, position, task, state FROM @agent_run WHERE run_id = :run_id ORDER BY
 UPDATE @agent_run
 SET state = :state/*pg ::text*/, failures = 0, crashes = 0, suspect = false, error = NULL, worker_id = NULL, worker = NULL,
     finished_at = NULL, started_at = NULL,
-    due_at = NULL, priority = 1, agent = :agent, queue = :queue, republished = 0,
+    due_at = NULL, wake_at = NULL, waiting_for = NULL, priority = 1, agent = :agent, queue = :queue, republished = 0,
     queued_at = CASE WHEN :state/*pg ::text*/ = 'queued' THEN now() END,
     published_at = CASE WHEN :state/*pg ::text*/ = 'queued' THEN now() END,
     dispatch = dispatch + CASE WHEN :state/*pg ::text*/ = 'queued' THEN 1 ELSE 0 END

@@ -46,13 +46,24 @@ WHERE id = :id AND state = 'suspended'
 -- A queued one will look anyway, when it is claimed.
 UPDATE @agent_run SET wake_at = now() WHERE id = :id AND state = 'running'
 
+-- drop_wake: forget the wake-up of a running agent run that has taken up every event, as a step of a transaction that holds it
+UPDATE @agent_run SET wake_at = NULL
+WHERE id = :id AND epoch = :epoch AND state = 'running' AND wake_at IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM @question q
+    JOIN @journal j ON j.agent_run_id = q.agent_run_id AND j.scope = q.scope AND j.number = q.number
+    WHERE q.agent_run_id = :id AND q.state || '' = 'answered' AND j.state = 'begun'
+)
+
 -- ask: put a question, by the holder of the claim; an earlier one at the same place was given up, and is replaced
+-- The run is held before the agent run, in the order in which everybody locks: the row's foreign key would do it after.
+/*pg WITH r AS MATERIALIZED (SELECT id FROM @run WHERE id = :run_id FOR KEY SHARE) */
 INSERT INTO @question (
     id, tenant_id, run_id, agent_run_id, scope, number, state, text, request, digest, expires_at, created_at
 )
 SELECT :id/*pg ::uuid*/, a.tenant_id, a.run_id, a.id, :scope/*pg ::text*/, :number/*pg ::int*/, 'open', :text/*pg ::text*/,
        :request/*pg ::jsonb*/, :digest/*pg ::text*/, later(:expires), now()
-FROM @agent_run a WHERE a.id = :agent_run_id AND a.epoch = :epoch AND a.state = 'running' /*pg FOR SHARE */
+FROM @agent_run a WHERE a.id = :agent_run_id AND a.epoch = :epoch AND a.state = 'running'
+  /*pg AND (SELECT count(*) FROM r) = 1 FOR SHARE */
 ON CONFLICT (agent_run_id, scope, number) DO UPDATE
 SET id = excluded.id, state = 'open', text = excluded.text, request = excluded.request, digest = excluded.digest,
     expires_at = excluded.expires_at, created_at = excluded.created_at, answer = NULL, answered_by = NULL, answered_at = NULL
@@ -91,6 +102,15 @@ JOIN @agent_run a ON a.id = q.agent_run_id AND a.state IN ('queued', 'running', 
 JOIN @journal j ON j.agent_run_id = q.agent_run_id AND j.scope = q.scope AND j.number = q.number AND j.state = 'begun'
 JOIN @run r ON r.id = q.run_id JOIN @project p ON p.id = r.project_id JOIN @workflow w ON w.id = r.workflow_id
 WHERE q.state = 'open' AND (q.expires_at IS NULL OR q.expires_at > now())
-  AND (:run_id/*pg ::uuid*/ IS NULL OR q.run_id = :run_id/*pg ::uuid*/)
+  AND (:project/*pg ::text*/ IS NULL OR p.name = :project/*pg ::text*/)
+ORDER BY q.created_at, q.id LIMIT :most
+
+-- open_questions_of: the same of one run
+SELECT q.id, q.run_id, p.name, w.name, a.task, a.agent, q.text, q.request, q.digest, q.created_at, q.expires_at
+FROM @question q
+JOIN @agent_run a ON a.id = q.agent_run_id AND a.state IN ('queued', 'running', 'suspended')
+JOIN @journal j ON j.agent_run_id = q.agent_run_id AND j.scope = q.scope AND j.number = q.number AND j.state = 'begun'
+JOIN @run r ON r.id = q.run_id JOIN @project p ON p.id = r.project_id JOIN @workflow w ON w.id = r.workflow_id
+WHERE q.run_id = :run_id AND q.state || '' = 'open' AND (q.expires_at IS NULL OR q.expires_at > now())
   AND (:project/*pg ::text*/ IS NULL OR p.name = :project/*pg ::text*/)
 ORDER BY q.created_at, q.id LIMIT :most

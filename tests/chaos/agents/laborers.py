@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import threading
+from datetime import datetime
 from typing import Any
 
 from worker.agent import AsyncContext, BaseAgent, Context
@@ -57,4 +58,15 @@ class Sitter(BaseAgent):
         execution = secrets.token_hex(6)
         note("begin", ctx, execution)
         await asyncio.sleep(ctx.run_input["seconds"])
+        return {"execution": execution, "seen": {}}
+
+
+class Sleeper(BaseAgent):
+    """Sleeps until the time that the input says."""
+
+    def execute(self, data: Any, ctx: Context) -> dict[str, Any]:
+        execution = secrets.token_hex(6)
+        note("begin", ctx, execution)
+        ctx.sleep_until(datetime.fromisoformat(ctx.run_input["until"]))
+        note("effect", ctx, execution, "awake")
         return {"execution": execution, "seen": {}}
