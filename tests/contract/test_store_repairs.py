@@ -73,7 +73,7 @@ def test_nobody_sweeps_beside_one_that_takes_longer_than_an_interval(store: Stor
 def test_the_turn_of_one_that_died_passes_to_another_after_its_lease_and_cannot_be_ended_by_the_dead(
     store: Store,
 ) -> None:
-    died = store.repairs.take_turn(0, lease_seconds=60)
+    died = store.repairs.take_turn(0, lease_seconds=30)
     assert died is not None
     with store.database.connect() as connection:
         connection.execute(sweep.update().values(held_until=ago(store.database, 0.001)))
