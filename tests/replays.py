@@ -15,14 +15,14 @@ from orchestrator.journal.base import Journal
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.store.agent_runs import Claim
 from worker.agent import AsyncContext, Context
-from worker.attempt import Writer
-from worker.effects import Account, CallModel, Effect, ReadClock
+from worker.effects.attempt import Writer
+from worker.effects.base import Account, CallModel, Effect, ReadClock
+from worker.effects.motion import Motion
+from worker.effects.parking import Events, Parking
+from worker.effects.recorded import in_scope, in_scope_async, run_recorded
+from worker.effects.recorder import Recorder
+from worker.effects.scopes import task_factory
 from worker.llm.base import LLMRequest, LLMResponse
-from worker.motion import Motion
-from worker.parking import Events, Parking
-from worker.recorded import in_scope, in_scope_async, run_recorded
-from worker.recorder import Recorder
-from worker.scopes import task_factory
 
 T = TypeVar("T")
 

@@ -39,13 +39,13 @@ from orchestrator.errors import (
     RetryableError,
 )
 from orchestrator.planning.inputs import Upstream
-from worker.effects import Account, Flow, llm_flow, make_request, now_flow, progress_flow, step_flow
-from worker.gather import gather_tasks, gather_threads
+from worker.effects.base import Account, Flow, llm_flow, make_request, now_flow, progress_flow, step_flow
+from worker.effects.gather import gather_tasks, gather_threads
+from worker.effects.scopes import Scopes
+from worker.effects.uncertain import make_step
+from worker.effects.waits import NO_DEFAULT, ask_flow, make_ask, sleep_flow, sleep_until_flow
 from worker.llm import offline
 from worker.llm.base import Message
-from worker.scopes import Scopes
-from worker.uncertain import make_step
-from worker.waits import NO_DEFAULT, ask_flow, make_ask, sleep_flow, sleep_until_flow
 
 if TYPE_CHECKING:
     from random import Random

@@ -13,9 +13,9 @@ from orchestrator.planning.compensation import undo_input
 from orchestrator.planning.inputs import Upstream, task_input
 from orchestrator.store.agent_runs import Claim
 from worker.agent import AsyncContext, Context
-from worker.effects import Account
-from worker.execution import Execution
-from worker.recorder import Recorder
+from worker.effects.base import Account
+from worker.effects.execution import Execution
+from worker.effects.recorder import Recorder
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from orchestrator.clock import system_clock
 from orchestrator.observability.logging import get_logger
-from worker.effects import CallModel, Effect, ReadClock, Report
+from worker.effects.base import CallModel, Effect, ReadClock, Report
 from worker.llm.providers import Providers
 from worker.pool import EventLoop
 

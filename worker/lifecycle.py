@@ -27,7 +27,7 @@ from orchestrator.store.fleet import Held
 from orchestrator.store.heartbeat import Sign
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.revoke import Revocation, revoke
-from worker.execution import Execution
+from worker.effects.execution import Execution
 from worker.heart import Heart, heart_of
 from worker.memory import Memory
 from worker.request import claimed_by

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from orchestrator.contracts.run import RunState
-from worker.execution import Verdict
+from worker.effects.execution import Verdict
 
 
 class Meter(Protocol):

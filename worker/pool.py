@@ -20,7 +20,7 @@ from celery.concurrency.base import BasePool, apply_target
 from orchestrator.clock import system_clock
 from orchestrator.observability.logging import get_logger
 from worker.deadlines import Deadlines
-from worker.scopes import task_factory
+from worker.effects.scopes import task_factory
 
 T = TypeVar("T")
 

@@ -34,16 +34,16 @@ from orchestrator.observability.logging import get_logger
 from orchestrator.observability.redact import redactor
 from orchestrator.planning.hints import did_you_mean
 from orchestrator.store.past import Past, past_of
-from worker.attempt import Writer
-from worker.effects import Account, Effect
-from worker.execution import Execution, masked
+from worker.effects.attempt import Writer
+from worker.effects.base import Account, Effect
+from worker.effects.execution import Execution, masked
+from worker.effects.motion import Motion
+from worker.effects.recorded import in_scope, in_scope_async
+from worker.effects.recorder import Operation, Recorder
+from worker.effects.scopes import Scope, task_factory
+from worker.effects.uncertain import DecidedStep
 from worker.given import Given
 from worker.loader import AgentLoader, LoadedAgent
-from worker.motion import Motion
-from worker.recorded import in_scope, in_scope_async
-from worker.recorder import Operation, Recorder
-from worker.scopes import Scope, task_factory
-from worker.uncertain import DecidedStep
 
 T = TypeVar("T")
 

@@ -28,10 +28,15 @@ from orchestrator.settings import Settings
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
-from worker.attempt import Writer
 from worker.deadlines import Deadlines
-from worker.effects import Account
-from worker.execution import Execution, Executions, Ignored, Verdict
+from worker.effects.attempt import Writer
+from worker.effects.base import Account
+from worker.effects.execution import Execution, Executions, Ignored, Verdict
+from worker.effects.motion import Motion
+from worker.effects.parking import Parking
+from worker.effects.recorded import in_scope, in_scope_async, run_recorded
+from worker.effects.recorder import Recorder
+from worker.effects.scopes import Suspended
 from worker.given import Given
 from worker.host import Host
 from worker.isolation.alone import DiedAlone, Isolation
@@ -40,13 +45,8 @@ from worker.limits import bounded, stop_softly, timeouts_of
 from worker.llm.providers import Providers
 from worker.loader import LoadedAgent, LoadedAgents
 from worker.meter import Meter, NoMeter
-from worker.motion import Motion
 from worker.nodes.builtin import Nodes
-from worker.parking import Parking
 from worker.pool import EventLoop, give_up_current_job
-from worker.recorded import in_scope, in_scope_async, run_recorded
-from worker.recorder import Recorder
-from worker.scopes import Suspended
 from worker.settlement import Settlement
 
 T = TypeVar("T")

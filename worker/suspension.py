@@ -5,8 +5,8 @@ from __future__ import annotations
 from orchestrator.clock import system_clock
 from orchestrator.failpoints import failpoint
 from orchestrator.store.waits import Waits
-from worker.execution import Execution, Waiting
-from worker.scopes import Suspended
+from worker.effects.execution import Execution, Waiting
+from worker.effects.scopes import Suspended
 
 #: How often to look, while effects are under way, whether they are wanted still.
 _LOOK_SECONDS = 1.0

@@ -34,16 +34,16 @@ from orchestrator.journal.memory import MemoryJournal
 from orchestrator.planning.inputs import Upstream
 from orchestrator.store.agent_runs import Claim
 from worker.agent import AsyncContext, BaseAgent, Context
-from worker.attempt import Writer
-from worker.effects import Account, CallModel, Effect, ReadClock, Report
+from worker.effects.attempt import Writer
+from worker.effects.base import Account, CallModel, Effect, ReadClock, Report
+from worker.effects.motion import Motion
+from worker.effects.recorded import in_scope, in_scope_async, run_recorded
+from worker.effects.recorder import Recorder as EffectRecorder
+from worker.effects.scopes import Scope, task_factory
+from worker.effects.scripted import NoWaiting, ScriptedPeople
 from worker.llm.base import BaseLLMProvider, LLMRequest, LLMResponse, estimate_tokens
 from worker.llm.providers import Providers
 from worker.loader import AgentLoader, LoadedAgent, load_class
-from worker.motion import Motion
-from worker.recorded import in_scope, in_scope_async, run_recorded
-from worker.recorder import Recorder as EffectRecorder
-from worker.scopes import Scope, task_factory
-from worker.scripted import NoWaiting, ScriptedPeople
 
 if TYPE_CHECKING:
     from orchestrator.contracts.replay import Replay

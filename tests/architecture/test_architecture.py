@@ -99,6 +99,18 @@ def test_the_data_plane_imports_the_kernel_of_the_control_plane_and_nothing_abov
     assert wrong == set()
 
 
+def test_the_effect_seam_knows_neither_who_executes_it_nor_a_database() -> None:
+    wrong = {
+        (name, imported)
+        for name, file in MODULES.items()
+        if within(name, "worker.effects")
+        for imported in imported_by(file)
+        if (within(imported, "worker") and not within(imported, "worker.effects", "worker.llm.base"))
+        or within(imported, "sqlalchemy", "psycopg", "orchestrator.store.database")
+    }
+    assert wrong == set()
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "agents").rglob("*.py")), ids=lambda file: file.name)
 def test_an_agent_imports_the_plugin_sdk_the_standard_library_and_pydantic(file: Path) -> None:
     allowed = {*sys.stdlib_module_names, "pydantic"}

@@ -17,7 +17,7 @@ from orchestrator.store.agent_runs import Outcome
 from orchestrator.store.backend import StoreBackend
 from orchestrator.store.runs import parse
 from orchestrator.store.store import Store
-from worker.execution import masked
+from worker.effects.execution import masked
 
 
 class OutOfLight(RetryableError):

@@ -18,9 +18,9 @@ from orchestrator.contracts.question import Inquiry, QuestionState, Reply
 from orchestrator.journal.base import Recording
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.store.agent_runs import Claim
-from worker import gather
 from worker.agent import AsyncContext, Context
-from worker.scopes import Suspended
+from worker.effects import gather
+from worker.effects.scopes import Suspended
 
 HOUR = 3600.0
 
@@ -205,7 +205,7 @@ def test_a_branch_that_computes_for_long_is_not_taken_for_one_that_waits(replays
 def test_an_answer_that_was_taken_while_others_went_on_is_told_with_the_suspension(
     replays: Replays, people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.waits._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("worker.effects.waits._LOOK_SECONDS", 0.01)
     heard = threading.Event()
 
     def listen(ctx: Context) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.clock import system_clock
-from worker.effects import Account
+from worker.effects.base import Account
 from worker.isolation.alone import Turns
 from worker.pool import Job, TaskPool, slot_lent
 

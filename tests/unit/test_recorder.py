@@ -34,7 +34,7 @@ from orchestrator.errors import (
     from_exception,
 )
 from worker.agent import AsyncContext, Context
-from worker.scopes import Suspended
+from worker.effects.scopes import Suspended
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from orchestrator.errors import ClaimLost, DatabaseUnavailable
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.store.agent_runs import Claim
 from worker.agent import AsyncContext, Context
-from worker.effects import Account
-from worker.motion import Motion
+from worker.effects.base import Account
+from worker.effects.motion import Motion
 
 
 class Flaky(MemoryJournal):

@@ -17,8 +17,8 @@ import pytest
 from pydantic import BaseModel
 
 from orchestrator.errors import AgentError, AgentFailed, NightfleetError, OutputInvalid, RetryableError
-from worker import steps
-from worker.raised import describe, rebuild
+from worker.effects import steps
+from worker.effects.raised import describe, rebuild
 
 
 class Colour(Enum):
@@ -100,7 +100,7 @@ def test_arguments_are_told_as_json_and_by_their_type_where_they_are_none(value:
 
 
 def test_the_order_of_a_set_is_the_same_in_every_process() -> None:
-    code = "from worker import steps; print(steps.plain({'a', 'b', 'c', 'd', 'e', 1}))"
+    code = "from worker.effects import steps; print(steps.plain({'a', 'b', 'c', 'd', 'e', 1}))"
     told = {
         subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True

@@ -24,8 +24,8 @@ from orchestrator.store.database import Database
 from orchestrator.store.heartbeat import Sign
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
-from worker.effects import Account
-from worker.execution import Execution, Failed, Ignored, Verdict
+from worker.effects.base import Account
+from worker.effects.execution import Execution, Failed, Ignored, Verdict
 from worker.lifecycle import CeleryDecisions, Pulse, Slots
 from worker.llm.providers import Providers
 from worker.loader import LoadedAgents

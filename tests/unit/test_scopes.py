@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.contracts.effect import Slot
 from orchestrator.errors import AgentError
-from worker.scopes import Mark, Scopes, marks_of, own_marks, set_marks, task_factory
+from worker.effects.scopes import Mark, Scopes, marks_of, own_marks, set_marks, task_factory
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from orchestrator.contracts.question import Inquiry, QuestionState, Reply
 from orchestrator.contracts.shape import faults_of
 from orchestrator.store.agent_runs import Claim
 from worker.agent import AsyncContext, Context, EffectUncertain, InputInvalid, NondeterminismError, OutputInvalid
-from worker.scopes import Suspended
+from worker.effects.scopes import Suspended
 
 
 class Receipt(BaseModel):

@@ -22,10 +22,10 @@ from orchestrator.errors import ClaimLost, InputInvalid
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.waits import Waits
 from worker.agent import AsyncContext, Context, QuestionExpired
-from worker.effects import Account
-from worker.execution import Execution
-from worker.motion import Motion
-from worker.scopes import Suspended
+from worker.effects.base import Account
+from worker.effects.execution import Execution
+from worker.effects.motion import Motion
+from worker.effects.scopes import Suspended
 from worker.suspension import suspend
 
 HOUR = 3600.0
@@ -248,7 +248,7 @@ def test_nobodys_answer_without_a_default_is_an_error_that_a_retry_asks_anew(rep
 def test_an_answer_that_comes_while_another_branch_goes_on_is_taken_in_the_process(
     replays: Replays, people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.waits._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("worker.effects.waits._LOOK_SECONDS", 0.01)
     answered = threading.Event()
 
     def work() -> None:

@@ -25,18 +25,18 @@ from orchestrator.errors import AgentTimeout, ClaimLost, NightfleetError, ValueT
 from orchestrator.journal.base import Journal
 from orchestrator.settings import Settings
 from worker.deadlines import Deadlines
-from worker.effects import Account
-from worker.execution import Execution
+from worker.effects.base import Account
+from worker.effects.execution import Execution
+from worker.effects.parking import Events
+from worker.effects.scopes import Suspended
 from worker.host import Host
 from worker.isolation.channel import ChannelClosed
 from worker.isolation.processes import Child, ForkServer
 from worker.isolation.serving import Serving
 from worker.limits import timeouts_of
 from worker.llm.providers import Providers
-from worker.parking import Events
 from worker.plugin import LoadedAgent
 from worker.pool import AGENT_THREADS, EventLoop, slot_lent
-from worker.scopes import Suspended
 
 #: How many suspects run at a time; others wait, and lend their slots. A child takes a few megabytes, and what its plugin imports.
 SUSPECTS_AT_ONCE = 16

@@ -29,20 +29,20 @@ from orchestrator.errors import (
 )
 from orchestrator.observability.redact import redactor
 from orchestrator.store.agent_runs import Claim
-from worker.attempt import Writer
-from worker.effects import Account
+from worker.effects.attempt import Writer
+from worker.effects.base import Account
+from worker.effects.motion import Motion
+from worker.effects.parking import Parking
+from worker.effects.recorded import in_scope, in_scope_async, run_recorded
+from worker.effects.recorder import Recorder
+from worker.effects.scopes import Suspended, task_factory
 from worker.given import Given
 from worker.isolation.channel import Channel
 from worker.isolation.link import Link
 from worker.isolation.remote import RemoteEvents, RemoteHost, RemoteJournal, RemoteLog
 from worker.loader import AgentLoader
-from worker.motion import Motion
 from worker.nodes.function import function_agent
-from worker.parking import Parking
 from worker.plugin import LoadedAgent
-from worker.recorded import in_scope, in_scope_async, run_recorded
-from worker.recorder import Recorder
-from worker.scopes import Suspended, task_factory
 
 _MEGABYTE = 1024 * 1024
 _UNWIND_SECONDS = 0.5

@@ -17,7 +17,7 @@ from orchestrator.contracts.effect import Entry, Slot
 from orchestrator.contracts.jsonvalue import JsonValue
 from orchestrator.contracts.question import Inquiry, Reply
 from orchestrator.store.agent_runs import Claim
-from worker.effects import CallModel, Effect, ReadClock, Report
+from worker.effects.base import CallModel, Effect, ReadClock, Report
 from worker.isolation import wire
 from worker.isolation.link import Link
 from worker.llm.base import LLMResponse

@@ -10,11 +10,11 @@ from orchestrator.contracts.effect import Entry
 from orchestrator.journal.base import Journal, Recording
 from orchestrator.observability.logging import get_logger
 from orchestrator.store.agent_runs import Claim
-from worker.attempt import Host
-from worker.effects import CallModel
+from worker.effects.attempt import Host
+from worker.effects.base import CallModel
+from worker.effects.parking import Events
 from worker.isolation import wire
 from worker.llm.base import LLMRequest, LLMResponse
-from worker.parking import Events
 
 log = get_logger("nightfleet.worker")
 

@@ -19,13 +19,13 @@ from orchestrator.errors import (
     from_exception,
 )
 from orchestrator.journal.base import Recording
-from worker import differences
-from worker.attempt import Attempt, Blocking, Host, Writer, mark_failed
-from worker.effects import Effect, Flow, ReadClock, Report, drive, drive_async
-from worker.motion import Motion
-from worker.parking import Parking
-from worker.raised import rebuild
-from worker.scopes import Mark, Scope, Scopes, marks_of, own_marks, set_marks
+from worker.effects import differences
+from worker.effects.attempt import Attempt, Blocking, Host, Writer, mark_failed
+from worker.effects.base import Effect, Flow, ReadClock, Report, drive, drive_async
+from worker.effects.motion import Motion
+from worker.effects.parking import Parking
+from worker.effects.raised import rebuild
+from worker.effects.scopes import Mark, Scope, Scopes, marks_of, own_marks, set_marks
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from typing import Any
 from orchestrator.contracts.jsonvalue import find_fault, plain
 from orchestrator.errors import NightfleetError, from_exception
 from orchestrator.observability.redact import Redact
-from worker.execution import storable
-from worker.steps import public_name
+from worker.effects.execution import storable
+from worker.effects.steps import public_name
 
 #: Beside what `NightfleetError.to_data` gives: the class, its arguments and its plain attributes.
 _EXCEPTION = "exception"

@@ -12,9 +12,9 @@ from typing import TypeVar
 from orchestrator.clock import system_clock
 from orchestrator.contracts.effect import Slot
 from orchestrator.errors import ClaimLost, DatabaseUnavailable, JournalConflict
-from worker.effects import Account
-from worker.patience import patiently
-from worker.scopes import Mark
+from worker.effects.base import Account
+from worker.effects.patience import patiently
+from worker.effects.scopes import Mark
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from orchestrator.clock import ids, system_clock
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.question import Inquiry, QuestionState, Reply
 from orchestrator.store.agent_runs import Claim
-from worker.parking import Parking, Wait
-from worker.scopes import Scopes
+from worker.effects.parking import Parking, Wait
+from worker.effects.scopes import Scopes
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from orchestrator.contracts.jsonvalue import JsonValue
 from orchestrator.contracts.policy import Limits
 from orchestrator.contracts.usage import Usage
 from orchestrator.errors import AgentError, ClaimLost, OutputInvalid
-from worker import steps
+from worker.effects import steps
 from worker.llm.base import LLMRequest, LLMResponse, Message
 
 T = TypeVar("T")

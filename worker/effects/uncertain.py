@@ -10,12 +10,12 @@ from orchestrator.contracts.effect import Entry, EntryState, Slot
 from orchestrator.contracts.jsonvalue import JsonValue
 from orchestrator.contracts.question import Inquiry
 from orchestrator.errors import EffectUncertain, InputInvalid, OutputInvalid
-from worker import steps
-from worker.attempt import Attempt, Blocking
-from worker.effects import RunStep
-from worker.recorder import Operation, Recorder, Waiting
-from worker.scopes import Mark, set_marks
-from worker.waits import Ask
+from worker.effects import steps
+from worker.effects.attempt import Attempt, Blocking
+from worker.effects.base import RunStep
+from worker.effects.recorder import Operation, Recorder, Waiting
+from worker.effects.scopes import Mark, set_marks
+from worker.effects.waits import Ask
 
 #: What is decided without an outcome: it has not happened and may, or nobody can say.
 _REPEAT, _FAIL = "repeat", "fail"

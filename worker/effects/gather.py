@@ -12,7 +12,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
-from worker.scopes import Scope, Scopes, marks_of, set_marks
+from worker.effects.scopes import Scope, Scopes, marks_of, set_marks
 
 T = TypeVar("T")
 

@@ -22,12 +22,12 @@ from orchestrator.failpoints import failpoint
 from orchestrator.journal.base import Journal
 from orchestrator.observability.redact import Redact
 from orchestrator.store.agent_runs import Claim
-from worker import steps
-from worker.effects import CallModel, Effect, RunStep
-from worker.execution import storable
-from worker.motion import Motion
-from worker.raised import describe, rebuild
-from worker.scopes import Mark, Scope, marks_of, set_marks
+from worker.effects import steps
+from worker.effects.base import CallModel, Effect, RunStep
+from worker.effects.execution import storable
+from worker.effects.motion import Motion
+from worker.effects.raised import describe, rebuild
+from worker.effects.scopes import Mark, Scope, marks_of, set_marks
 
 T = TypeVar("T")
 

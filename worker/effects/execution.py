@@ -15,8 +15,8 @@ from orchestrator.errors import NightfleetError
 from orchestrator.observability.redact import Redact
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Claim
-from worker.effects import Account
-from worker.motion import Motion
+from worker.effects.base import Account
+from worker.effects.motion import Motion
 
 _MAX_ERROR_CHARACTERS = 8000
 #: Of what an error carries beside its message: more than that is left out.

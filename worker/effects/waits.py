@@ -16,10 +16,10 @@ from orchestrator.contracts.jsonvalue import JsonValue, dump, plain
 from orchestrator.contracts.question import Inquiry, QuestionState, Reply
 from orchestrator.errors import AgentError, InputInvalid, QuestionExpired
 from orchestrator.journal.encoding import storable
-from worker.attempt import Attempt, Blocking, Host, Writer
-from worker.effects import Effect, Flow
-from worker.parking import Events, Park, Parking, Wait
-from worker.recorder import Operation, Recorder, Waiting
+from worker.effects.attempt import Attempt, Blocking, Host, Writer
+from worker.effects.base import Effect, Flow
+from worker.effects.parking import Events, Park, Parking, Wait
+from worker.effects.recorder import Operation, Recorder, Waiting
 
 #: How often an answer is looked for while other branches of the agent keep it in the process.
 _LOOK_SECONDS = 2.0

@@ -18,9 +18,9 @@ from orchestrator.clock import system_clock
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.question import Inquiry, Reply
 from orchestrator.store.agent_runs import Claim
-from worker.attempt import Host
-from worker.motion import Motion
-from worker.scopes import Scopes, Suspended
+from worker.effects.attempt import Host
+from worker.effects.motion import Motion
+from worker.effects.scopes import Scopes, Suspended
 
 #: Tasks on an event loop look this often whether others of the agent have moved.
 _LOOK_SECONDS = 0.25

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from orchestrator.errors import ClaimLost, NondeterminismError
 from orchestrator.observability.logging import get_logger
-from worker.recorder import Recorder
-from worker.scopes import Scope
+from worker.effects.recorder import Recorder
+from worker.effects.scopes import Scope
 
 T = TypeVar("T")
 
