@@ -16,24 +16,35 @@ from typing import NoReturn
 import click
 
 import orchestrator
-from orchestrator.commands.batch import batch
-from orchestrator.commands.beat import beat
-from orchestrator.commands.completion import VARIABLE, answer, completion
-from orchestrator.commands.doctor import doctor
-from orchestrator.commands.fleet import agents, db, emulator
-from orchestrator.commands.flower import flower
-from orchestrator.commands.init import init
+from orchestrator.commands.completion import VARIABLE, answer
 from orchestrator.commands.interrupts import exit_code_of_interrupt, termination_interrupts
-from orchestrator.commands.projects import projects
-from orchestrator.commands.runs import runs
-from orchestrator.commands.schema import schema
 from orchestrator.commands.sections import Sections
-from orchestrator.commands.work import run, submit
-from orchestrator.commands.worker import worker
 from orchestrator.errors import NightfleetError, ServiceUnavailable, UsageError
 
+#: Where each command is, by its name: a process pays for the one that it runs.
+COMMANDS = {
+    name: f"orchestrator.commands.{module}"
+    for module, names in {
+        "work": ("run", "submit"),
+        "batch": ("batch",),
+        "runs": ("runs",),
+        "projects": ("projects",),
+        "fleet": ("agents", "db", "emulator"),
+        "worker": ("worker",),
+        "beat": ("beat",),
+        "flower": ("flower",),
+        "doctor": ("doctor",),
+        "init": ("init",),
+        "schema": ("schema",),
+        "completion": ("completion",),
+    }.items()
+    for name in names
+}
 
-@click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+
+@click.group(
+    cls=Sections, modules=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 @click.version_option(orchestrator.__version__, prog_name="nightfleet", message="%(prog)s %(version)s")
 def cli() -> None:
     """Run workflows of agents, in this process or on a fleet.
@@ -41,26 +52,7 @@ def cli() -> None:
     A fleet is configured by NIGHTFLEET_BROKER_URL and NIGHTFLEET_DATABASE_URL; without them, agents run in this
     process.
     """
-
-
-for command in (
-    run,
-    submit,
-    batch,
-    runs,
-    projects,
-    agents,
-    worker,
-    beat,
-    flower,
-    db,
-    emulator,
-    doctor,
-    init,
-    schema,
-    completion,
-):
-    cli.add_command(command)
+    _import_structlog()
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -68,6 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if VARIABLE in os.environ:
         answer(cli)
     sys.exit(_exit_code(arguments))
+
+
+def _import_structlog() -> None:
+    """Import structlog without `rich`, which it takes for tracebacks that we print in our own way: 5 MB of each process."""
+    if sys.modules.keys() & {"structlog", "rich"}:
+        return
+    sys.modules["rich"] = None  # pyright: ignore[reportArgumentType] - what Python takes for "there is none"
+    try:
+        import structlog  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    finally:
+        del sys.modules["rich"]
 
 
 def _exit_code(arguments: Sequence[str] | None) -> int:

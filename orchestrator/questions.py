@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.contracts.jsonvalue import dump
+from orchestrator.contracts.jsonvalue import dump, storable
 from orchestrator.contracts.question import Answered, Question
 from orchestrator.contracts.shape import faults_of
 from orchestrator.errors import AnswerRefused, QuestionNotFound
 from orchestrator.failpoints import failpoint
-from orchestrator.journal.encoding import storable
 from orchestrator.kernel import Kernel
 from orchestrator.store.waits import Answering
 

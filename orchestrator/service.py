@@ -6,8 +6,8 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.advance import error_info
 from orchestrator.broker.address import address_of, is_other
@@ -39,12 +39,14 @@ from orchestrator.planning.compensation import told_of
 from orchestrator.planning.files import resolve_workflow
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.inputs import Upstream, run_output
-from orchestrator.questions import Questions
 from orchestrator.store.creation import Created, NewRun
 from orchestrator.store.database import Session, times
 from orchestrator.store.repairs import TAKEN_AT_ONCE
 from orchestrator.store.runs import parse
 from orchestrator.stream import events_of, moment
+
+if TYPE_CHECKING:
+    from orchestrator.questions import Questions
 
 log = logging.getLogger("nightfleet.service")
 
@@ -59,9 +61,14 @@ class Service:
     def __init__(self, kernel: Kernel, clock: Clock = system_clock) -> None:
         self.kernel = kernel
         self._store = kernel.store
-        #: What agents ask people.
-        self.questions = Questions(kernel)
         self._planner = Planner(kernel, clock)
+
+    @cached_property
+    def questions(self) -> Questions:
+        """What agents ask people."""
+        from orchestrator.questions import Questions
+
+        return Questions(self.kernel)
 
     # Submitting -------------------------------------------------------------------------------------------------------
 

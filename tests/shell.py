@@ -98,7 +98,7 @@ class Shell:
         began = time.monotonic()
         with Shell(self.folder, {**self.environment, **environment}).start(*arguments) as process:
             try:
-                out, err = process.communicate(stdin, timeout=15)
+                out, err = process.communicate(stdin, timeout=60)
             finally:
                 process.kill()
         return Done(process.returncode, out, err, time.monotonic() - began)

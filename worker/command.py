@@ -29,6 +29,7 @@ from orchestrator.settings import Settings
 from orchestrator.store import schema
 from worker.app import WorkerParts, build, load_agents, served
 from worker.consumer.gate import FleetConsumer
+from worker.memory import give_back
 from worker.pool import AGENT_THREADS, TaskPool
 from worker.reload import Reloader
 
@@ -105,6 +106,7 @@ def run_worker(settings: Settings, *, name: str | None = None, number: int = 0, 
         task_events=settings.task_events,
         quiet=False,
     )
+    give_back()  # what importing has left over
     controller.start()
     told_to_end = state.should_stop not in {None, False}
     if reloader is not None:

@@ -48,8 +48,7 @@ class Memory:
             return False
         self._shed()
         linecache.clearcache()
-        gc.collect()
-        _trim()
+        give_back()
         self._shed_at, self._left = self._clock.monotonic(), self._resident() or before
         log.info(
             "above its memory threshold: caches are shed",
@@ -75,8 +74,9 @@ def resident_bytes() -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _trim() -> None:
-    """Give freed memory back to the system: glibc keeps it otherwise, as holes."""
+def give_back() -> None:
+    """Give what nobody uses any more back to the system: glibc keeps it otherwise, as holes."""
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from orchestrator.errors import NightfleetError, OutputInvalid, ValueTooLarge
 
@@ -125,3 +125,21 @@ def _encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def storable(value: Any) -> Any:
+    """Give text, or what should be JSON, as Postgres takes it: what it does not take is replaced."""
+    match value:
+        case str():
+            return value.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+        case Mapping():
+            given = cast("Mapping[Any, Any]", value)
+            return {storable(str(key)): storable(item) for key, item in given.items()}
+        case list() | tuple():
+            return [storable(item) for item in cast("Sequence[Any]", value)]
+        case float():
+            return value if math.isfinite(value) else None
+        case bool() | int() | None:
+            return value
+        case _:
+            return storable(str(value))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from orchestrator.contracts.effect import Entry, EventLine
-from orchestrator.contracts.jsonvalue import JsonValue, find_fault, has_odd_key
+from orchestrator.contracts.jsonvalue import JsonValue, find_fault, has_odd_key, storable
 from orchestrator.errors import OutputInvalid, ValueTooLarge
 
 #: Text of this many characters stands apart.
@@ -142,24 +141,6 @@ def expand(stored: bytes) -> Plain:
 def text_of(content: Plain) -> str:
     """Give the text of a content that is no message."""
     return _text(content)
-
-
-def storable(value: Any) -> Any:
-    """Give text, or what should be JSON, as Postgres takes it: what it does not take is replaced."""
-    match value:
-        case str():
-            return value.replace(_NUL, "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
-        case Mapping():
-            given = cast("Mapping[Any, Any]", value)
-            return {storable(str(key)): storable(item) for key, item in given.items()}
-        case list() | tuple():
-            return [storable(item) for item in cast("Sequence[Any]", value)]
-        case float():
-            return value if math.isfinite(value) else None
-        case bool() | int() | None:
-            return value
-        case _:
-            return storable(str(value))
 
 
 def _common(messages: Sequence[JsonValue], before: Sequence[Link]) -> list[Link]:

@@ -7,10 +7,10 @@ from typing import Any
 
 from orchestrator.clock import system_clock
 from orchestrator.contracts.effect import PREVIEW, Entry
+from orchestrator.contracts.jsonvalue import storable
 from orchestrator.contracts.recorded import RecordedEffect, RecordedError, RecordedTask, RunJournal
 from orchestrator.contracts.run import RunResult
 from orchestrator.journal.base import Journal
-from orchestrator.journal.encoding import storable
 from orchestrator.observability.redact import Redact
 
 #: Secrets are looked for in so much of a text, of which far less is shown.

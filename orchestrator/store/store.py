@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.journal.database import DatabaseJournal
+from functools import cached_property
+from typing import TYPE_CHECKING
+
 from orchestrator.planning import condition
 from orchestrator.settings import Settings
 from orchestrator.store.agent_runs import AgentRuns
@@ -10,9 +12,12 @@ from orchestrator.store.batches import Batches
 from orchestrator.store.database import Database
 from orchestrator.store.fleet import Fleet
 from orchestrator.store.repairs import Repairs
-from orchestrator.store.retention import Deletions
 from orchestrator.store.runs import Runs
-from orchestrator.store.waits import Waits
+
+if TYPE_CHECKING:
+    from orchestrator.journal.database import DatabaseJournal
+    from orchestrator.store.retention import Deletions
+    from orchestrator.store.waits import Waits
 
 
 class Store:
@@ -20,31 +25,54 @@ class Store:
 
     def __init__(self, database: Database, *, max_value_bytes: int = 8_000_000) -> None:
         self.database = database
+        self._max_value_bytes = max_value_bytes
         self.runs = Runs(database)
         self.agent_runs = AgentRuns(database)
         self.batches = Batches(database)
         self.fleet = Fleet(database)
-        self.journal = DatabaseJournal(database, max_value_bytes=max_value_bytes)
         self.repairs = Repairs(database, self.runs)
-        self.waits = Waits(database)
-        self.deletions = Deletions(database)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Store:
         """Give the store that the settings name."""
         return cls(Database.from_settings(settings), max_value_bytes=settings.max_value_bytes)
 
+    # What producers have no use for is imported with its first use: two megabytes of theirs.
+
+    @cached_property
+    def journal(self) -> DatabaseJournal:
+        """What agents have recorded."""
+        from orchestrator.journal.database import DatabaseJournal
+
+        return DatabaseJournal(self.database, max_value_bytes=self._max_value_bytes)
+
+    @cached_property
+    def waits(self) -> Waits:
+        """What suspended agent runs wait for."""
+        from orchestrator.store.waits import Waits
+
+        return Waits(self.database)
+
+    @cached_property
+    def deletions(self) -> Deletions:
+        """What goes in time."""
+        from orchestrator.store.retention import Deletions
+
+        return Deletions(self.database)
+
     def shed(self) -> None:
         """Let go of what can be read again: plans of workflows, compiled conditions, what the journal has stored."""
         self.runs.shed()
-        self.journal.shed()
+        if "journal" in vars(self):
+            self.journal.shed()
         condition.forget()
 
     def forked(self) -> None:
         """Forget the parent's connections and threads; call it in the child after a fork."""
         self.database.forked()
         self.agent_runs.forked()
-        self.journal.forked()
+        if "journal" in vars(self):
+            self.journal.forked()
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import pytest
+from commands import commands_of
 from jsonschema import Draft202012Validator
 from shell import AGENTS, ROOT, Shell, run_id_in
 
@@ -53,9 +54,7 @@ def test_a_schema_refuses_what_is_not_printed() -> None:
 
 def commands_with_json(command: click.Command = cli, path: str = "") -> list[str]:
     if isinstance(command, click.Group):
-        return [
-            found for name, inner in command.commands.items() for found in commands_with_json(inner, f"{path} {name}")
-        ]
+        return [found for name, inner in commands_of(command) for found in commands_with_json(inner, f"{path} {name}")]
     return [path.strip()] if any("--json" in parameter.opts for parameter in command.params) else []
 
 

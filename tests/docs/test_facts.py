@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import pytest
+from commands import commands_of
 from docs.pages import ROOT, Block, blocks_of, documents
 from pydantic import SecretStr
 
@@ -76,7 +77,7 @@ def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Co
         return
     yield path, command
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
+        for name, inner in commands_of(command):
             yield from _commands(inner, f"{path} {name}")
 
 

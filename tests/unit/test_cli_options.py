@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from commands import commands_of
 
 from orchestrator import cli, errors
 from orchestrator.commands import place, selection
@@ -29,7 +30,7 @@ def exit_of(*arguments: str) -> int:
 
 def commands(group: click.Group, *names: str) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = [names]
-    for name, command in group.commands.items():
+    for name, command in commands_of(group):
         found += commands(command, *names, name) if isinstance(command, click.Group) else [(*names, name)]
     return found
 

@@ -10,6 +10,7 @@ import pytest
 from grounds import entry
 
 from orchestrator.contracts.effect import PREVIEW, fingerprint, preview
+from orchestrator.contracts.jsonvalue import storable
 from orchestrator.errors import OutputInvalid
 from orchestrator.journal.encoding import (
     LARGE,
@@ -20,7 +21,6 @@ from orchestrator.journal.encoding import (
     pack,
     pack_value,
     references,
-    storable,
     text_of,
     unpack_value,
 )

@@ -12,10 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.clock import system_clock
 from orchestrator.contracts.effect import Entry, EventLine, Slot
-from orchestrator.contracts.jsonvalue import JsonValue, dump, plain
+from orchestrator.contracts.jsonvalue import JsonValue, dump, plain, storable
 from orchestrator.contracts.question import Inquiry, QuestionState, Reply
 from orchestrator.errors import AgentError, InputInvalid, QuestionExpired
-from orchestrator.journal.encoding import storable
 from worker.effects.attempt import Attempt, Blocking, Host, Writer
 from worker.effects.base import Effect, Flow
 from worker.effects.parking import Events, Park, Parking, Wait
