@@ -79,12 +79,13 @@ class TaskPool(BasePool):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: What waits for a thread; None tells one of them to end.
+        #: What waits for a thread; None has one of them look whether it is surplus.
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
         self._waiting = 0
         self._threads = 0
+        self._stopped = False
         self._running: set[Job] = set()
         #: The jobs that have lent their slot to others while they wait.
         self._lenders: set[Job] = set()
@@ -180,6 +181,7 @@ class TaskPool(BasePool):
             while True:
                 self._queue.get_nowait()
         with self._lock:
+            self._stopped = True
             self._waiting = 0
             threads = self._threads
         for _ in range(threads):
@@ -238,7 +240,13 @@ class TaskPool(BasePool):
         threading.Thread(target=self._work, name=_SLOT, daemon=True).start()
 
     def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
+        while True:
+            job = self._queue.get()
+            if job is None:
+                with self._lock:
+                    if self._is_surplus():
+                        return
+                continue
             if self.app is not None:
                 # Without a current app the thread would fall back to Celery's default one, on localhost; and the job
                 # before may have imported an app of the user's, which makes itself the current one.
@@ -261,13 +269,15 @@ class TaskPool(BasePool):
                 self._running.remove(job)
                 self.finished += 1
                 self._ended.notify_all()
-                if self._threads > self.slots:  # a job that had lent its slot has come back
-                    break
-        with self._lock:
-            self._threads -= 1
-            if self._waiting and self._threads < self.slots:
-                # It was told to end when there were fewer slots.
-                self._start_thread()
+                if self._is_surplus():
+                    return
+
+    def _is_surplus(self) -> bool:
+        """Tell whether this thread ends, and count it out; the lock is held."""
+        if not self._stopped and self._threads <= self.slots:
+            return False
+        self._threads -= 1
+        return True
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = dict(super()._get_info())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.cli import cli
+from orchestrator.cli import COMMANDS
 from orchestrator.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +93,7 @@ def test_every_setting_and_command_of_it_exists() -> None:
     for service in OURS.values():
         assert {name for name in service["environment"] if name.startswith("NIGHTFLEET_")} <= known
         assert service["command"][0] == "nightfleet"
-        assert service["command"][1] in cli.commands
+        assert service["command"][1] in COMMANDS
 
 
 def test_state_is_in_volumes_and_the_servers_are_the_tested_ones() -> None:
