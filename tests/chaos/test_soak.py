@@ -10,7 +10,7 @@ from fleet import BROKERS, fleet
 from soak import Soak, unaccounted
 
 #: `make soak` asks for half an hour on each broker.
-_SECONDS = 60 * float(os.environ.get("NIGHTFLEET_TEST_SOAK_MINUTES", "1"))
+_SECONDS = 60 * float(os.environ.get("NIGHTFLEET_TEST_SOAK_MINUTES", "1.5"))
 #: Workers are restarted every minute, and in the short form often enough to see what a restart leaves behind.
 _RESTART_EVERY_SECONDS = min(60.0, _SECONDS / 6)
 _MEGABYTES = 2**20
