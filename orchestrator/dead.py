@@ -17,7 +17,7 @@ from orchestrator.planning.compensation import undo_input
 from orchestrator.planning.inputs import Upstream, task_input
 from orchestrator.store.dead import Details, dead_of, details_of, redrive
 from orchestrator.store.listing import list_runs
-from orchestrator.store.runs import parse
+from orchestrator.store.runs import Head, parse
 
 
 class DeadLetters:
@@ -75,7 +75,7 @@ class DeadLetters:
     def _check_not_undone(self, dead: DeadAgentRun) -> None:
         """Raise for a task of a run that undoes what it did: of such a run only compensations go on."""
         head = self._store.runs.head(dead.run_id)
-        ending, plan = head[10], self._store.runs.plan(head[9])
+        ending, plan = head.ending, self._store.runs.plan(head.workflow_id)
         if ending is not None and plan.undo_at(position_of(dead.id)) is None:
             raise RunStateConflict(
                 f"what the tasks of run {dead.run_id} did is taken back, or was to be: {dead.task} cannot go on there; "
@@ -107,26 +107,26 @@ class DeadLetters:
         if details.own_input is not None:
             return json.loads(details.own_input)
         head, rows = self._store.runs.head(dead.run_id), self._store.runs.parts(dead.run_id)
-        plan = self._store.runs.plan(head[9])
+        plan = self._store.runs.plan(head.workflow_id)
         upstream = {row[1]: Upstream(AgentRunState(row[3]), parse(row[9]), error_info(row[10])) for row in rows}
         position = position_of(dead.id)
         undo = plan.undo_at(position)
         try:
             if undo is not None:
-                return undo_input(undo, plan.tasks[undo.of], parse(head[4]), upstream)
-            return task_input(plan.tasks[position], parse(head[4]), upstream)
+                return undo_input(undo, plan.tasks[undo.of], parse(head.input), upstream)
+            return task_input(plan.tasks[position], parse(head.input), upstream)
         except InputInvalid:
             return None
 
 
-def _summary(head: tuple[Any, ...]) -> RunSummary:
+def _summary(head: Head) -> RunSummary:
     return RunSummary(
-        id=head[0],
-        project=head[1],
-        workflow=head[2],
-        state=RunState(head[3]),
-        error=error_info(head[5]),
-        created_at=head[6],
+        id=head.id,
+        project=head.project,
+        workflow=head.workflow,
+        state=RunState(head.state),
+        error=error_info(head.error),
+        created_at=head.created_at,
         started_at=None,
         finished_at=None,
     )

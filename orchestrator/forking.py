@@ -32,8 +32,8 @@ def fork_run(
     """
     kernel = service.kernel
     runs = kernel.store.runs
-    _, project, _, _, _, _, _, _, _, workflow_id, *_ = runs.head(run_id)
-    workflow = runs.plan(workflow_id).workflow
+    head = runs.head(run_id)
+    workflow = runs.plan(head.workflow_id).workflow
     if from_task not in workflow.by_id:
         hint = did_you_mean(from_task, workflow.by_id) or f": its tasks are {', '.join(workflow.by_id)}"
         raise UsageError(f"run {run_id} has no task {from_task!r}{hint}")
@@ -46,7 +46,7 @@ def fork_run(
     if kernel.own_runs is not None:
         kernel.own_runs.add([new.id])
     try:
-        ready = create_fork(kernel.store.database, runs, new, project=project)
+        ready = create_fork(kernel.store.database, runs, new, project=head.project)
     except BaseException:
         if kernel.own_runs is not None:
             kernel.own_runs.let_go([new.id])

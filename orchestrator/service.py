@@ -188,29 +188,29 @@ class Service:
         """Give the run as it is now; raises `RunNotFound`."""
         head = self._store.runs.head(run_id)
         rows = self._store.runs.parts(run_id)
-        plan = self._store.runs.plan(head[9])
+        plan = self._store.runs.plan(head.workflow_id)
         parts = tuple(_agent_run_result(row, plan) for row in rows)
         outputs = {part.task: Upstream(part.state, part.output, part.error) for part in parts}
-        state = RunState(head[3])
-        ending = parse(head[10])
-        error = head[5] or (ending and ending["error"] and json.dumps(ending["error"]))
+        state = RunState(head.state)
+        ending = parse(head.ending)
+        error = head.error or (ending and ending["error"] and json.dumps(ending["error"]))
         return RunResult(
-            id=head[0],
-            project=head[1],
-            workflow=head[2],
+            id=head.id,
+            project=head.project,
+            workflow=head.workflow,
             state=state,
-            input=parse(head[4]),
+            input=parse(head.input),
             output=run_output(plan.workflow, outputs) if state is RunState.SUCCEEDED else None,
             error=error_info(error),
             agent_runs=parts,
             usage=sum((part.usage for part in parts), Usage()),
             warnings=(*told_of(parts), *self._warnings(state, rows, plan, outputs)),
             ending=ending and RunState(ending["state"]),
-            created_at=moment(head[6]),
-            started_at=times(head[7]),
-            finished_at=times(head[8]),
-            deadline_at=times(head[11]),
-            forked_from=head[12],
+            created_at=moment(head.created_at),
+            started_at=times(head.started_at),
+            finished_at=times(head.finished_at),
+            deadline_at=times(head.deadline_at),
+            forked_from=head.forked_from,
         )
 
     def _warnings(

@@ -55,8 +55,8 @@ def events_of(runs: Runs, run_id: str, after: str | None = None) -> Iterator[Run
     if marks[0] != mark:
         marks[0] = mark
         head = runs.head(run_id)
-        at = times(head[8]) or times(head[7]) or moment(head[6])
-        yield event("run", last_progress, task=None, agent=None, state=state, error=error_info(head[5]), at=at)
+        at = times(head.finished_at) or times(head.started_at) or moment(head.created_at)
+        yield event("run", last_progress, task=None, agent=None, state=state, error=error_info(head.error), at=at)
 
 
 def moment(value: Any) -> datetime:

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+Line = tuple[str, int]
 
-def lines_run(work: Callable[[], object]) -> int:
-    """Count the lines of Python that a call executes in this thread."""
-    count = 0
 
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        del frame, argument
-        nonlocal count
-        count += event == "line"
+def traced(work: Callable[[], object], at: Callable[[Line], object], under: str = "") -> None:
+    """Call something, and `at` for each line of Python that it executes in this thread, of files under a folder."""
+
+    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(under):
+            return None
+        if event == "line":
+            at((frame.f_code.co_filename, frame.f_lineno))
         return trace
 
     before = sys.gettrace()
@@ -24,4 +26,15 @@ def lines_run(work: Callable[[], object]) -> int:
         work()
     finally:
         sys.settrace(before)
+
+
+def lines_run(work: Callable[[], object]) -> int:
+    """Count the lines that a call executes."""
+    count = 0
+
+    def one_more(_line: Line) -> None:
+        nonlocal count
+        count += 1
+
+    traced(work, one_more)
     return count

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import pytest
+
 from orchestrator.clock import agent_run_id, ids, system_clock
 from orchestrator.contracts.effect import Entry, EntryState
 from orchestrator.contracts.policy import Limits
@@ -21,7 +23,7 @@ from worker.effects.motion import Motion
 from worker.effects.parking import Events, Parking
 from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder
-from worker.effects.scopes import task_factory
+from worker.effects.scopes import Suspended, task_factory
 from worker.llm.base import LLMRequest, LLMResponse
 
 T = TypeVar("T")
@@ -112,6 +114,12 @@ class Replays:
                 return runner.run(in_scope_async(recorder.scopes.root, execute, ctx))
 
         return run_recorded(make, call, on_change=on_change)
+
+    def suspended(self, execute: Callable[[Any], Any]) -> Suspended:
+        """Execute until it suspends."""
+        with pytest.raises(Suspended) as caught:
+            self.run(execute)
+        return caught.value
 
     @property
     def entries(self) -> Sequence[Entry]:

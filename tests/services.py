@@ -116,7 +116,11 @@ def start() -> dict[str, str]:
 def stop() -> None:
     """Stop what `start()` started. The data stays for the next start, the logs for whoever asks what happened."""
     with _locked_state() as state:
-        _each(lambda server: server.stop(), _servers(state, KINDS))
+        servers = _servers(state, KINDS)
+        _each(lambda server: server.stop(), servers)
+        for server in servers:
+            if server.kind == "rabbitmq":  # it takes minutes to come back with the queues of thousands of tests
+                shutil.rmtree(server.directory, ignore_errors=True)
         if Path(state["data"]) != HOME:  # nobody would look for it in the system's temporary folder
             shutil.rmtree(state["data"], ignore_errors=True)
             STATE.unlink()

@@ -14,6 +14,7 @@ from typing import Any
 
 from celery.apps.worker import Worker
 from celery.exceptions import SecurityWarning
+from celery.platforms import EX_FAILURE, EX_OK
 from celery.utils.nodenames import host_format
 from celery.worker import state
 
@@ -47,6 +48,33 @@ class FleetWorker(Worker):
     app: FleetApp
     pool: Any
     replaced = False
+    #: Set by a second Ctrl-C: what still runs is handed back at once.
+    hurried = False
+    _interrupts = 0
+
+    def install_platform_tweaks(self, worker: Any) -> None:
+        """Handle signals as Celery does, but for Ctrl-C and SIGQUIT.
+
+        Celery's cold shutdown works in the handler, in the middle of whatever the main thread does: it waited for ever for
+        a lock that this thread held, or read the socket that it was reading.
+        """
+        super().install_platform_tweaks(worker)
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        signal.signal(signal.SIGQUIT, self._hurry)
+
+    def _on_interrupt(self, *given: Any) -> None:
+        """Drain; then hand back what still runs; then end."""
+        self._interrupts += 1
+        if self._interrupts == 1:
+            signal.raise_signal(signal.SIGTERM)
+        elif self._interrupts == 2:
+            self._hurry(*given)
+        else:
+            os._exit(EX_FAILURE)
+
+    def _hurry(self, *_: Any) -> None:
+        self.hurried = True
+        state.should_terminate = EX_OK
 
     def replace(self) -> None:
         """Drain, to be replaced: threads that are stuck take memory and processor for as long as the process lives."""

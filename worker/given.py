@@ -14,8 +14,8 @@ from orchestrator.planning.inputs import Upstream, task_input
 from orchestrator.store.agent_runs import Claim
 from worker.agent import AsyncContext, Context
 from worker.effects.base import Account
-from worker.effects.execution import Execution
 from worker.effects.recorder import Recorder
+from worker.execution import Execution
 
 
 @dataclass(frozen=True, slots=True)

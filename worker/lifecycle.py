@@ -27,7 +27,7 @@ from orchestrator.store.fleet import Held
 from orchestrator.store.heartbeat import Sign
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.revoke import Revocation, revoke
-from worker.effects.execution import Execution
+from worker.execution import Execution
 from worker.heart import Heart, heart_of
 from worker.memory import Memory
 from worker.request import claimed_by
@@ -37,6 +37,8 @@ log = get_logger("nightfleet.worker")
 
 #: A heart that beats has beaten within one; after so many the process beats itself.
 _LATE_BEATS = 1.5
+#: A signal handler may not wake who waits: a drain looks this often whether it is still to wait.
+_LOOK_SECONDS = 0.2
 #: So long after an outage of the database what nobody executes is put back as its fault.
 _EXCUSED_BEATS = 3.0
 
@@ -92,6 +94,8 @@ class Member:
         self._keeper = keeper
         self._slots = slots
         self._connected = connected
+        #: Whether `stop` shall wait for nothing.
+        self.hurried: Callable[[], bool] = lambda: False
         self._settings: Settings = runtime.settings
         self._beat_seconds = self._settings.heartbeat.total_seconds()
         self._ttl = self._settings.lease_ttl.total_seconds()
@@ -149,10 +153,10 @@ class Member:
         if self._joined:
             self._heart.sign(self._sign())
         half = self._settings.drain_timeout.total_seconds() / 2
-        if not self._slots.wait_until_done(half):
+        if not self._drained(half):
             # An outcome that comes after the hand-back is not recorded, and would be paid for twice.
             self.runtime.leave()
-            if not self._slots.wait_until_done(half):
+            if not self._drained(half):
                 self.runtime.hand_back(self.runtime.executions.all())
         self._stopping.set()
         for thread in self._threads:
@@ -164,6 +168,14 @@ class Member:
                 self.sweep.publish_due()
         except NightfleetError as error:
             log.warning("could not leave the fleet in good order; the lease will expire", error=error.message)
+
+    def _drained(self, timeout_seconds: float) -> bool:
+        """Wait until nothing runs; false when something still does and it is time, or nobody wants to wait."""
+        give_up_at = system_clock.monotonic() + timeout_seconds
+        while not self._slots.wait_until_done(min(_LOOK_SECONDS, max(0.0, give_up_at - system_clock.monotonic()))):
+            if self.hurried() or system_clock.monotonic() >= give_up_at:
+                return False
+        return True
 
     # Beating ----------------------------------------------------------------------------------------------------------
 
@@ -319,6 +331,7 @@ def member_step(runtime: Runtime, sweep: Sweep, keeper: Keeper, members: list[Me
             parent.pool.on_stuck = getattr(parent, "replace", parent.pool.on_stuck)
             name = parent.hostname or socket.gethostname()
             member = Member(runtime, sweep, keeper, parent.pool, name=name, connected=connected)
+            member.hurried = lambda: getattr(parent, "hurried", False)
             members.append(member)
             member.start()
 

@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.contracts.policy import Timeouts
 from orchestrator.contracts.workflow import TaskDefinition
 from orchestrator.errors import AgentTimeout, ClaimLost
-from worker.effects.execution import Execution
+from worker.execution import Execution
 
 _UNWIND_SECONDS = 0.5
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from orchestrator.contracts.run import RunState
-from worker.effects.execution import Verdict
+from worker.execution import Verdict
 
 
 class Meter(Protocol):

@@ -14,7 +14,7 @@ from orchestrator.errors import AgentCrashed
 from orchestrator.observability.endpoint import Endpoint
 from orchestrator.observability.metrics import BUCKETS, FleetMetrics, Probe, Registry, make_registry, serve
 from orchestrator.store.readings import Readings
-from worker.effects.execution import Done, Failed, Ignored, Retrying, Verdict, Waiting
+from worker.execution import Done, Failed, Ignored, Retrying, Verdict, Waiting
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric

@@ -36,12 +36,13 @@ from orchestrator.planning.hints import did_you_mean
 from orchestrator.store.past import Past, past_of
 from worker.effects.attempt import Writer
 from worker.effects.base import Account, Effect
-from worker.effects.execution import Execution, masked
 from worker.effects.motion import Motion
 from worker.effects.recorded import in_scope, in_scope_async
 from worker.effects.recorder import Operation, Recorder
+from worker.effects.said import masked
 from worker.effects.scopes import Scope, task_factory
 from worker.effects.uncertain import DecidedStep
+from worker.execution import Execution
 from worker.given import Given
 from worker.loader import AgentLoader, LoadedAgent
 
@@ -67,7 +68,7 @@ def replay_run(kernel: Kernel, run_id: str, task: str | None = None, *, agents_p
     if past is None:
         raise RunNotFound(f"run {run_id} has not come to task {task!r} yet")
     if past.claim.epoch == 1:
-        source = kernel.store.runs.head(run_id)[12]
+        source = kernel.store.runs.head(run_id).forked_from
         raise UsageError(
             f"task {past.claim.task!r} of run {run_id} was not executed, so there is nothing to replay"
             + (f": if it is a copy, replay it in run {source}, of which this one is a fork" if source else "")
@@ -84,10 +85,10 @@ def replay_run(kernel: Kernel, run_id: str, task: str | None = None, *, agents_p
 def _agent_run_of(kernel: Kernel, run_id: str, task: str | None) -> str:
     """Give the id of the agent run that is meant."""
     head = kernel.store.runs.head(run_id)
-    plan = kernel.store.runs.plan(head[9])
+    plan = kernel.store.runs.plan(head.workflow_id)
     positions = {plan.task_at(index).id: index for index in range(len(plan.tasks) + len(plan.undos))}
     if task is None:
-        failed = None if head[5] is None else json.loads(head[5]).get("task")
+        failed = None if head.error is None else json.loads(head.error).get("task")
         task = failed or (plan.tasks[0].id if len(plan.tasks) == 1 else None)
     if task is None:
         raise UsageError(f"say which task of run {run_id} is meant: --task {' | '.join(positions)}")

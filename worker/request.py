@@ -77,22 +77,6 @@ class AgentRequest(Request):  # type: ignore[misc]
             # The tracer's frames hold what holds them, with 200 KB of line numbers: memory until the next collection.
             _without_frames(exc_info.exception)
 
-    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:  # noqa: FBT001, FBT002 - Celery's signature
-        """Give an agent back at once, whatever its thread does: a second Ctrl-C does not wait for it."""
-        del signal, emit_retry
-
-        def give_back() -> None:
-            runtime = self.task.runtime
-            execution = runtime.executions.get(agent_run_id_of(self.id))
-            if execution is not None:
-                runtime.hand_back([execution])
-            job = self._apply_result() if self._apply_result is not None else None
-            if job is not None:
-                pool.abandon(job)
-
-        # In a thread: this comes from a signal handler, which may have interrupted whoever holds a lock of the pool.
-        threading.Thread(target=give_back, name="nightfleet-give-back", daemon=True).start()
-
     def acknowledge(self) -> None:
         """Acknowledge once, whoever asks first."""
         failpoint("before_ack")

@@ -31,12 +31,12 @@ from orchestrator.store.store import Store
 from worker.deadlines import Deadlines
 from worker.effects.attempt import Writer
 from worker.effects.base import Account
-from worker.effects.execution import Execution, Executions, Ignored, Verdict
 from worker.effects.motion import Motion
 from worker.effects.parking import Parking
 from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder
 from worker.effects.scopes import Suspended
+from worker.execution import Execution, Executions, Ignored, Verdict
 from worker.given import Given
 from worker.host import Host
 from worker.isolation.alone import DiedAlone, Isolation
@@ -52,9 +52,6 @@ from worker.settlement import Settlement
 T = TypeVar("T")
 
 log = get_logger("nightfleet.worker")
-
-#: How often to look, while effects are under way, whether their outcome is wanted still.
-_LOOK_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -195,8 +192,7 @@ class Runtime:
     def _let_go(self, execution: Execution) -> None:
         """Hand back an execution that has unwound; what it still has under way is recorded before."""
         with suppress(ClaimLost):  # it was handed back without that, for want of time
-            while not execution.motion.wait_until_idle(_LOOK_SECONDS):
-                execution.check_wanted()
+            execution.wait_until_idle()
             self.hand_back([execution])
 
     def _count(self, execution: Execution, verdict: Verdict) -> None:

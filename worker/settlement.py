@@ -20,9 +20,10 @@ from orchestrator.store.agent_runs import Finish, Outcome
 from orchestrator.store.compensation import finish_undo
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
-from worker.effects.execution import Done, Execution, Failed, Ignored, Retrying, Verdict, masked
 from worker.effects.patience import patiently
+from worker.effects.said import masked
 from worker.effects.scopes import Suspended
+from worker.execution import Done, Execution, Failed, Ignored, Retrying, Verdict
 from worker.isolation.processes import ForkServerLost
 from worker.meter import Meter
 from worker.suspension import suspend

@@ -5,11 +5,8 @@ from __future__ import annotations
 from orchestrator.clock import system_clock
 from orchestrator.failpoints import failpoint
 from orchestrator.store.waits import Waits
-from worker.effects.execution import Execution, Waiting
 from worker.effects.scopes import Suspended
-
-#: How often to look, while effects are under way, whether they are wanted still.
-_LOOK_SECONDS = 1.0
+from worker.execution import Execution, Waiting
 
 
 def suspend(waits: Waits, execution: Execution, suspended: Suspended) -> Waiting:
@@ -20,8 +17,7 @@ def suspend(waits: Waits, execution: Execution, suspended: Suspended) -> Waiting
     # The frames of the agent hold the execution, which holds them: so much memory for each wait until the next collection.
     suspended.with_traceback(None)
     execution.interrupt = execution.motion.unwind = _nothing
-    while not execution.motion.wait_until_idle(_LOOK_SECONDS):
-        execution.check_wanted()
+    execution.wait_until_idle()
     failpoint("before_suspend")
     left = None if suspended.until is None else max(0.0, suspended.until - system_clock.monotonic())
     again = waits.suspend(execution.claim, left_seconds=left, waiting_for=suspended.waiting_for, heard=suspended.heard)

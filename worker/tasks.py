@@ -15,7 +15,7 @@ from orchestrator.broker.app import FleetApp
 from orchestrator.contracts.dispatch import agent_run_id_of, queue_of
 from orchestrator.errors import NightfleetError
 from orchestrator.planning.canvas import carried
-from worker.effects.execution import Done, Failed, Ignored, Retrying, Waiting
+from worker.execution import Done, Failed, Ignored, Retrying, Waiting
 from worker.request import claim_noted
 from worker.runtime import Runtime
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from orchestrator.clock import ids
 from orchestrator.contracts.dispatch import Dispatch, queue_of
@@ -45,6 +45,24 @@ class Overdue:
     id: str
     created_at: datetime | None
     deadline_at: datetime | None
+
+
+class Head(NamedTuple):
+    """A run's own row, as the database gives it (see `run_head`)."""
+
+    id: str
+    project: str
+    workflow: str
+    state: str
+    input: Any
+    error: Any
+    created_at: Any
+    started_at: Any
+    finished_at: Any
+    workflow_id: str
+    ending: Any
+    deadline_at: Any
+    forked_from: str | None
 
 
 class Runs:
@@ -235,13 +253,13 @@ class Runs:
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    def head(self, run_id: str) -> tuple[Any, ...]:
-        """Give the run's own row (see `run_head`); raises `RunNotFound`."""
+    def head(self, run_id: str) -> Head:
+        """Give the run's own row; raises `RunNotFound`."""
         _check_id(run_id)
         row = self._database.execute(lambda session: session.row("run_head", run_id=run_id))
         if row is None:
             raise not_found(run_id)
-        return row
+        return Head(*row)
 
     def parts(self, run_id: str) -> list[tuple[Any, ...]]:
         """Give the rows of its agent runs (see `run_parts`), in topological order."""

@@ -318,6 +318,13 @@ def test_help_is_there_at_once_because_it_loads_nothing_heavy(nf: Shell) -> None
     assert not loaded & {"celery", "kombu", "sqlalchemy", "pydantic", "structlog", "yaml", "worker", "asyncio"}
 
 
+def test_a_command_loads_no_other_and_structlog_without_rich(nf: Shell) -> None:
+    shown = Shell(nf.folder, {"PYTHONPROFILEIMPORTTIME": "1"})("agents", "--embedded")
+    loaded = {line.rpartition("|")[2].strip() for line in shown.err.splitlines()}
+    assert {"structlog", "structlog.dev"} <= loaded
+    assert not loaded & {"rich.console", "orchestrator.commands.batch", "orchestrator.commands.replay"}
+
+
 def test_the_emulator_serves_until_it_is_told_to_stop(nf: Shell) -> None:
     with nf.start("emulator", "--port", "0") as process:
         assert process.stdout is not None

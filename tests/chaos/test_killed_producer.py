@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psycopg
 import pytest
 from chaos.figures import report
+from counting import Line, traced
 from fleet import Fleet, fleet
 
 import orchestrator
@@ -23,33 +22,16 @@ OURS = str(Path(orchestrator.__file__).parent)
 #: How many lines a producer is killed at, spread evenly over all that it passes (more than 500).
 POINTS = 24
 
-Line = tuple[str, int]
 Work = Callable[[Orchestrator, int], object]
 
 
 def lines_passed(work: Callable[[], object]) -> list[Line]:
     """Give the lines of ours that this thread passes, each once, in their order."""
     seen: dict[Line, None] = {}
-    traced(work, seen.setdefault)
+    traced(work, seen.setdefault, OURS)
     lines = list(seen)
     # What comes before is connecting: it leaves nothing.
     return lines[next(index for index, (file, _) in enumerate(lines) if file.endswith("orchestrator/service.py")) :]
-
-
-def traced(work: Callable[[], object], at: Callable[[Line], object]) -> None:
-    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(OURS):
-            return None
-        if event == "line":
-            at((frame.f_code.co_filename, frame.f_lineno))
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
 
 
 def die_at(line: Line, work: Callable[[], object]) -> bool:
@@ -58,7 +40,7 @@ def die_at(line: Line, work: Callable[[], object]) -> bool:
     if child == 0:  # pragma: no cover - killed
         signal.alarm(60)
         try:
-            traced(work, lambda passed: passed == line and os.kill(os.getpid(), signal.SIGKILL))
+            traced(work, lambda passed: passed == line and os.kill(os.getpid(), signal.SIGKILL), OURS)
         finally:
             os._exit(0)
     return os.waitpid(child, 0)[1] == signal.SIGKILL

@@ -80,7 +80,7 @@ def test_a_run_belongs_to_the_project_that_is_named_and_new_projects_are_made_on
     default, *press = (steps.run_row(each)["project_id"] for each in runs)
     assert default == DEFAULT_PROJECT_ID
     assert press[0] == press[1] != default
-    assert [store.runs.head(each)[1] for each in runs] == ["default", "press", "press"]
+    assert [store.runs.head(each).project for each in runs] == ["default", "press", "press"]
     assert rows_in(store.database, project) == [2]
 
 
@@ -102,7 +102,7 @@ def test_the_stored_definition_gives_the_plan_back(database: Database) -> None:
     plan = plan_of(task("reader"), task("editor", "reader", when="reader.n > 1", retry={"retries": 7}))
     [run_id] = Steps(Store(database), plan).start()
     fresh = Store(database).runs
-    assert fresh.plan(fresh.head(run_id)[9]).workflow == plan.workflow
+    assert fresh.plan(fresh.head(run_id).workflow_id).workflow == plan.workflow
 
 
 def test_a_batch_that_fails_leaves_nothing(store: Store) -> None:

@@ -17,7 +17,7 @@ from orchestrator.store.agent_runs import Outcome
 from orchestrator.store.backend import StoreBackend
 from orchestrator.store.runs import parse
 from orchestrator.store.store import Store
-from worker.effects.execution import masked
+from worker.effects.said import masked
 
 
 class OutOfLight(RetryableError):
@@ -68,7 +68,7 @@ def test_every_error_comes_back_from_the_database_through_celerys_backend_and_in
         with pytest.raises(type(back)) as raised:
             asynchronous.get(timeout=1)
         assert raised.value == error
-        assert ErrorInfo.model_validate(parse(store.runs.head(run_id)[5])) == info
+        assert ErrorInfo.model_validate(parse(store.runs.head(run_id).error)) == info
 
 
 def test_what_an_error_carries_is_made_storable_bounded_and_free_of_secrets() -> None:

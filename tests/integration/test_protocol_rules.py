@@ -43,7 +43,7 @@ from orchestrator.store.pool import Pool
 from orchestrator.store.store import Store
 from worker.app import WorkerParts, build, load_agents
 from worker.effects.base import Account
-from worker.effects.execution import Execution
+from worker.execution import Execution
 from worker.lifecycle import Member
 from worker.pool import TaskPool
 

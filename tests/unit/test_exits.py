@@ -16,7 +16,7 @@ from orchestrator.contracts.workflow import TaskDefinition
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.store import Store
-from worker.effects.execution import Done, Failed, Verdict, Waiting
+from worker.execution import Done, Failed, Verdict, Waiting
 from worker.llm.providers import Providers
 from worker.loader import AgentLoader
 from worker.runtime import Runtime

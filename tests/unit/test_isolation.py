@@ -31,7 +31,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.store import Store
 from orchestrator.store.waits import Answering
 from worker.effects.base import Account
-from worker.effects.execution import Done, Execution, Failed, Ignored, Retrying, Verdict, Waiting
+from worker.execution import Done, Execution, Failed, Ignored, Retrying, Verdict, Waiting
 from worker.isolation import alone, wire
 from worker.isolation.processes import ForkServer, ForkServerLost
 from worker.llm.providers import Providers

@@ -17,7 +17,7 @@ from orchestrator.errors import AgentCrashed, AgentFailed, DatabaseUnavailable, 
 from orchestrator.observability.endpoint import Endpoint
 from orchestrator.observability.metrics import FleetMetrics, Registry, make_registry
 from orchestrator.store.readings import FleetReading, Waiting
-from worker.effects.execution import Done, Failed, Ignored, Retrying
+from worker.execution import Done, Failed, Ignored, Retrying
 from worker.metrics import WorkMeter
 
 

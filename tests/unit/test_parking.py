@@ -20,7 +20,7 @@ from orchestrator.journal.memory import MemoryJournal
 from orchestrator.store.agent_runs import Claim
 from worker.agent import AsyncContext, Context
 from worker.effects import gather
-from worker.effects.scopes import Suspended
+from worker.effects.scopes import Scopes
 
 HOUR = 3600.0
 
@@ -94,13 +94,6 @@ def replays(people: People) -> Replays:
     return made
 
 
-def suspended(replays: Replays, execute: Callable[[Any], Any]) -> Suspended:
-    """Execute until it suspends."""
-    with pytest.raises(Suspended) as caught:
-        replays.run(execute)
-    return caught.value
-
-
 def asks(count: int) -> Callable[[Context], list[str]]:
     def agent(ctx: Context) -> list[str]:
         return ctx.gather(*(lambda number=number: ctx.ask(f"{number}?") for number in range(count)))
@@ -114,10 +107,10 @@ def asks(count: int) -> Callable[[Context], list[str]]:
 def test_all_branches_ask_at_once_however_many_they_are(replays: Replays, people: People) -> None:
     agent, texts = asks(40), [f"{number}?" for number in range(40)]
     replays.moment_seconds = 60  # nothing waits for this to pass: that every branch waits is known
-    suspended(replays, agent)
+    replays.suspended(agent)
     assert sorted(people.asked.values()) == sorted(texts)
     people.answers = {text: f"yes to {text}" for text in texts[:39]}
-    suspended(replays, agent)
+    replays.suspended(agent)
     people.answers[texts[39]] = "yes, the last one"
     assert replays.run(agent) == [*(f"yes to {text}" for text in texts[:39]), "yes, the last one"]
 
@@ -135,7 +128,7 @@ def test_branches_that_wait_keep_no_other_branch_from_beginning(replays: Replays
         waiting = (lambda number=number: ctx.ask(f"{number}?") for number in range(20))
         return ctx.gather(*waiting, lambda: ctx.step(done.set))
 
-    suspended(replays, agent)
+    replays.suspended(agent)
     assert done.is_set()
     assert replays.run(agent) == ["yes"] * 20 + [None]
 
@@ -149,10 +142,34 @@ def test_branches_inside_of_branches_all_ask(replays: Replays, people: People, m
 
         return ctx.gather(*(lambda first=first: inner(first) for first in range(0, 12, 3)))
 
-    suspended(replays, agent)
+    replays.suspended(agent)
     assert len(people.asked) == 12
     people.answers = {f"{number}?": str(number) for number in range(12)}
     assert replays.run(agent) == [["0", "1", "2"], ["3", "4", "5"], ["6", "7", "8"], ["9", "10", "11"]]
+
+
+@pytest.mark.parametrize("most", [1, 16])
+def test_while_one_branch_takes_over_from_another_it_never_looks_as_if_all_waited(
+    replays: Replays, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    count, running = Scopes.count, list[int]()
+
+    def noted(scopes: Scopes, **changes: int) -> None:
+        count(scopes, **changes)
+        running.append(scopes.running)
+
+    def agent(ctx: Context) -> None:
+        def outer() -> None:
+            ctx.gather(*[lambda: ctx.step(int)] * 3)
+            ctx.step(int)
+
+        ctx.gather(*[outer] * 3)
+
+    monkeypatch.setattr(gather, "_MOST_RUNNING", most)
+    monkeypatch.setattr(Scopes, "count", noted)
+    replays.run(agent)
+    assert min(running[:-1]) > 0
+    assert running[-1] == 0
 
 
 def test_more_branches_than_there_may_be_threads_ask_when_others_are_answered(
@@ -162,7 +179,7 @@ def test_more_branches_than_there_may_be_threads_ask_when_others_are_answered(
     monkeypatch.setattr(gather, "_MOST_THREADS", 3)
     agent = asks(8)
     for asked in (3, 6, 8):
-        suspended(replays, agent)
+        replays.suspended(agent)
         assert len(people.asked) == asked
         people.answers = dict.fromkeys(people.asked.values(), "yes")
     assert replays.run(agent) == ["yes"] * 8
@@ -196,7 +213,7 @@ def test_a_branch_that_computes_for_long_is_not_taken_for_one_that_waits(replays
     def agent(ctx: Context) -> list[Any]:
         return ctx.gather(lambda: ctx.ask("Shall it?"), lambda: compute(ctx))
 
-    suspended(replays, agent)
+    replays.suspended(agent)
     people.answers["Shall it?"] = "yes"
     assert replays.run(agent) == ["yes", 4]
     assert len(computed) == 2
@@ -220,8 +237,8 @@ def test_an_answer_that_was_taken_while_others_went_on_is_told_with_the_suspensi
     def agent(ctx: Context) -> None:
         ctx.gather(lambda: listen(ctx), lambda: ctx.step(work))
 
-    assert suspended(replays, agent).heard
-    assert not suspended(replays, agent).heard, "this time it was there before"
+    assert replays.suspended(agent).heard
+    assert not replays.suspended(agent).heard, "this time it was there before"
 
 
 # What is no waiting ---------------------------------------------------------------------------------------------------
@@ -251,9 +268,9 @@ async def async_worker(ctx: AsyncContext) -> list[Any]:
 def test_a_branch_that_is_repeated_from_a_slow_database_goes_on(people: People, execute: Callable[[Any], Any]) -> None:
     replays = Replays(SlowJournal(0.01))
     replays.events = people
-    suspended(replays, execute)
+    replays.suspended(execute)
     people.answers["Shall it?"] = "yes"
-    wait = suspended(replays, execute)
+    wait = replays.suspended(execute)
     assert "Shall it?" not in wait.waiting_for, "its answer was taken"
     people.answers["Who?"] = "Ada"
     assert replays.run(execute) == ["Ada", "yes"]
@@ -271,13 +288,13 @@ async def async_looker(ctx: AsyncContext) -> list[Any]:
 def test_while_one_looks_for_its_answer_the_others_do_not_suspend_without_its_end(
     replays: Replays, people: People, execute: Callable[[Any], Any]
 ) -> None:
-    suspended(replays, execute)
+    replays.suspended(execute)
 
     def look(_: str) -> None:
         threading.Event().wait(0.3)  # many moments
 
     people.look = look
-    wait = suspended(replays, execute)
+    wait = replays.suspended(execute)
     assert wait.until is not None
     assert wait.until - system_clock.monotonic() <= 60
 
@@ -286,6 +303,6 @@ def test_a_step_that_waits_inside_is_not_what_goes_on_however_deep(replays: Repl
     def outer(ctx: Context) -> str:
         return ctx.step(lambda: ctx.step(lambda: ctx.ask("Shall it?")))
 
-    wait = suspended(replays, lambda ctx: ctx.gather(lambda: outer(ctx), lambda: ctx.sleep(HOUR)))
+    wait = replays.suspended(lambda ctx: ctx.gather(lambda: outer(ctx), lambda: ctx.sleep(HOUR)))
     assert wait.waiting_for.startswith("sleeps until")
     assert people.asked == {Slot("0.0.0", 0): "Shall it?"}

@@ -21,7 +21,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
 from worker.agent import AsyncContext, BaseAgent, Context, RetryableError, Timeouts
-from worker.effects.execution import Done, Failed, Ignored, Retrying, Verdict
+from worker.execution import Done, Failed, Ignored, Retrying, Verdict
 from worker.llm.providers import Providers
 from worker.loader import LoadedAgent, LoadedAgents, load_class
 from worker.runtime import Runtime

@@ -23,7 +23,7 @@ from orchestrator.planning.frontier import Plan
 from orchestrator.settings import Settings
 from orchestrator.store.agent_runs import AgentRuns
 from orchestrator.store.backend import StoreBackend
-from worker.effects.execution import Done, Failed, Ignored, Retrying, Verdict
+from worker.execution import Done, Failed, Ignored, Retrying, Verdict
 from worker.runtime import Runtime
 from worker.tasks import register
 

@@ -25,7 +25,7 @@ from orchestrator.store.heartbeat import Sign
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
 from worker.effects.base import Account
-from worker.effects.execution import Execution, Failed, Ignored, Verdict
+from worker.execution import Execution, Failed, Ignored, Verdict
 from worker.lifecycle import CeleryDecisions, Pulse, Slots
 from worker.llm.providers import Providers
 from worker.loader import LoadedAgents

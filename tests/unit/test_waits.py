@@ -8,7 +8,6 @@ import json
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -23,9 +22,9 @@ from orchestrator.store.agent_runs import Claim
 from orchestrator.store.waits import Waits
 from worker.agent import AsyncContext, Context, QuestionExpired
 from worker.effects.base import Account
-from worker.effects.execution import Execution
 from worker.effects.motion import Motion
 from worker.effects.scopes import Suspended
+from worker.execution import Execution
 from worker.suspension import suspend
 
 HOUR = 3600.0
@@ -82,13 +81,6 @@ def replays(people: People) -> Replays:
     return made
 
 
-def suspended(replays: Replays, execute: Callable[[Any], Any]) -> Suspended:
-    """Execute until it suspends."""
-    with pytest.raises(Suspended) as caught:
-        replays.run(execute)
-    return caught.value
-
-
 def left(wait: Suspended) -> float:
     assert wait.until is not None
     return wait.until - system_clock.monotonic()
@@ -118,9 +110,9 @@ def test_a_long_sleep_suspends_and_goes_on_at_its_time_without_repeating_what_wa
         ctx.step(calls.append, "after")
         return "awake"
 
-    assert left(suspended(replays, agent)) == pytest.approx(HOUR, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(HOUR, abs=5)
     people.later = timedelta(minutes=40)
-    assert left(suspended(replays, agent)) == pytest.approx(HOUR / 3, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(HOUR / 3, abs=5)
     people.later = timedelta(minutes=61)
     assert replays.run(agent) == "awake"
     assert calls == ["before", "after"]
@@ -134,7 +126,7 @@ async def async_sleeper(ctx: AsyncContext) -> str:
 
 
 def test_an_async_agent_sleeps_the_same_way(replays: Replays, people: People) -> None:
-    assert "sleeps until" in suspended(replays, async_sleeper).waiting_for
+    assert "sleeps until" in replays.suspended(async_sleeper).waiting_for
     people.later = timedelta(hours=2)
     assert replays.run(async_sleeper) == "awake"
 
@@ -146,7 +138,7 @@ def test_sleeping_until_a_time_goes_by_the_time_of_the_database(replays: Replays
         ctx.sleep_until(at)
 
     people.later = timedelta(minutes=-30)
-    assert left(suspended(replays, agent)) == pytest.approx(1.5 * HOUR, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(1.5 * HOUR, abs=5)
     people.later = timedelta(hours=1)
     replays.run(agent)
 
@@ -163,7 +155,7 @@ def test_what_is_no_duration_is_refused(replays: Replays, wrong: float | timedel
 
 
 def test_a_time_beyond_what_databases_count_is_slept_toward(replays: Replays) -> None:
-    wait = suspended(replays, lambda ctx: ctx.sleep_until(datetime.max.replace(tzinfo=UTC)))
+    wait = replays.suspended(lambda ctx: ctx.sleep_until(datetime.max.replace(tzinfo=UTC)))
     assert left(wait) == pytest.approx(100 * 365.25 * 24 * HOUR, abs=5)
 
 
@@ -179,10 +171,10 @@ def test_a_question_suspends_until_it_is_answered(replays: Replays, people: Peop
     def agent(ctx: Context) -> str:
         return ctx.ask("Send it?", choices=["yes", "no"], about={"usd": 5})
 
-    wait = suspended(replays, agent)
+    wait = replays.suspended(agent)
     assert (wait.waiting_for, wait.until) == ("waits for an answer: Send it?", None)
     assert people.asked[FIRST] == Inquiry("Send it?", ("yes", "no"), None, {"usd": 5})
-    suspended(replays, agent)
+    replays.suspended(agent)
     people.answer("yes")
     assert replays.run(agent) == "yes"
     people.answer("no")
@@ -193,8 +185,8 @@ def test_who_watches_is_told_of_the_question_once(replays: Replays, people: Peop
     def agent(ctx: Context) -> str:
         return ctx.ask("Send it?", choices=["yes", "no"])
 
-    suspended(replays, agent)
-    suspended(replays, agent)
+    replays.suspended(agent)
+    replays.suspended(agent)
     people.answer("yes")
     replays.run(agent)
     [line] = replays.journal.events  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
@@ -208,7 +200,7 @@ async def reviewer(ctx: AsyncContext) -> dict[str, Any]:
 
 
 def test_an_answer_becomes_what_the_agent_asked_for(replays: Replays, people: People) -> None:
-    suspended(replays, reviewer)
+    replays.suspended(reviewer)
     schema = people.asked[FIRST].schema
     assert schema is not None
     assert schema["properties"]["stars"]["type"] == "integer"
@@ -221,7 +213,7 @@ def test_nobodys_answer_gives_the_default(replays: Replays, people: People) -> N
     def agent(ctx: Context) -> Any:
         return ctx.ask("Send it?", expires=HOUR, default=None)
 
-    assert left(suspended(replays, agent)) == pytest.approx(HOUR, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(HOUR, abs=5)
     people.let_expire()
     assert replays.run(agent) is None
 
@@ -235,12 +227,12 @@ def test_nobodys_answer_without_a_default_is_an_error_that_a_retry_asks_anew(rep
             return ctx.ask("Send it?", expires=HOUR)
         return "nobody"
 
-    suspended(replays, agent)
+    replays.suspended(agent)
     people.let_expire()
     assert replays.run(careful) == "nobody"
     with pytest.raises(QuestionExpired, match="nobody has answered in time: Send it"):
         replays.run(agent)
-    suspended(replays, agent)
+    replays.suspended(agent)
     people.answer("yes")
     assert replays.run(agent) == "yes"
 
@@ -282,12 +274,12 @@ def test_what_cannot_be_asked_is_refused(replays: Replays, given: dict[str, Any]
 
 
 def test_a_question_is_text_that_a_database_takes(replays: Replays, people: People) -> None:
-    suspended(replays, lambda ctx: ctx.ask("Send \x00 to \ud800?"))
+    replays.suspended(lambda ctx: ctx.ask("Send \x00 to \ud800?"))
     assert people.asked[FIRST].text == "Send \N{REPLACEMENT CHARACTER} to ??"
 
 
 def test_secrets_do_not_reach_the_question(replays: Replays, people: People) -> None:
-    suspended(replays, lambda ctx: ctx.ask("the secret?", about={"key": "secret"}))
+    replays.suspended(lambda ctx: ctx.ask("the secret?", about={"key": "secret"}))
     assert people.asked[FIRST] == Inquiry("the ***?", about={"key": "***"})
 
 
@@ -406,7 +398,7 @@ def test_whatever_an_agent_makes_of_its_unwinding_it_is_suspended(
     replays: Replays, people: People, agent: Callable[[Any], Any]
 ) -> None:
     AFTER.clear()
-    assert left(suspended(replays, agent)) == pytest.approx(HOUR, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(HOUR, abs=5)
     assert AFTER == [], "no effect follows"
     assert {entry.state for entry in replays.entries} == {"begun"}
     people.later = timedelta(hours=3)
@@ -428,7 +420,7 @@ def test_a_branch_that_waits_lets_the_others_go_on(replays: Replays, people: Peo
         ctx.gather(lambda: ctx.sleep(HOUR), lambda: work(ctx))
         return len(done)
 
-    suspended(replays, agent)
+    replays.suspended(agent)
     assert done == list(range(20))
     people.later = timedelta(hours=2)
     assert replays.run(agent) == 20
@@ -449,7 +441,7 @@ def test_nothing_suspends_while_an_effect_is_under_way(replays: Replays, people:
     async def agent(ctx: AsyncContext) -> list[Any]:
         return list(await asyncio.gather(ctx.sleep(HOUR), busy(ctx)))
 
-    suspended(replays, agent)
+    replays.suspended(agent)
     assert {str(entry.slot): entry.state for entry in replays.entries} == {"0.0": "begun", "1.0": "done", "1.1": "done"}
     people.later = timedelta(hours=2)
     assert replays.run(agent) == [None, "DONE"]
@@ -459,14 +451,14 @@ def test_of_several_waits_the_first_one_wakes_and_all_are_named(replays: Replays
     async def agent(ctx: AsyncContext) -> list[Any]:
         return await ctx.gather(ctx.ask("Send it?"), ctx.sleep(HOUR), ctx.sleep(2 * HOUR))
 
-    wait = suspended(replays, agent)
+    wait = replays.suspended(agent)
     assert left(wait) == pytest.approx(HOUR, abs=5)
     assert "Send it?" in wait.waiting_for
     assert wait.waiting_for.count("sleeps until") == 2
     people.answer("yes", Slot("0", 0))
-    assert left(suspended(replays, agent)) == pytest.approx(HOUR, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(HOUR, abs=5)
     people.later = timedelta(hours=1.5)
-    assert left(suspended(replays, agent)) == pytest.approx(HOUR / 2, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(HOUR / 2, abs=5)
     people.later = timedelta(hours=2.5)
     assert replays.run(agent) == ["yes", None, None]
 
@@ -480,7 +472,7 @@ def test_an_agent_whose_branches_have_ended_suspends_at_once(replays: Replays) -
         await asyncio.create_task(ctx.sleep(0))
         await ctx.sleep(HOUR)
 
-    suspended(replays, agent)
+    replays.suspended(agent)
 
 
 # The end --------------------------------------------------------------------------------------------------------------
@@ -493,6 +485,12 @@ def test_no_effect_begins_once_an_execution_is_unwound() -> None:
         raise AssertionError("it has begun")
 
 
+def execution_of(account: Account) -> Execution:
+    """Make an execution of which nobody asks what it executes."""
+    nothing = cast("Any", None)
+    return Execution(nothing, nothing, account, nothing, 0.0)
+
+
 def test_an_agent_run_is_let_go_only_when_what_was_under_way_is_recorded() -> None:
     happened: list[str] = []
 
@@ -501,7 +499,8 @@ def test_an_agent_run_is_let_go_only_when_what_was_under_way_is_recorded() -> No
             del claim
             happened.append(f"suspended for {how['left_seconds']:.0f} s")
 
-    motion = Motion(Account("model"))
+    execution = execution_of(Account("model"))
+    motion = execution.motion
     begun = threading.Event()
 
     def work() -> None:
@@ -516,7 +515,6 @@ def test_an_agent_run_is_let_go_only_when_what_was_under_way_is_recorded() -> No
     thread = threading.Thread(target=work)
     thread.start()
     assert begun.wait(10)
-    execution = cast("Execution", SimpleNamespace(motion=motion, account=motion.account, claim=None, interrupt=None))
     verdict = suspend(cast("Waits", Store()), execution, Suspended("sleeps", system_clock.monotonic() + HOUR))
     thread.join(10)
     assert happened == ["recorded", "suspended for 3600 s"]
@@ -525,8 +523,7 @@ def test_an_agent_run_is_let_go_only_when_what_was_under_way_is_recorded() -> No
 
 def test_an_agent_run_that_was_taken_away_meanwhile_is_not_suspended() -> None:
     account = Account("model")
-    motion = Motion(account)
+    execution = execution_of(account)
     account.stopped = ClaimLost("cancelled")
-    execution = cast("Execution", SimpleNamespace(motion=motion, check_wanted=account.check, claim=None))
-    with motion.flight(FIRST), pytest.raises(ClaimLost):
+    with execution.motion.flight(FIRST), pytest.raises(ClaimLost):
         suspend(cast("Waits", None), execution, Suspended("sleeps", None))

@@ -24,9 +24,9 @@ from orchestrator.observability.redact import Redact
 from orchestrator.store.agent_runs import Claim
 from worker.effects import steps
 from worker.effects.base import CallModel, Effect, RunStep
-from worker.effects.execution import storable
 from worker.effects.motion import Motion
 from worker.effects.raised import describe, rebuild
+from worker.effects.said import clean
 from worker.effects.scopes import Mark, Scope, marks_of, set_marks
 
 T = TypeVar("T")
@@ -80,13 +80,13 @@ class Writer:
         text = effect.told() or (None if asked is None else preview(asked))
         if text is not None:
             # A conversation is long: of its beginning, more is read than kept, so that no half of a secret is left.
-            text = preview(storable(self.redact(text[: 4 * PREVIEW])))
+            text = preview(clean(text[: 4 * PREVIEW], self.redact))
         what = fingerprint(effect.kind, asked)
         return Entry(slot, effect.kind, what, state, request=text, digest=self.digest, **fields)
 
     def masked(self, event: EventLine | None) -> EventLine | None:
         """Give a line for watchers as it may be stored."""
-        return None if event is None else replace(event, message=storable(self.redact(event.message)))
+        return None if event is None else replace(event, message=clean(event.message, self.redact))
 
     def begin(self, effect: Effect, slot: Slot, **fields: Any) -> None:
         """Store that an effect may happen from now on."""

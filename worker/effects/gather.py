@@ -40,8 +40,7 @@ def gather_threads(scope: Scope, branches: Sequence[Callable[[], T]], *, return_
         inside.turns = threads
         futures.append(Future())
         threads.add(partial(copy_context().run, partial(work, branch, inside, futures[-1])))
-    with scope.waiting():
-        threads.run()
+    threads.run(scope)
     return _results([future.exception() or future.result() for future in futures], return_exceptions=return_exceptions)
 
 
@@ -69,17 +68,25 @@ class Threads:
         """Add what is to be called, in order; it raises nothing."""
         self._works.append(work)
 
-    def run(self) -> None:
-        """Call everything, and return when all has ended."""
+    def run(self, scope: Scope) -> None:
+        """Call everything, and return when all has ended; the branch that calls waits meanwhile."""
+        if not self._works:
+            return
         with self._changed:
             self._begin()
+        with scope.waiting(), self._changed:
             self._changed.wait_for(lambda: not self._alive)
+        # Until here the last of the threads counted as running: so it never looks as if all branches of the agent waited.
+        self._scopes.count(running=-1)
 
     @contextmanager
     def given_up(self) -> Generator[None]:
         with self._changed:
-            self._give_turn_up()
+            self._turns += 1
             self._begin()
+            self._changed.notify_all()
+            # Only now, as in `run`: what has begun in its place counts already.
+            self._scopes.count(running=-1)
         try:
             yield
         finally:
@@ -108,16 +115,14 @@ class Threads:
                 work = self._works.popleft() if self._works else None
                 if work is None:
                     self._alive -= 1
-                    self._give_turn_up()
+                    self._turns += 1
+                    if self._alive:
+                        self._scopes.count(running=-1)
+                    self._changed.notify_all()
 
     def _take_turn(self) -> None:
         self._turns -= 1
         self._scopes.count(running=1)
-
-    def _give_turn_up(self) -> None:
-        self._turns += 1
-        self._scopes.count(running=-1)
-        self._changed.notify_all()
 
 
 async def _started(branch: Any) -> Any:

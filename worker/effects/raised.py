@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.contracts.jsonvalue import find_fault, plain
 from orchestrator.errors import NightfleetError, from_exception
 from orchestrator.observability.redact import Redact
-from worker.effects.execution import storable
+from worker.effects.said import clean
 from worker.effects.steps import public_name
 
 #: Beside what `NightfleetError.to_data` gives: the class, its arguments and its plain attributes.
@@ -36,7 +36,7 @@ def describe(error: BaseException, redact: Redact) -> dict[str, Any]:
             "state": {name: value for name, value in vars(error).items() if _is_small_json(value)},
         },
     }
-    return plain(data, lambda text: storable(redact(text)))
+    return plain(data, lambda text: clean(text, redact))
 
 
 def rebuild(data: Mapping[str, Any], plugin: str) -> Exception:

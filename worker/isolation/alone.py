@@ -26,9 +26,9 @@ from orchestrator.journal.base import Journal
 from orchestrator.settings import Settings
 from worker.deadlines import Deadlines
 from worker.effects.base import Account
-from worker.effects.execution import Execution
 from worker.effects.parking import Events
 from worker.effects.scopes import Suspended
+from worker.execution import Execution
 from worker.host import Host
 from worker.isolation.channel import ChannelClosed
 from worker.isolation.processes import Child, ForkServer

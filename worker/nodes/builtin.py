@@ -16,7 +16,7 @@ from worker.plugin import LoadedAgent, Shape
 if TYPE_CHECKING:
     from orchestrator.settings import Settings
     from orchestrator.store.agent_runs import AgentRuns
-    from worker.effects.execution import Execution
+    from worker.execution import Execution
     from worker.nodes.foreign_app import ForeignApp
 
 

@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from orchestrator.contracts.dispatch import Dispatch
-from orchestrator.contracts.jsonvalue import plain
 from orchestrator.contracts.workflow import TaskDefinition
 from orchestrator.errors import NightfleetError
-from orchestrator.observability.redact import Redact
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Claim
 from worker.effects.base import Account
 from worker.effects.motion import Motion
 
-_MAX_ERROR_CHARACTERS = 8000
-#: Of what an error carries beside its message: more than that is left out.
-_MAX_DETAILS_CHARACTERS = 16_000
-
-
-def storable(text: str) -> str:
-    """Cut what an agent says to a bound, and take out what Postgres cannot store."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()[:_MAX_ERROR_CHARACTERS]
-
-
-def masked(error: NightfleetError, redact: Redact) -> NightfleetError:
-    """Give an error as it may be shown and stored: without secrets, within bounds, and JSON throughout."""
-
-    def clean(text: str) -> str:
-        return storable(redact(text))
-
-    data = error.to_data()
-    try:
-        carried = {key: plain(data.pop(key), clean) for key in ("details", "cause") if key in data}
-        if len(json.dumps(carried)) > _MAX_DETAILS_CHARACTERS:
-            carried = {}
-    except RecursionError:  # an author's details may hold themselves
-        carried = {}
-    made = NightfleetError.from_data({**data, **carried, "message": clean(error.message)})
-    return error if made.to_data() == error.to_data() else made
+#: How often to look, while effects are under way, whether they are wanted still.
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +82,11 @@ class Execution:
     def __post_init__(self) -> None:
         self.motion = Motion(self.account)
 
-    def check_wanted(self) -> None:
-        """Raise why nobody waits any more for what this execution has under way."""
-        if not self.leaving or self.motion.given_up:
-            self.account.check()
+    def wait_until_idle(self) -> None:
+        """Wait until nothing of it is under way; raises why nobody waits for that any more."""
+        while not self.motion.wait_until_idle(_LOOK_SECONDS):
+            if not self.leaving or self.motion.given_up:
+                self.account.check()
 
 
 class Executions:
