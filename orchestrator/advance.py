@@ -70,7 +70,7 @@ class Advancer:
         """Publish single agent runs of any runs again: retries, takeovers, lost messages. False: the broker is away."""
         messages = [message for dispatch in dispatches for message in messages_of(signature_of(dispatch))]
         if messages:
-            failpoint("after_commit_before_publish")
+            failpoint("before_republish")
         return self.send(messages)
 
     def send(self, messages: Sequence[TaskMessage]) -> bool:

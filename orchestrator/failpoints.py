@@ -39,6 +39,7 @@ POINTS: Mapping[str, str] = {
     "publish": "each message on its way to the broker",
     "after_publish": "messages were handed to the broker, which has not confirmed them",
     "after_commit_before_publish": "what a transaction released is known to nobody but the database",
+    "before_republish": "what is due, due again, or was lost is about to be sent by itself",
     "before_claim": "a message was delivered, nothing is claimed",
     "after_claim": "the claim is committed, the agent has not begun",
     "before_effect": "an effect is asked for and not recorded, nothing is done",

@@ -14,6 +14,7 @@ from celery.exceptions import Ignore, Retry
 from orchestrator.broker.app import FleetApp
 from orchestrator.contracts.dispatch import agent_run_id_of, queue_of
 from orchestrator.errors import NightfleetError
+from orchestrator.failpoints import failpoint
 from orchestrator.planning.canvas import carried
 from worker.execution import Done, Failed, Ignored, Retrying, Waiting
 from worker.request import claim_noted
@@ -39,6 +40,8 @@ class AgentTask(Task):
         verdict = self.runtime.run(agent_run_id_of(request.id), carried(request.chain, request.chord), claim_noted())
         match verdict:
             case Done(released):
+                if released:
+                    failpoint("after_commit_before_publish")
                 # What is carried on is exactly what this completion has released.
                 chain, request.chain = request.chain, None
                 if not chain:

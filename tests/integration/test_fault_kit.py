@@ -81,13 +81,18 @@ tasks:
   more_3: {agent: quiet, after: [more_2]}
   more_4: {agent: quiet, after: [more_3]}
   more_5: {agent: quiet, after: [more_4]}
+  more_6: {agent: quiet, after: [more_5]}
+  more_7: {agent: quiet, after: [more_6]}
+  more_8: {agent: quiet, after: [more_7]}
 """
 
-#: In an order in which every one of them is still ahead.
+#: In an order in which every one of them is still ahead. What was published may have run before the point is passed that
+#: comes after it: that one is for tasks without effects.
 EMBEDDED = (
-    "before_submit", "after_publish", "before_claim", "before_effect", "before_record", "after_record:2",
+    "before_submit", "before_claim", "before_effect", "before_record", "after_record:2",
     "before_completion", "before_requeue", "after_requeue", "before_failure", "after_failure", "before_suspend",
     "after_suspend", "after_wake", "before_decision", "after_decision", "before_ack", "after_ack",
+    "after_publish", "before_republish",
 )  # fmt: skip
 
 
