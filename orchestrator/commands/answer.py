@@ -61,6 +61,8 @@ def answer(identity: str, place: Place, *, by: str | None, digest: str | None, a
         raise UsageError("the answer is missing, and nobody is there to be asked: add --text, --value, --yes or --no")
     with looking(settings) as service:
         question = service.questions.find(identity)
+        if given["text"] is not None and question.answer_schema is not None:
+            raise UsageError(f"question {question.id} wants an answer of a certain shape: give JSON with --value")
         value = values[0] if values else answered_by_person(question)
         # What is answered is what was shown, or looked at before.
         seen = question.digest if digest is None and not values else digest

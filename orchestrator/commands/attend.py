@@ -16,6 +16,8 @@ from orchestrator.clock import Clock, system_clock
 from orchestrator.commands import render
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from orchestrator.contracts.event import RunEvent
     from orchestrator.contracts.run import AgentRunResult, RunResult
     from orchestrator.service import Service
@@ -62,7 +64,7 @@ def attend(
     begun = service.snapshot(run_id)
     for warning in begun.warnings:
         screen.write(f"warning: {warning}\n")
-    progress = progress_on(screen, begun.agent_runs)
+    progress = progress_on(screen, begun.agent_runs, begun.created_at)
     try:
         for events in follow(service, run_id, timeout=timeout):
             # Lines of progress come before states, whenever they were.
@@ -156,29 +158,30 @@ class Progress(Protocol):
         ...
 
 
-def progress_on(screen: Screen, parts: Sequence[AgentRunResult]) -> Progress:
-    """Give what shows the progress of these agent runs on this screen."""
+def progress_on(screen: Screen, parts: Sequence[AgentRunResult], began: datetime) -> Progress:
+    """Give what shows the progress of the agent runs of a run, which began then, on this screen."""
     fits = len(parts) < shutil.get_terminal_size().lines - 2
-    return Board(screen, parts) if screen.isatty() and fits else Lines(screen)
+    return Board(screen, parts) if screen.isatty() and fits else Lines(screen, began)
 
 
 class Lines:
-    """A line for each event, for files and pipes."""
+    """A line for each event, with its time since the run began, for files and pipes."""
 
-    def __init__(self, screen: Screen, clock: Clock = system_clock) -> None:
+    def __init__(self, screen: Screen, began: datetime) -> None:
         self._screen = screen
-        self._clock = clock
-        self._began = clock.monotonic()
+        self._began = began
 
     def show(self, events: Sequence[RunEvent]) -> None:
         """Write what happened."""
-        at = render.duration(self._clock.monotonic() - self._began)
-        lines = [line for line in map(render.event_line, events) if line is not None]
+        lines = [(event.at, line) for event in events if (line := render.event_line(event)) is not None]
         if lines:
-            self._screen.write("".join(f"{at:>8}  {line}\n" for line in lines))
+            self._screen.write("".join(f"{self._since_it_began(at):>8}  {line}\n" for at, line in lines))
 
     def end(self) -> None:
         """Nothing is open."""
+
+    def _since_it_began(self, at: datetime) -> str:
+        return render.duration(max(0.0, (at - self._began).total_seconds()))
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from orchestrator.contracts.run import RunResult
     from orchestrator.kernel import Kernel
 
-_HEADERS = ("effect", "kind", "what", "state", ">took", ">tokens", ">claim")
+_HEADERS = ("effect", "kind", "what", "outcome", "state", ">took", ">tokens", ">claim")
 _MARK = "· "
 
 
@@ -44,7 +44,8 @@ def _row(effect: RecordedEffect) -> tuple[str, ...]:
     return (
         _MARK * effect.slot.count(".") + effect.slot,
         effect.kind,
-        render.one_line(effect.request or effect.outcome or "-", 60),
+        render.one_line(effect.request or "-", 60),
+        render.one_line(effect.outcome or "-", 40),
         effect.state if effect.error is None else f"{effect.state}: {effect.error.code}",
         _took(effect.milliseconds),
         "-" if usage is None else f"{usage.input_tokens:,} in, {usage.output_tokens:,} out",

@@ -140,3 +140,14 @@ def test_what_is_interrupted_while_it_asks_is_taken_up_again(nf: Shell) -> None:
     assert nf("runs", "answer", question_id, "--no").code == 0
     resumed = nf("runs", "resume")
     assert (resumed.code, resumed.out) == (0, "no\n")
+
+
+def test_text_is_no_answer_where_one_of_a_shape_is_wanted(nf: Shell) -> None:
+    with nf.start("run", "reviewer") as run:
+        assert run.stderr is not None
+        question_id = next(line.split()[5] for line in run.stderr if "answer with:" in line)
+        refused = nf("runs", "answer", question_id, "--text", "five")
+        answered = nf("runs", "answer", question_id, "--value", '{"stars": 5}')
+        run.communicate(timeout=20)
+    assert (refused.code, answered.code, run.returncode) == (2, 0, 0)
+    assert "give JSON with --value" in refused.err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -51,6 +51,7 @@ class FakeService:
         return cast("Service", self)
 
 
+BEGAN = datetime(2026, 5, 1, tzinfo=UTC)
 ENDED = event(kind="run", task=None, state="succeeded", cursor="end")
 
 
@@ -68,12 +69,15 @@ def test_following_ends_when_its_time_is_up() -> None:
 
 def test_attending_without_a_terminal_writes_lines_in_order() -> None:
     stream = io.StringIO()
-    late = event(kind="progress", state=None, message="half way", at=datetime(2027, 1, 1, tzinfo=UTC))
-    attend.attend(FakeService([late, event(), ENDED]).service, RUN, attend.Screen(stream))
+    began = result().created_at
+    early, late = began + timedelta(seconds=1), began + timedelta(seconds=90)
+    half = event(kind="progress", state=None, message="half way", at=late)
+    attend.attend(FakeService([half, event(at=early), ENDED]).service, RUN, attend.Screen(stream))
     first, second, third = stream.getvalue().splitlines()
     assert first == "warning: nobody serves it"
-    assert second.endswith(" s  reader running")
-    assert third.endswith(" s  reader: half way")
+    # Whenever that is looked at.
+    assert second.strip() == "1.00 s  reader running"
+    assert third.strip() == "1 min 30 s  reader: half way"
 
 
 def test_a_screen_draws_in_place_and_keeps_log_lines_above(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +127,8 @@ def test_more_agents_than_lines_on_the_terminal_are_shown_as_events(monkeypatch:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("LINES", "24")
     screen = attend.Screen(Terminal())
-    assert isinstance(attend.progress_on(screen, [part()] * 21), attend.Board)
-    assert isinstance(attend.progress_on(screen, [part()] * 22), attend.Lines)
+    assert isinstance(attend.progress_on(screen, [part()] * 21, BEGAN), attend.Board)
+    assert isinstance(attend.progress_on(screen, [part()] * 22, BEGAN), attend.Lines)
 
 
 def test_a_result_for_programs_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
