@@ -59,6 +59,7 @@ class Takeovers:
         return len(held)
 
     def look(self) -> None:
+        self.note_living()  # who has claimed something may be new
         claimed = self.installation.query(
             "SELECT id::text, epoch, extract(epoch FROM claimed_at)::float FROM agent_run WHERE id = ANY(%s::uuid[])",
             list(self.waiting),
