@@ -114,7 +114,7 @@ def start() -> dict[str, str]:
 
 
 def stop() -> None:
-    """Stop what `start()` started. The data stays for the next start, the logs for whoever asks what happened."""
+    """Stop what `start()` started. The data stays for the next start, but for RabbitMQ's, and the logs for whoever asks."""
     with _locked_state() as state:
         servers = _servers(state, KINDS)
         _each(lambda server: server.stop(), servers)
