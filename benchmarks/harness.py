@@ -58,9 +58,10 @@ class Row:
 
     @property
     def best_rival(self) -> str | None:
-        """The baseline that counts: the fastest of its settings."""
+        """The baseline that counts: the best of them."""
         rivals = {side: figure for side, figure in self.figures.items() if side != OURS}
-        return max(rivals, key=lambda side: rivals[side]) if self.ratio else None
+        best = max if self.direction == "at least" else min
+        return best(rivals, key=lambda side: rivals[side]) if self.ratio else None
 
     @property
     def value(self) -> float:
@@ -235,24 +236,29 @@ class Child:
         return self.process.stdin, self.process.stdout
 
 
-class Side(Protocol):
+class Turned(Protocol):
     """One side of a comparison; between its turns it gets no processor."""
 
     name: str
-
-    def run(self, shape: str, count: int) -> float:
-        """Run so many workflows and check each result; give runs per second, first submit to last completion."""
-        ...
 
     def pause(self) -> None: ...
 
     def resume(self) -> None: ...
 
 
+class Side(Turned, Protocol):
+    """One that runs workflows."""
+
+    def run(self, shape: str, count: int) -> float:
+        """Run so many workflows and check each result; give runs per second, first submit to last completion."""
+        ...
+
+
+T = TypeVar("T", bound=Turned)
 S = TypeVar("S", bound=Side)
 
 
-def interleaved(bench: Bench, sides: Sequence[S], measure: Callable[[S], float], *, together: bool = False) -> Measured:
+def interleaved(bench: Bench, sides: Sequence[T], measure: Callable[[T], float], *, together: bool = False) -> Measured:
     """Measure every side once in each round, in turns; only one of them runs at a time."""
     rounds: Measured = {side.name: [] for side in sides}
     if not together:

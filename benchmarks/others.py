@@ -10,7 +10,14 @@ from harness import HERE, ROOT, Bench, BenchmarkError, Child
 
 ENVIRONMENT = ROOT / ".venv-bench"
 CONSTRAINTS = HERE / "constraints.txt"
-PACKAGES = ("langgraph", "langgraph-checkpoint-postgres", "dbos", "psycopg[binary]")
+PACKAGES = (
+    "langgraph",
+    "langgraph-checkpoint-postgres",
+    "langchain-openai",
+    "pydantic-ai-slim[openai]",
+    "dbos",
+    "psycopg[binary]",
+)
 
 #: Script and variant, by what the tables call them; the fastest variant of each library counts.
 VARIANTS = {

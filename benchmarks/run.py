@@ -34,13 +34,17 @@ sys.path.append(str(HERE.parent / "tests"))
 import psycopg  # noqa: E402
 import services  # noqa: E402
 from batch import batch  # noqa: E402
+from conversations import conversations  # noqa: E402
 from effects import effects  # noqa: E402
 from embedded import embedded  # noqa: E402
 from footprint import memory, startup  # noqa: E402
 from harness import OURS, ROOT, Bench, BenchmarkError, Row  # noqa: E402
 from kombu.connection import Connection  # noqa: E402
 from latency import dispatch, pickup  # noqa: E402
+from limiter import limiter  # noqa: E402
 from listing import listing  # noqa: E402
+from loops import loops  # noqa: E402
+from models import models  # noqa: E402
 from others import CONSTRAINTS  # noqa: E402
 from producing import submit  # noqa: E402
 from redis import Redis  # noqa: E402
@@ -66,6 +70,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         batch,
         listing,
         effects,
+        limiter,
+        models,
+        loops,
+        conversations,
         resume,
         replay,
         takeover,

@@ -99,9 +99,11 @@ def _module(module: ModuleType) -> str:
 
 
 def _alias(module: ModuleType, name: str) -> str:
-    """Give an assignment such as `Reply = str | ...` with the comment above it."""
+    """Give an assignment such as `Reply = str | ...` with the comment above it, also where it is imported from."""
     source = inspect.getsource(module)
     for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom) and node.module and any(each.name == name for each in node.names):
+            return _alias(importlib.import_module(node.module), name)
         if isinstance(node, ast.Assign) and any(
             isinstance(each, ast.Name) and each.id == name for each in node.targets
         ):
@@ -119,6 +121,8 @@ def _class(cls: type) -> str:
     prose: list[str] = []
     for owner in _owners(cls):
         for line, said in _members(owner):
+            if lines[-1].endswith(": ...") and ":" in line and not line.startswith(("def ", "async ", "@")):
+                lines.append("")  # as formatters want it between a method and a field
             lines += textwrap.indent(line, "    ").splitlines()
             prose += [said] if said else []
     if len(lines) == 1:
@@ -226,6 +230,8 @@ def _block(text: str) -> str:
 def _as_ruff_does(text: str) -> str:
     """Give code with double quotes, and a blank line between fields and methods: `ruff format` looks here too."""
     text = re.sub(r"'([^'\"\\]*)'", r'"\1"', text)
+    text = re.sub(r"(?m)^(class .*:)\n    \.\.\.$", r"\1 ...", text)
+    text = re.sub(r"(?m)^(    (?:async )?def .*: \.\.\.)\n(?=    \w+: )", r"\1\n\n", text)
     return re.sub(r"(?m)^(    \w+(?::.*| = .*))\n(?=    (?:@|def |async def ))", r"\1\n\n", text)
 
 

@@ -12,13 +12,31 @@ if TYPE_CHECKING:
     from orchestrator.aio import AsyncOrchestrator as AsyncOrchestrator
     from orchestrator.aio import AsyncRunHandle as AsyncRunHandle
     from orchestrator.client import Orchestrator as Orchestrator
-    from orchestrator.client import RunHandle as RunHandle
     from orchestrator.contracts.batch import BatchFailure as BatchFailure
     from orchestrator.contracts.batch import BatchOptions as BatchOptions
     from orchestrator.contracts.batch import BatchProgress as BatchProgress
     from orchestrator.contracts.batch import BatchResult as BatchResult
+    from orchestrator.contracts.budget import Budget as Budget
+    from orchestrator.contracts.budget import BudgetSummary as BudgetSummary
+    from orchestrator.contracts.cost import CostFilter as CostFilter
+    from orchestrator.contracts.cost import CostLine as CostLine
     from orchestrator.contracts.dead import DeadAgentRun as DeadAgentRun
+    from orchestrator.contracts.evaluation import Case as Case
+    from orchestrator.contracts.evaluation import Comparison as Comparison
+    from orchestrator.contracts.evaluation import Contains as Contains
+    from orchestrator.contracts.evaluation import Evaluation as Evaluation
+    from orchestrator.contracts.evaluation import EvaluationReport as EvaluationReport
+    from orchestrator.contracts.evaluation import EvaluationSummary as EvaluationSummary
+    from orchestrator.contracts.evaluation import Exact as Exact
+    from orchestrator.contracts.evaluation import Function as Function
+    from orchestrator.contracts.evaluation import Grade as Grade
+    from orchestrator.contracts.evaluation import Judge as Judge
+    from orchestrator.contracts.evaluation import Normalized as Normalized
+    from orchestrator.contracts.evaluation import Number as Number
+    from orchestrator.contracts.evaluation import Schema as Schema
     from orchestrator.contracts.event import RunEvent as RunEvent
+    from orchestrator.contracts.experiment import Experiment as Experiment
+    from orchestrator.contracts.experiment import ExperimentReport as ExperimentReport
     from orchestrator.contracts.policy import Limits as Limits
     from orchestrator.contracts.policy import Retention as Retention
     from orchestrator.contracts.policy import RetryPolicy as RetryPolicy
@@ -33,12 +51,16 @@ if TYPE_CHECKING:
     from orchestrator.contracts.run import RunState as RunState
     from orchestrator.contracts.run import RunSummary as RunSummary
     from orchestrator.contracts.usage import Usage as Usage
+    from orchestrator.contracts.variant import Changes as Changes
+    from orchestrator.contracts.variant import Variant as Variant
     from orchestrator.contracts.workflow import CeleryTask as CeleryTask
     from orchestrator.contracts.workflow import Compensation as Compensation
     from orchestrator.contracts.workflow import Fallback as Fallback
     from orchestrator.contracts.workflow import TaskDefinition as TaskDefinition
     from orchestrator.contracts.workflow import WorkflowDefinition as WorkflowDefinition
     from orchestrator.errors import AnswerRefused as AnswerRefused
+    from orchestrator.errors import BudgetExceeded as BudgetExceeded
+    from orchestrator.errors import BudgetUnpriced as BudgetUnpriced
     from orchestrator.errors import IdempotencyConflict as IdempotencyConflict
     from orchestrator.errors import ImportConflictError as ImportConflictError
     from orchestrator.errors import InputInvalid as InputInvalid
@@ -53,6 +75,7 @@ if TYPE_CHECKING:
     from orchestrator.errors import UsageError as UsageError
     from orchestrator.errors import ValueTooLarge as ValueTooLarge
     from orchestrator.errors import WorkflowInvalid as WorkflowInvalid
+    from orchestrator.handle import RunHandle as RunHandle
     from orchestrator.planning.builders import adaptive as adaptive
     from orchestrator.planning.builders import parallel as parallel
     from orchestrator.planning.builders import sequential as sequential
@@ -63,10 +86,31 @@ __version__ = "0.1.0"
 #: Where each exported name lives; imported when it is first asked for, so that `import orchestrator` costs little.
 _EXPORTS = {
     "orchestrator.aio": ("AsyncOrchestrator", "AsyncRunHandle"),
-    "orchestrator.client": ("Orchestrator", "RunHandle"),
+    "orchestrator.client": ("Orchestrator",),
     "orchestrator.contracts.batch": ("BatchFailure", "BatchOptions", "BatchProgress", "BatchResult"),
+    "orchestrator.contracts.budget": ("Budget", "BudgetSummary"),
+    "orchestrator.contracts.cost": ("CostFilter", "CostLine"),
     "orchestrator.contracts.dead": ("DeadAgentRun",),
+    "orchestrator.contracts.evaluation": (
+        "Case",
+        "Comparison",
+        "Contains",
+        "Evaluation",
+        "EvaluationReport",
+        "EvaluationSummary",
+        "Exact",
+        "Function",
+        "Grade",
+        "Judge",
+        "Normalized",
+        "Number",
+        "Schema",
+    ),
     "orchestrator.contracts.event": ("RunEvent",),
+    "orchestrator.contracts.experiment": (
+        "Experiment",
+        "ExperimentReport",
+    ),
     "orchestrator.contracts.policy": ("Limits", "Retention", "RetryPolicy", "Timeouts"),
     "orchestrator.contracts.project": ("ProjectSummary",),
     "orchestrator.contracts.question": ("Answered", "Question"),
@@ -79,6 +123,10 @@ _EXPORTS = {
         "RunSummary",
     ),
     "orchestrator.contracts.usage": ("Usage",),
+    "orchestrator.contracts.variant": (
+        "Changes",
+        "Variant",
+    ),
     "orchestrator.contracts.workflow": (
         "CeleryTask",
         "Compensation",
@@ -88,6 +136,8 @@ _EXPORTS = {
     ),
     "orchestrator.errors": (
         "AnswerRefused",
+        "BudgetExceeded",
+        "BudgetUnpriced",
         "IdempotencyConflict",
         "ImportConflictError",
         "InputInvalid",
@@ -103,6 +153,7 @@ _EXPORTS = {
         "ValueTooLarge",
         "WorkflowInvalid",
     ),
+    "orchestrator.handle": ("RunHandle",),
     "orchestrator.planning.builders": ("adaptive", "parallel", "sequential"),
     "orchestrator.settings": ("Settings",),
 }

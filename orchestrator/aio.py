@@ -24,9 +24,15 @@ from orchestrator.endings import Endings
 from orchestrator.polling import FIRST_POLL_SECONDS, longer, output_of, seconds_of, too_late
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from orchestrator.contracts.batch import BatchOptions, BatchProgress, BatchResult
+    from orchestrator.contracts.budget import Budget, BudgetSummary, Period
+    from orchestrator.contracts.cost import CostFilter, CostLine, Dimension
     from orchestrator.contracts.dead import DeadAgentRun
+    from orchestrator.contracts.evaluation import Comparison, Evaluation, EvaluationReport, EvaluationSummary
     from orchestrator.contracts.event import RunEvent
+    from orchestrator.contracts.experiment import Experiment, ExperimentReport
     from orchestrator.contracts.policy import Retention
     from orchestrator.contracts.project import ProjectSummary
     from orchestrator.contracts.question import Answered, Question
@@ -63,7 +69,7 @@ class AsyncOrchestrator:
         made._bridge = _Bridge(Orchestrator.embedded(home, agents_path=agents_path, settings=settings))
         return made
 
-    async def submit(
+    async def submit(  # noqa: PLR0913 - all of it by name
         self,
         workflow: Workflow,
         input: Any = None,
@@ -71,6 +77,8 @@ class AsyncOrchestrator:
         project: str = "default",
         idempotency_key: str | None = None,
         deadline: float | timedelta | None = None,
+        user: str | None = None,
+        budget: Budget | Decimal | float | None = None,
         connection: Any = None,
     ) -> AsyncRunHandle:
         """Store a run, whole or not at all, and publish its first tasks; see `Orchestrator.submit`.
@@ -78,20 +86,24 @@ class AsyncOrchestrator:
         A `connection` is a blocking one, as there; nothing else may use it meanwhile.
         """
         submit = partial(self._bridge.blocking.submit, workflow, input, project=project, deadline=deadline)
+        submit = partial(submit, user=user, budget=budget)
         run = await self._bridge.call(submit, idempotency_key=idempotency_key, connection=connection)
         return AsyncRunHandle(self._bridge, run.id, joined=connection is not None)
 
-    async def submit_many(
+    async def submit_many(  # noqa: PLR0913
         self,
         workflow: Workflow,
         inputs: Iterable[Any],
         *,
         project: str = "default",
         deadline: float | timedelta | None = None,
+        user: str | None = None,
+        budget: Budget | Decimal | float | None = None,
         connection: Any = None,
     ) -> list[AsyncRunHandle]:
         """Store a run for each input, hundreds in one transaction, and publish them; gives handles in the same order."""
         submit_many = partial(self._bridge.blocking.submit_many, project=project, deadline=deadline)
+        submit_many = partial(submit_many, user=user, budget=budget)
         runs = await self._bridge.call(submit_many, workflow, inputs, connection=connection)
         return [AsyncRunHandle(self._bridge, run.id, joined=connection is not None) for run in runs]
 
@@ -115,29 +127,50 @@ class AsyncOrchestrator:
         `on_progress` is called on the event loop. Cancelled, it stops at its next look at the open runs; the same call
         goes on with them.
         """
-        loop, stopped = asyncio.get_running_loop(), threading.Event()
+        batch = partial(self._bridge.blocking.batch, data, workflow, out=out, project=project, options=options)
+        return await _watched(batch, on_progress, "batch")
 
-        def tell(progress: BatchProgress) -> None:
-            if stopped.is_set():
-                raise _Stopped
-            if on_progress is not None:
-                loop.call_soon_threadsafe(on_progress, progress)
+    async def evaluate(
+        self,
+        evaluation: Evaluation | str | Path,
+        *,
+        project: str = "default",
+        window: int = 50,
+        user: str | None = None,
+        budget: Budget | Decimal | float | None = None,
+        on_progress: Callable[[BatchProgress], None] | None = None,
+    ) -> EvaluationReport:
+        """Run every case under every variant, grade them, and give the report; see `Orchestrator.evaluate`.
 
-        batch = partial(self._bridge.blocking.batch, data, workflow, out=out, project=project)
-        own = ThreadPoolExecutor(1, thread_name_prefix="nightfleet-batch")  # it takes hours: in no shared thread
-        working = loop.run_in_executor(own, partial(batch, options=options, on_progress=tell))
-        own.shutdown(wait=False)
-        try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            stopped.set()
-            try:
-                await working
-            except _Stopped:
-                pass
-            except Exception:  # who cancels is told of the cancellation, and of nothing else
-                log.exception("a cancelled batch has ended with an error")
-            raise
+        `on_progress` is called on the event loop. Cancelled, it stops at its next look at the open runs; the same call
+        goes on with them.
+        """
+        evaluate = partial(self._bridge.blocking.evaluate, evaluation, project=project, window=window)
+        return await _watched(partial(evaluate, user=user, budget=budget), on_progress, "evaluation")
+
+    async def evaluation(self, evaluation_id: str) -> EvaluationReport:
+        """Give an evaluation and what came of it so far; see `Orchestrator.evaluation`."""
+        return await self._bridge.call(self._bridge.blocking.evaluation, evaluation_id)
+
+    async def evaluations(self, *, limit: int = 50) -> list[EvaluationSummary]:
+        """Give evaluations, the newest first."""
+        return await self._bridge.call(self._bridge.blocking.evaluations, limit=limit)
+
+    async def compare(self, baseline: str, variant: str) -> Comparison:
+        """Give two evaluations case by case; see `Orchestrator.compare`."""
+        return await self._bridge.call(self._bridge.blocking.compare, baseline, variant)
+
+    async def set_experiment(self, experiment: Experiment) -> Experiment:
+        """Begin an experiment on live runs, or change its share; see `Orchestrator.set_experiment`."""
+        return await self._bridge.call(self._bridge.blocking.set_experiment, experiment)
+
+    async def stop_experiment(self, name: str) -> Experiment:
+        """Give no more runs the variant; see `Orchestrator.stop_experiment`."""
+        return await self._bridge.call(self._bridge.blocking.stop_experiment, name)
+
+    async def experiment(self, name: str) -> ExperimentReport:
+        """Give an experiment and how its arms do; see `Orchestrator.experiment`."""
+        return await self._bridge.call(self._bridge.blocking.experiment, name)
 
     def run(self, run_id: str) -> AsyncRunHandle:
         """Give the handle of a run, anywhere; using it raises `RunNotFound` when there is none."""
@@ -196,6 +229,30 @@ class AsyncOrchestrator:
     async def set_retention(self, project: str, retention: Retention) -> None:
         """Say how long a project keeps the runs that have ended; see `Orchestrator.set_retention`."""
         await self._bridge.call(self._bridge.blocking.set_retention, project, retention)
+
+    async def budgets(self, scope: str | None = None, *, of_runs: bool = False) -> list[BudgetSummary]:
+        """Give budgets and how much of them is used; see `Orchestrator.budgets`."""
+        return await self._bridge.call(self._bridge.blocking.budgets, scope, of_runs=of_runs)
+
+    async def set_budget(self, scope: str, budget: Budget | Decimal | float) -> BudgetSummary:
+        """Say how much may be spent in a scope, or change it; see `Orchestrator.set_budget`."""
+        return await self._bridge.call(self._bridge.blocking.set_budget, scope, budget)
+
+    async def raise_budget(
+        self, scope: str, usd: Decimal | float, *, by: bool = False, period: Period | None = None
+    ) -> BudgetSummary:
+        """Raise a budget to an amount, or `by` one; see `Orchestrator.raise_budget`."""
+        return await self._bridge.call(self._bridge.blocking.raise_budget, scope, usd, by=by, period=period)
+
+    async def remove_budget(self, scope: str, *, period: Period | None = None) -> BudgetSummary:
+        """End a budget, and give what it was; see `Orchestrator.remove_budget`."""
+        return await self._bridge.call(self._bridge.blocking.remove_budget, scope, period=period)
+
+    async def costs(
+        self, by: Sequence[Dimension] = ("project",), which: CostFilter | None = None, *, limit: int | None = None
+    ) -> list[CostLine]:
+        """Give what model calls have used and cost, the dearest first; see `Orchestrator.costs`."""
+        return await self._bridge.call(self._bridge.blocking.costs, by, which, limit=limit)
 
     async def resume(self) -> list[AsyncRunHandle]:
         """Take up what an earlier embedded process left unfinished."""
@@ -284,6 +341,32 @@ class AsyncRunHandle:
             service.publish_committed(self.id)
             self._joined = False
         return service.state(self.id)
+
+
+async def _watched(work: Callable[..., T], on_progress: Callable[[BatchProgress], None] | None, what: str) -> T:
+    """Do what takes hours in a thread of its own, and tell of its progress on the loop; a cancellation stops it soon."""
+    loop, stopped = asyncio.get_running_loop(), threading.Event()
+
+    def tell(progress: BatchProgress) -> None:
+        if stopped.is_set():
+            raise _Stopped
+        if on_progress is not None:
+            loop.call_soon_threadsafe(on_progress, progress)
+
+    own = ThreadPoolExecutor(1, thread_name_prefix=f"nightfleet-{what}")  # in no shared thread
+    working = loop.run_in_executor(own, partial(work, on_progress=tell))
+    own.shutdown(wait=False)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        stopped.set()
+        try:
+            await working
+        except _Stopped:
+            pass
+        except Exception:  # who cancels is told of the cancellation, and of nothing else
+            log.exception("a cancelled %s has ended with an error", what)
+        raise
 
 
 class _Stopped(Exception):

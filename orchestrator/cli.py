@@ -1,7 +1,7 @@
 """The command line. This is the one place where errors become messages and exit codes.
 
 0 success, 1 the work failed, 2 wrong use or bad input, 3 a service that is needed cannot be reached, 4 stopped by a
-threshold, 130 interrupted, 143 told to end.
+threshold or a budget, 130 interrupted, 143 told to end.
 What is heavy is imported by the commands that need it, so that `--help` costs next to nothing.
 """
 
@@ -19,7 +19,7 @@ import orchestrator
 from orchestrator.commands.completion import VARIABLE, answer
 from orchestrator.commands.interrupts import exit_code_of_interrupt, termination_interrupts
 from orchestrator.commands.sections import Sections
-from orchestrator.errors import NightfleetError, ServiceUnavailable, UsageError
+from orchestrator.errors import BudgetExceeded, BudgetUnpriced, NightfleetError, ServiceUnavailable, UsageError
 
 #: Where each command is, by its name: a process pays for the one that it runs.
 COMMANDS = {
@@ -29,6 +29,11 @@ COMMANDS = {
         "batch": ("batch",),
         "runs": ("runs",),
         "projects": ("projects",),
+        "budgets": ("budgets",),
+        "cost": ("cost",),
+        "evaluation": ("eval",),
+        "experiments": ("experiments",),
+        "memory": ("memory",),
         "fleet": ("agents", "db", "emulator"),
         "worker": ("worker",),
         "beat": ("beat",),
@@ -102,6 +107,8 @@ def exit_code_of(error: NightfleetError) -> int:
             return 2
         case ServiceUnavailable():
             return 3
+        case BudgetExceeded() | BudgetUnpriced():
+            return 4
         case _:
             return 1
 

@@ -1,27 +1,33 @@
-"""The producer's surface: `Orchestrator` and the handle of a run."""
+"""The producer's surface: `Orchestrator`. What it gives for a run is in `handle.py`."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from orchestrator.errors import SettingsInvalid
-from orchestrator.polling import deadline_of, output_of, polls
+from orchestrator.handle import RunHandle
+from orchestrator.polling import deadline_of
+from orchestrator.starting import EmbeddedWorker, started
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from orchestrator.contracts.batch import BatchOptions, BatchProgress, BatchResult
+    from orchestrator.contracts.budget import Budget, BudgetSummary, Period
+    from orchestrator.contracts.cost import CostFilter, CostLine, Dimension
     from orchestrator.contracts.dead import DeadAgentRun
-    from orchestrator.contracts.event import RunEvent
+    from orchestrator.contracts.evaluation import Comparison, Evaluation, EvaluationReport, EvaluationSummary
+    from orchestrator.contracts.experiment import Experiment, ExperimentReport
     from orchestrator.contracts.policy import Retention
     from orchestrator.contracts.project import ProjectSummary
     from orchestrator.contracts.question import Answered, Question
-    from orchestrator.contracts.run import RunFilter, RunResult, RunState, RunSummary
+    from orchestrator.contracts.run import RunFilter, RunSummary
     from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
     from orchestrator.service import Service
     from orchestrator.settings import Settings
@@ -30,12 +36,6 @@ if TYPE_CHECKING:
 
 #: How many runs `submit_many` creates in one transaction.
 _CHUNK = 500
-
-
-class EmbeddedWorker(Protocol):
-    """What an embedded instance has running beside it."""
-
-    def stop(self) -> None: ...
 
 
 class Orchestrator:
@@ -67,7 +67,7 @@ class Orchestrator:
 
     _overrides: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
 
-    def submit(
+    def submit(  # noqa: PLR0913 - all of it by name
         self,
         workflow: Workflow,
         input: Any = None,
@@ -75,13 +75,16 @@ class Orchestrator:
         project: str = "default",
         idempotency_key: str | None = None,
         deadline: float | timedelta | None = None,
+        user: str | None = None,
+        budget: Budget | Decimal | float | None = None,
         connection: Any = None,
     ) -> RunHandle:
         """Store a run, whole or not at all, and publish its first tasks.
 
         `workflow` is a definition, an expression (`"reader | summarizer"`) or the path of a file. With the same
         idempotency key a second submit gives the first run; with another input it raises `IdempotencyConflict`. If the run
-        has not ended `deadline` seconds from now it fails, whatever its workflow says. Raises
+        has not ended `deadline` seconds from now it fails, whatever its workflow says. Its costs are charged to `user`, a
+        label of your own, and to its project; `budget` is what it may cost in dollars, or how that is kept. Raises
         `WorkflowInvalid` (every problem at once), `UnknownAgent`, `InputInvalid`, `ValueTooLarge`, and
         `ServiceUnavailable`, before anything is stored.
 
@@ -89,32 +92,39 @@ class Orchestrator:
         rollback leaves no run, and what is committed is published, at the latest by the next sweep of a worker; sooner
         by `RunHandle.publish`. Raises `UsageError` for a connection that cannot be joined.
         """
+        from orchestrator.contracts.budget import Charge
+
         ids = self._ready().submit(
             workflow,
             [{} if input is None else input],
             project=project,
             keys=[idempotency_key],
             deadline=deadline_of(deadline),
+            charge=Charge.to(user, budget),
             connection=connection,
         )
         return RunHandle(self, ids[0], joined=connection is not None)
 
-    def submit_many(
+    def submit_many(  # noqa: PLR0913
         self,
         workflow: Workflow,
         inputs: Iterable[Any],
         *,
         project: str = "default",
         deadline: float | timedelta | None = None,
+        user: str | None = None,
+        budget: Budget | Decimal | float | None = None,
         connection: Any = None,
     ) -> list[RunHandle]:
         """Store a run for each input, hundreds in one transaction, and publish them; gives handles in the same order.
 
-        With a `connection` all of them are part of its open transaction, as with `submit`.
+        Each run has the `budget` for itself. With a `connection` all of them are part of its open transaction, as with `submit`.
         """
+        from orchestrator.contracts.budget import Charge
         from orchestrator.service import submitted
 
-        submit = partial(self._ready().submit, workflow, project=project, deadline=deadline_of(deadline))
+        charge = Charge.to(user, budget)
+        submit = partial(self._ready().submit, workflow, project=project, deadline=deadline_of(deadline), charge=charge)
         handles: list[RunHandle] = []
         for chunk in submitted(inputs, _CHUNK):
             ids = submit(chunk, keys=[None] * len(chunk), connection=connection)
@@ -154,6 +164,80 @@ class Orchestrator:
 
         job = Job(Path(data), workflow, Path(out), project, options or BatchOptions())
         return run_batch(self._ready(), job, on_progress or (lambda _progress: None))
+
+    def evaluate(
+        self,
+        evaluation: Evaluation | str | Path,
+        *,
+        project: str = "default",
+        window: int = 50,
+        user: str | None = None,
+        budget: Budget | Decimal | float | None = None,
+        on_progress: Callable[[BatchProgress], None] | None = None,
+    ) -> EvaluationReport:
+        """Run every case under every variant, grade them, and give the report, which is stored too.
+
+        `evaluation` is the path of a file, or an `Evaluation`. After a kill, an exception or an outage the same call goes on:
+        nothing that has a result is paid for again; one that has come to its end is begun anew. All of it may cost what
+        `budget` says: the report's `stopped_by` says that it was not enough. Raises `UsageError` for an evaluation that will
+        not do. Runs that fail, and grades that cannot be given, raise nothing: they are in the report.
+        """
+        from orchestrator.contracts.batch import BatchOptions
+        from orchestrator.contracts.budget import Budget
+        from orchestrator.contracts.evaluation import Evaluation
+        from orchestrator.evaluation.job import evaluate
+        from orchestrator.evaluation.written import load_evaluation
+
+        service = self._ready()
+        if not isinstance(evaluation, Evaluation):
+            limit = service.kernel.settings.max_value_bytes
+            evaluation = load_evaluation(Path(evaluation), limit_bytes=limit)
+        kept = None if budget is None else Budget.of(budget)
+        if kept is not None and not isinstance(budget, Budget):
+            kept = kept.model_copy(update={"on_cap": "fail"})  # a build must not wait for somebody who raises it
+        options = BatchOptions(window=window, user=user, budget=kept)
+        return evaluate(
+            service, evaluation, project=project, options=options, watch=on_progress or (lambda _progress: None)
+        )
+
+    def evaluation(self, evaluation_id: str) -> EvaluationReport:
+        """Give an evaluation and what came of it so far; raises `UsageError` where there is none."""
+        from orchestrator.evaluation.report import report_of
+
+        return report_of(self._ready().kernel.store.evaluations, evaluation_id)
+
+    def evaluations(self, *, limit: int = 50) -> list[EvaluationSummary]:
+        """Give evaluations, the newest first."""
+        from orchestrator.evaluation.report import summaries
+
+        return summaries(self._ready().kernel.store.evaluations, limit=limit)
+
+    def compare(self, baseline: str, variant: str) -> Comparison:
+        """Give two evaluations case by case, each by its id, or `ID/NAME` of one with several variants; raises `UsageError`."""
+        from orchestrator.evaluation.report import compare
+
+        return compare(self._ready().kernel.store.evaluations, baseline, variant)
+
+    def set_experiment(self, experiment: Experiment) -> Experiment:
+        """Begin an experiment on live runs, or change its share; submits follow within two seconds.
+
+        Raises `UsageError` where one of this name is about something else.
+        """
+        from orchestrator.experiments import set_experiment
+
+        return set_experiment(self._ready(), experiment)
+
+    def stop_experiment(self, name: str) -> Experiment:
+        """Give no more runs the variant; those that have it keep it. Raises `UsageError` where there is none of the name."""
+        from orchestrator.experiments import stop_experiment
+
+        return stop_experiment(self._ready(), name)
+
+    def experiment(self, name: str) -> ExperimentReport:
+        """Give an experiment and how its arms do; raises `UsageError` where there is none of the name."""
+        from orchestrator.experiments import experiment_report
+
+        return experiment_report(self._ready(), name)
 
     def run(self, run_id: str) -> RunHandle:
         """Give the handle of a run, anywhere; using it raises `RunNotFound` when there is none."""
@@ -240,6 +324,57 @@ class Orchestrator:
 
         set_retention(self._ready(), project, retention)
 
+    def budgets(self, scope: str | None = None, *, of_runs: bool = False) -> list[BudgetSummary]:
+        """Give budgets and how much of them is used: those of a scope, or all but those of single runs, or all.
+
+        A scope is `tenant`, `project/NAME`, `user/NAME`, `batch/ID`, `run/ID` or `agent-run/ID`.
+        """
+        from orchestrator.contracts.budget import Scope
+        from orchestrator.costs import budgets
+
+        return budgets(self._ready(), None if scope is None else Scope.parse(scope), of_runs=of_runs)
+
+    def set_budget(self, scope: str, budget: Budget | Decimal | float) -> BudgetSummary:
+        """Say how much may be spent in a scope, or change it: what was spent there in its period counts.
+
+        A project that is not there yet is made. Whoever waits for it and now has room goes on. Raises `RunNotFound`, and
+        `UsageError` for a scope that cannot have it.
+        """
+        from orchestrator.contracts.budget import Budget, Scope
+        from orchestrator.costs import set_budget
+
+        return set_budget(self._ready(), Scope.parse(scope), Budget.of(budget))
+
+    def raise_budget(
+        self, scope: str, usd: Decimal | float, *, by: bool = False, period: Period | None = None
+    ) -> BudgetSummary:
+        """Raise a budget to an amount, or `by` one; whoever waits for it and now has room goes on.
+
+        `period` says which, where a scope has several. Raises `UsageError` for one that is not there, or that has as much.
+        """
+        from orchestrator.contracts.budget import Budget, Scope
+        from orchestrator.costs import raise_budget
+
+        return raise_budget(self._ready(), Scope.parse(scope), Budget.of(usd).usd, by=by, period=period)
+
+    def remove_budget(self, scope: str, *, period: Period | None = None) -> BudgetSummary:
+        """End a budget, and give what it was; whoever waits for it goes on. Raises `UsageError` for one that is not there."""
+        from orchestrator.contracts.budget import Scope
+        from orchestrator.costs import remove_budget
+
+        return remove_budget(self._ready(), Scope.parse(scope), period=period)
+
+    def costs(
+        self, by: Sequence[Dimension] = ("project",), which: CostFilter | None = None, *, limit: int | None = None
+    ) -> list[CostLine]:
+        """Give what model calls have used and cost, a line for each group of what they are added up by, the dearest first.
+
+        `which` says which calls are meant: all of them without it.
+        """
+        from orchestrator.costs import costs
+
+        return costs(self._ready(), by, which, limit=limit)
+
     def resume(self) -> list[RunHandle]:
         """Take up what an earlier embedded process left unfinished."""
         return [RunHandle(self, identity) for identity in self._ready().resume()]
@@ -279,7 +414,7 @@ class Orchestrator:
             if self._pid != os.getpid():
                 self._forked()
             if self._service is None:
-                self._service, self._worker = _started(self._settings, self._overrides if self._embedded else None)
+                self._service, self._worker = started(self._settings, self._overrides if self._embedded else None)
             return self._service
 
     def _forked(self) -> None:
@@ -288,112 +423,3 @@ class Orchestrator:
             self._service.kernel.forked()
         self._service = self._worker = None
         self._pid = os.getpid()
-
-
-class RunHandle:
-    """One run, by its id: cheap to make, usable from any process."""
-
-    def __init__(self, orchestrator: Orchestrator, run_id: str, *, joined: bool = False) -> None:
-        self._orchestrator = orchestrator
-        self._joined = joined
-        self.id = run_id
-
-    def __repr__(self) -> str:
-        return f"RunHandle({self.id!r})"
-
-    def snapshot(self) -> RunResult:
-        """Give the run as it is now."""
-        return self._orchestrator.service.snapshot(self.id)
-
-    @property
-    def state(self) -> RunState:
-        """The run's state now."""
-        return self._orchestrator.service.state(self.id)
-
-    def wait(self, timeout: float | timedelta | None = None) -> RunResult:
-        """Wait until the run is final, failed and cancelled ones too; raises `TimeoutError`."""
-        service = self._awaited()
-        for _ in polls(self.id, timeout):
-            if service.state(self.id).final:
-                break
-        return service.snapshot(self.id)
-
-    def result(self, timeout: float | timedelta | None = None) -> Any:
-        """Wait for the output; raises `RunFailed` (its `__cause__` is the error), `RunCancelled`, or `TimeoutError`."""
-        return output_of(self.wait(timeout))
-
-    def events(self, after: str | None = None) -> Iterator[RunEvent]:
-        """Give what happens in the run until it is final, from its beginning or from behind the cursor `after`."""
-        service = self._awaited()
-        cursor = after
-        for _ in polls(self.id, None):
-            news, final = service.news(self.id, cursor)
-            for event in news:
-                cursor = event.cursor
-                yield event
-            if final:
-                return
-
-    def publish(self) -> None:
-        """Publish the run's first tasks now if nobody has; see `Orchestrator.publish`."""
-        self._orchestrator.publish([self])
-
-    def _awaited(self) -> Service:
-        """Give the use cases for what waits for the run: one of a caller's transaction is published first."""
-        service = self._orchestrator.service
-        if self._joined:
-            service.publish_committed(self.id)
-            self._joined = False
-        return service
-
-    def cancel(self, *, abandon: bool = False) -> bool:
-        """Cancel the run: final at once, or when what it did is undone. False when it had ended already, or does so.
-
-        With `abandon` compensations that have not ended are given up, and what they have not undone stays.
-        """
-        return self._orchestrator.service.cancel(self.id, abandon=abandon)
-
-    def retry(self, *, restart: bool = False, repeat_uncertain: bool = False) -> None:
-        """Open a failed or cancelled run again: what succeeded is kept, and recorded effects of the rest are not repeated.
-
-        With `restart` the rest begins anew. `repeat_uncertain` lets steps happen (again) that may happen at most once and
-        may have happened. Of a run that was undone, compensations that failed are tried again. Raises `RunStateConflict`.
-        """
-        self._orchestrator.service.retry(self.id, restart=restart, repeat_uncertain=repeat_uncertain)
-
-
-def _started(given: Settings | None, overrides: dict[str, Any] | None) -> tuple[Service, EmbeddedWorker | None]:
-    """Give the use cases of the installation that the settings describe, with a worker of its own if it is embedded.
-
-    `overrides` are those of an installation that is asked for as embedded, by name.
-    """
-    from orchestrator.imports import require_ours
-    from orchestrator.kernel import Kernel
-    from orchestrator.service import Service
-    from orchestrator.settings import Settings
-    from orchestrator.store import schema
-
-    settings = given or Settings.load()
-    if overrides is not None:
-        changes: dict[str, Any] = {"broker_url": None, "database_url": None, "home": settings.home, **overrides}
-        settings = settings.model_copy(update={**changes, "home": Path(changes["home"])})
-    elif settings.embedded:
-        raise SettingsInvalid(
-            "no fleet is configured: set NIGHTFLEET_BROKER_URL and NIGHTFLEET_DATABASE_URL, or ask for agents inside "
-            "this process by name with Orchestrator.embedded()"
-        )
-    if settings.embedded:
-        require_ours("worker")  # before anything is made
-    kernel = Kernel.build(settings)
-    if not settings.embedded:
-        schema.check(kernel.store.database)
-        return Service(kernel), None
-    schema.upgrade(kernel.store.database)
-    return Service(kernel), _start_worker(kernel)
-
-
-def _start_worker(kernel: Any) -> EmbeddedWorker:
-    # By name: the control plane never imports the data plane.
-    from orchestrator.imports import require_ours
-
-    return require_ours("worker.embedded").start(kernel)

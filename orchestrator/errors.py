@@ -16,10 +16,13 @@
     │   ├── SettingsInvalid
     │   ├── SchemaOutOfDate         `nightfleet db upgrade` is due
     │   ├── PluginInvalid           an agent that cannot be used, with its origin
+    │   ├── EmbedderChanged         memories whose vectors another embedding model has made
     │   └── ImportConflictError     a foreign module of the same name is in the way
     ├── ServiceUnavailable          start the service, or correct its address      (exit 3)
     │   ├── BrokerUnavailable
-    │   └── DatabaseUnavailable
+    │   ├── DatabaseUnavailable
+    │   ├── LimiterUnavailable      nobody knows what the limits still allow: wait
+    │   └── MemoryUnavailable       where memories are kept, if that is not the database
     ├── AgentError                  what happened inside an agent run              (exit 1)
     │   ├── AgentFailed             the agent's own exception, as data
     │   ├── AgentTimeout            a soft or hard limit was reached
@@ -30,11 +33,17 @@
     │   ├── JournalConflict         two effects claim one place in the journal
     │   ├── NondeterminismError     the agent asks for something else than it has recorded
     │   ├── EffectUncertain         an effect may have happened, and may happen at most once
+    │   ├── BudgetExceeded          the next model call does not fit into a budget  (exit 4)
+    │   ├── BudgetUnpriced          a model without a price under a budget that must hold  (exit 4)
     │   ├── RetryableError          for authors: "try me again"
+    │   ├── ToolError               for tools: told to the model, which may do something else
+    │   │   └── PermissionDenied    the agent does not declare what would allow it
+    │   ├── GuardRefused            a guard let something not pass, with its reason
     │   └── ModelError
     │       ├── ModelUnavailable    retryable: overload, network, 5xx
     │       ├── ModelRateLimited    retryable, carries `retry_after`
     │       ├── ModelRefused        bad request, authentication, quota: not retryable
+    │       │   └── DemandTooLarge  one call takes more than a limit ever allows
     │       └── ModelCapabilityError  the model cannot do this at all
     ├── RunDeadlineExceeded         what failed a run that has not ended in time  (exit 1)
     ├── RunFailed                   raised by `run.result()`                       (exit 1)
@@ -49,7 +58,10 @@ error and are set by who raises it; the retry policy obeys them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
+
+Pause = Literal["none", "bucket", "credential", "job"]
+Billed = Literal["no", "unknown"]
 
 #: Of an error that was raised from another one, raised from another one.
 _MOST_CAUSES = 5
@@ -213,6 +225,12 @@ class ImportConflictError(UsageError):
     code = "import_conflict"
 
 
+class EmbedderChanged(UsageError):
+    """Memories were stored with vectors of another embedding model, which cannot be compared with those of this one."""
+
+    code = "embedder_changed"
+
+
 class ServiceUnavailable(NightfleetError):
     """A service that is needed cannot be reached; addresses in the message are masked."""
 
@@ -230,6 +248,18 @@ class DatabaseUnavailable(ServiceUnavailable):
     """The database cannot be reached."""
 
     code = "database_unavailable"
+
+
+class LimiterUnavailable(ServiceUnavailable):
+    """Where the limits of the fleet are kept cannot be reached; no call is made until it can."""
+
+    code = "limiter_unavailable"
+
+
+class MemoryUnavailable(ServiceUnavailable):
+    """Where long-term memory is kept cannot be reached."""
+
+    code = "memory_unavailable"
 
 
 class AgentError(NightfleetError):
@@ -288,6 +318,24 @@ class RetryableError(AgentError):
     retryable = True
 
 
+class ToolError(AgentError):
+    """For tools to raise: a call has failed, and the model that asked for it is told so; it may do something else."""
+
+    code = "tool_error"
+
+
+class PermissionDenied(ToolError):
+    """An agent has asked for something of the outside that it does not declare; the message names the declaration."""
+
+    code = "permission_denied"
+
+
+class GuardRefused(AgentError):
+    """A guard has refused what goes into an agent, comes out of it, or is said on the way; the message has the reason."""
+
+    code = "guard_refused"
+
+
 class NondeterminismError(AgentError):
     """An agent that is repeated asks for another effect than it has recorded in that place; `details` has both."""
 
@@ -305,10 +353,41 @@ class EffectUncertain(AgentError):
     code = "effect_uncertain"
 
 
+class BudgetExceeded(AgentError):
+    """A model call does not fit into a budget that fails what it stops; `details` has its scope and period."""
+
+    code = "budget_exceeded"
+
+
+class BudgetUnpriced(AgentError):
+    """A model has no price, so nobody can keep its calls within a budget that must hold; none was made."""
+
+    code = "budget_unpriced"
+
+
 class ModelError(AgentError):
-    """A model call failed."""
+    """A model call failed; `details` says why (`reason`), what has to pause, and whether the call may have been billed."""
 
     code = "model_error"
+    #: What the headers of the reply said of limits; of the moment, and no part of the error as data.
+    announced: tuple[Any, ...] = ()
+    #: Whether a call that failed so may have been billed, where nothing more exact is known.
+    _billed: ClassVar[Billed] = "unknown"
+
+    @property
+    def reason(self) -> str | None:
+        """What went wrong, in one word of ours that is the same for every provider: `rate`, `money`, `context`, ..."""
+        return self.details.get("reason")
+
+    @property
+    def pause(self) -> Pause:
+        """What has to wait: this kind of call (`bucket`), all calls with its key (`credential`), the whole `job`, or none."""
+        return self.details.get("pause", "none")
+
+    @property
+    def billed(self) -> Billed:
+        """Whether the provider charges for the call: `no`, or `unknown`, so that what was reserved for it is kept."""
+        return self.details.get("billed", self._billed)
 
 
 class ModelUnavailable(ModelError):
@@ -323,18 +402,27 @@ class ModelRateLimited(ModelError):
 
     code = "model_rate_limited"
     retryable = True
+    _billed = "no"
 
 
 class ModelRefused(ModelError):
     """The provider will not answer this request however often it is sent: bad request, key, quota, unknown model."""
 
     code = "model_refused"
+    _billed = "no"
+
+
+class DemandTooLarge(ModelRefused):
+    """One model call takes more than one of its limits allows at any time, so that no wait makes it possible."""
+
+    code = "demand_too_large"
 
 
 class ModelCapabilityError(ModelError):
     """The chosen model cannot do what was asked of it at all."""
 
     code = "model_capability"
+    _billed = "no"
 
 
 class RunDeadlineExceeded(NightfleetError):

@@ -43,6 +43,7 @@ POINTS: Mapping[str, str] = {
     "before_claim": "a message was delivered, nothing is claimed",
     "after_claim": "the claim is committed, the agent has not begun",
     "before_effect": "an effect is asked for and not recorded, nothing is done",
+    "after_remember": "something is remembered, that it was is not recorded",
     "before_record": "an effect is done, nothing is recorded",
     "after_record": "the outcome of an effect is recorded, the agent does not have it",
     "before_completion": "the agent has returned, nothing is recorded",
@@ -55,6 +56,10 @@ POINTS: Mapping[str, str] = {
     "after_suspend": "it is suspended, the message is not acknowledged",
     "after_wake": "suspended agent runs are queued since their time has come, nothing is published",
     "after_answer": "an answer is recorded and its asker queued, nothing is published",
+    "after_reserve": "money is held for a model call, the call is not made",
+    "before_settle": "a model call is over, the ledger does not know what it has cost",
+    "after_settle": "it is settled in the ledger and in its budgets",
+    "after_budget_change": "a budget has room, who waits for it is not woken",
     "before_decision": "a condition can be decided, nobody has",
     "after_decision": "it is decided, nothing is published",
     "before_release": "what a dead or stopping worker held is not given back yet",
@@ -108,6 +113,9 @@ def failpoint(name: str, about: object = "") -> Action | None:
 
 def _reached(name: str, about: object) -> Action | None:
     asked: Action | None = None
+    happened = name.startswith("after_")
+    if happened:
+        _tell(name, about)  # even of one that dies of it
     for armed in filter(None, (_armed.get(ANY), _armed.get(name))):
         if not armed.due():
             continue
@@ -118,10 +126,15 @@ def _reached(name: str, about: object) -> Action | None:
         if armed.action == "raise":
             raise FailpointError(f"failpoint {name!r} was armed to raise")
         asked = armed.action
+    if not happened:
+        _tell(name, about)
+    return asked
+
+
+def _tell(name: str, about: object) -> None:
     if _trace is not None:
         # One write of a whole line: lines of threads and processes do not mix, and a kill leaves none in half.
         os.write(_trace, f"{name} {about}".replace("\n", " ").encode() + b"\n")
-    return asked
 
 
 def trace_if_asked(env: Mapping[str, str]) -> None:

@@ -36,7 +36,7 @@ class Planner:
         except UnknownAgent:
             # Announced since we last looked, or a plugin that is at hand here? Then it waits for a worker that serves it.
             self._known = (-1e9, frozenset())
-            validate(definition, self.known_agents() | self._local_agents())
+            self._check_with_local(definition)
         if plan is None:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
@@ -52,10 +52,27 @@ class Planner:
             self._known = (now, names)
         return names
 
-    def _local_agents(self) -> frozenset[str]:
+    def _check_with_local(self, definition: WorkflowDefinition) -> None:
+        """Check a workflow with the plugins that are at hand too; what is wrong with one that it names is told."""
+        agents, broken = self._local_agents()
+        try:
+            validate(definition, self.known_agents() | agents)
+        except UnknownAgent as error:
+            told = [broken[agent] for agent in error.details["agents"] if agent in broken]
+            if not told:
+                raise
+            raise UnknownAgent("\n".join([error.message, *told]), details=error.details) from None
+
+    def _local_agents(self) -> tuple[frozenset[str], dict[str, str]]:
+        """Give the agents of the plugins here, and of those that cannot be used what is wrong with them."""
         try:
             loader = require_ours("worker.loader")
         except ImportConflictError:
-            return frozenset()  # a producer has no use for plugins, and may have a module `worker` of its own
+            return frozenset(), {}  # a producer has no use for plugins, and may have a module `worker` of its own
         loaded = loader.AgentLoader(self._kernel.settings.agents_path, base=Path.cwd()).load()
-        return frozenset(loaded.agents)
+        broken = {
+            each.agent: f"the agent {each.agent!r} cannot be used: {each.origin}: {each.message}"
+            for each in loaded.problems
+            if each.agent
+        }
+        return frozenset(loaded.agents), broken

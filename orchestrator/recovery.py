@@ -124,7 +124,8 @@ class Sweep:
         """Observe, and mend if it is this process's turn; raises `DatabaseUnavailable` while there is no database."""
         if self._own_runs is not None:
             self._own_runs.look_again()
-            return self._count(Swept(due=self.timers.fire(), expired=self._end_overdue()))
+            woken = self._look_after_calls()
+            return self._count(Swept(due=self.timers.fire() + woken, expired=self._end_overdue()))
         try:
             expired = self.watch.observe(self._store.fleet.beats())
         except Exception:
@@ -154,7 +155,7 @@ class Sweep:
         for run_id in stuck:
             self._advancer.advance(run_id)
         expired = self._end_overdue()
-        due = swept.due + self.timers.fire()
+        due = swept.due + self._look_after_calls() + self.timers.fire()
         return Swept(swept.taken_over + len(freed), due, republished, len(stuck), expired)
 
     def _end_overdue(self) -> int:
@@ -169,6 +170,17 @@ class Sweep:
                 self._advancer.on_run_ended(run.id, state)
         _note("failed", ended, why="their deadline has passed", what="runs")
         return len(ended)
+
+    def _look_after_calls(self) -> int:
+        """Give up model calls that nobody will settle, and publish who waits for a budget that has room; gives how many."""
+        lost = self._store.ledger.close_lost()
+        if lost:
+            log.warning(
+                "kept as unknown what was reserved for model calls: their workers are gone, and they may have been billed",
+                extra={"count": lost},
+            )
+        woken = self._store.ledger.wake(None if self._own_runs is None else self._own_runs.ids)
+        return len(woken) if self._advancer.republish(woken) else 0
 
     def _take_over(self, worker_id: str) -> int:
         count = 0

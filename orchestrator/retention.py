@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 from orchestrator.clock import Clock, created_at, system_clock
+from orchestrator.contracts.memory import Forgetting
 from orchestrator.contracts.policy import Retention
-from orchestrator.errors import ServiceUnavailable
+from orchestrator.errors import MemoryUnavailable, ServiceUnavailable
 from orchestrator.settings import Settings
 from orchestrator.store.retention import ENDED, FIRST_ID, Deletions, ProjectRow, Recorded
 
@@ -67,11 +69,34 @@ def in_force(given: Retention, settings: Settings) -> Retention:
     return Retention(**{name: usual[name] if own is None else own for name, own in given})
 
 
-class Keeper:
-    """One process's share of the retention; `counts` adds up what it has deleted, by kind."""
+class Forgets(Protocol):
+    """Where something is remembered that is to be forgotten in time: any number of processes may ask for it at once."""
 
-    def __init__(self, deletions: Deletions, settings: Settings, clock: Clock = system_clock) -> None:
-        self.counts: Counter[str] = Counter(runs=0, journals=0, definitions=0)
+    def forget(self, rule: Forgetting, *, most: int) -> int:
+        """Forget up to `most` of what a rule does not keep; gives how much that was."""
+        ...
+
+
+class Keeper:
+    """One process's share of the retention; `counts` adds up what it has deleted, by kind.
+
+    `memories` and `sessions` are where agents remember, if that is to be kept small too.
+    """
+
+    def __init__(
+        self,
+        deletions: Deletions,
+        settings: Settings,
+        clock: Clock = system_clock,
+        *,
+        memories: Forgets | None = None,
+        sessions: Forgets | None = None,
+    ) -> None:
+        self.counts: Counter[str] = Counter(
+            runs=0, journals=0, definitions=0, bills=0, answers=0, memories=0, sessions=0
+        )
+        self._memories = memories
+        self._sessions = sessions
         self._lock = threading.Lock()
         self._deletions = deletions
         self._settings = settings
@@ -138,6 +163,9 @@ class Keeper:
             yield from self._runs_of(rule)
         if any(rule.journal_seconds is not None for rule in rules):
             yield from self._journals({rule.project_id: rule.journal_seconds for rule in rules})
+        yield from self._bills()
+        yield from self._answers()
+        yield from self._forgotten()
         count, last = self._deletions.delete_unused_definitions(self._definition_cursor, most=MOST_AT_ONCE)
         self._definition_cursor = last or FIRST_ID
         self.counts["definitions"] += count
@@ -188,12 +216,55 @@ class Keeper:
             if over:
                 return
 
+    def _bills(self) -> Iterator[None]:
+        """Delete old lines of the ledger, which are nobody's but the installation's."""
+        age = self._settings.retention_ledger_days * _DAY_SECONDS
+        full = age > 0
+        while full:
+            count = self._deletions.delete_bills(age_seconds=age, most=MOST_AT_ONCE)
+            self.counts["bills"] += count
+            full = count == MOST_AT_ONCE
+            yield
+
+    def _answers(self) -> Iterator[None]:
+        """Delete answers of models that nobody is given any more."""
+        full = True
+        while full:
+            count = self._deletions.delete_stale_answers(most=MOST_AT_ONCE)
+            self.counts["answers"] += count
+            full = count == MOST_AT_ONCE
+            yield
+
+    def _forgotten(self) -> Iterator[None]:
+        """Forget what agents need not remember any more."""
+        settings = self._settings
+        rules = (
+            ("memories", self._memories, _forgetting(settings.retention_memory_days, settings.retention_memories)),
+            ("sessions", self._sessions, _forgetting(settings.retention_session_days)),
+        )
+        for kind, where, rule in rules:
+            full = where is not None and rule != Forgetting()
+            while full:
+                assert where is not None
+                try:
+                    count = where.forget(rule, most=MOST_AT_ONCE)
+                except MemoryUnavailable as error:  # what is kept elsewhere keeps nobody from the rest
+                    log.warning("nothing is forgotten: %s", error.message)
+                    break
+                self.counts[kind] += count
+                full = count == MOST_AT_ONCE
+                yield
+
     def _adapted(self, most: int, began: float, *, full: bool) -> int:
         """Give how much the next transaction may do, so that it takes about as long as it should."""
         took = self._clock.monotonic() - began
         if took > _BUDGET_SECONDS:
             return max(1, most // 2)
         return min(MOST_AT_ONCE, most * 2) if full and took < _BUDGET_SECONDS / 2 else most
+
+
+def _forgetting(days: int, keep: int = 0) -> Forgetting:
+    return Forgetting(days * _DAY_SECONDS if days else None, keep or None)
 
 
 def _is_over(recorded: Recorded, age_seconds: float | None) -> bool:

@@ -15,11 +15,15 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A model by its place, imported when its schema is asked for, and what prints it; `many` is an array of them."""
+    """A model by its place, imported when its schema is asked for, and what prints it; `many` is an array of them.
+
+    One that is `read` has the schema of what may be written, for editors, rather than of what is printed.
+    """
 
     model: str
     printed_by: str
     many: bool = False
+    read: bool = False
 
 
 SCHEMAS: Mapping[str, Published] = {
@@ -43,9 +47,32 @@ SCHEMAS: Mapping[str, Published] = {
     "purge": Published("orchestrator.contracts.answer:Purge", "runs purge"),
     "project": Published("orchestrator.contracts.project:ProjectSummary", "projects set"),
     "projects": Published("orchestrator.contracts.project:ProjectSummary", "projects list", many=True),
+    "budget": Published("orchestrator.contracts.budget:BudgetSummary", "budgets set, budgets raise, budgets remove"),
+    "budgets": Published("orchestrator.contracts.budget:BudgetSummary", "budgets list", many=True),
+    "cost": Published("orchestrator.contracts.cost:CostLine", "cost", many=True),
+    "evaluation": Published("orchestrator.contracts.evaluation:EvaluationReport", "eval run, eval show"),
+    "evaluations": Published("orchestrator.contracts.evaluation:EvaluationSummary", "eval list", many=True),
+    "comparison": Published("orchestrator.contracts.evaluation:Comparison", "eval compare"),
+    "experiment": Published("orchestrator.contracts.experiment:Experiment", "experiments set, experiments stop"),
+    "experiments": Published("orchestrator.contracts.experiment:Experiment", "experiments list", many=True),
+    "experiment-report": Published("orchestrator.contracts.experiment:ExperimentReport", "experiments show"),
+    "memory-summaries": Published("orchestrator.contracts.memory:MemorySummary", "memory list", many=True),
+    "memories": Published(
+        "orchestrator.contracts.memory:Memory", "memory search and memory list of an agent or a project", many=True
+    ),
+    "passages": Published(
+        "orchestrator.contracts.memory:Passage", "memory search and memory list of a corpus", many=True
+    ),
+    "sessions": Published("orchestrator.contracts.memory:SessionSummary", "memory sessions", many=True),
+    "ingested": Published("orchestrator.contracts.memory:Ingested", "memory ingest"),
+    "forgotten": Published("orchestrator.contracts.memory:Forgotten", "memory forget"),
+    "reembedded": Published("orchestrator.contracts.memory:Reembedded", "memory reembed"),
     "workflow": Published("orchestrator.contracts.workflow:WorkflowDefinition", "run --dry-run"),
     "agent": Published("orchestrator.contracts.agent:ServedAgent", "agents show"),
     "agents": Published("orchestrator.contracts.agent:ServedAgent", "agents list", many=True),
+    "agent-definition": Published(
+        "orchestrator.contracts.definition:AgentDefinition", "nothing: a file of YAML in a folder of agents", read=True
+    ),
     "batch": Published("orchestrator.contracts.batch:BatchResult", "batch run"),
     "batch-row": Published("orchestrator.batch.result:RowResult", "nothing: a line of the file that batch run writes"),
     "schedules": Published("orchestrator.contracts.answer:ScheduleSummary", "beat --list", many=True),
@@ -62,7 +89,7 @@ def schema_of(name: str) -> dict[str, Any]:
     module, _, attribute = published.model.partition(":")
     model: Any = getattr(import_module(module), attribute)
     shape: Any = tuple[model, ...] if published.many else model  # pyright: ignore[reportInvalidTypeForm]
-    made = TypeAdapter(shape).json_schema(mode="serialization")
+    made = TypeAdapter(shape).json_schema(mode="validation" if published.read else "serialization")
     field = getattr(model, "model_fields", {}).get("schema_version")
     return {
         "$schema": _DIALECT,

@@ -10,8 +10,10 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.advance import error_info
+from orchestrator.assigning import Assigner
 from orchestrator.broker.address import address_of, is_other
 from orchestrator.clock import Clock, ids, position_of, system_clock
+from orchestrator.contracts.budget import NOBODY, Charge
 from orchestrator.contracts.dispatch import queue_of
 from orchestrator.contracts.event import RunEvent
 from orchestrator.contracts.jsonvalue import dump
@@ -39,7 +41,8 @@ from orchestrator.planning.compensation import told_of
 from orchestrator.planning.files import resolve_workflow
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.inputs import Upstream, run_output
-from orchestrator.store.creation import Created, NewRun
+from orchestrator.store.arms import create_arms
+from orchestrator.store.creation import Arm, Created, NewRun
 from orchestrator.store.database import Session, times
 from orchestrator.store.repairs import TAKEN_AT_ONCE
 from orchestrator.store.runs import parse
@@ -62,6 +65,7 @@ class Service:
         self.kernel = kernel
         self._store = kernel.store
         self._planner = Planner(kernel, clock)
+        self.assigner = Assigner(lambda: self._store.experiments, self._planner.plan, clock)
 
     @cached_property
     def questions(self) -> Questions:
@@ -72,7 +76,7 @@ class Service:
 
     # Submitting -------------------------------------------------------------------------------------------------------
 
-    def submit(
+    def submit(  # noqa: PLR0913 - all of it by name
         self,
         workflow: Workflow,
         inputs: Sequence[Any],
@@ -80,11 +84,13 @@ class Service:
         project: str,
         keys: Sequence[str | None],
         deadline: timedelta | None = None,
+        charge: Charge = NOBODY,
         connection: Any = None,
     ) -> list[str]:
         """Create one run for each input, whole or not at all, and publish what is ready; gives the runs' ids.
 
-        With a `connection` they are created in its transaction and published after its commit; see `Enlisted`.
+        With a `connection` they are created in its transaction and published after its commit; see `Enlisted`. All others may
+        be given a variant by an experiment.
 
         Raises before anything is stored: `WorkflowInvalid`, `UnknownAgent`, `InputInvalid`, `ValueTooLarge`,
         `IdempotencyConflict`, `BrokerUnavailable`, `DatabaseUnavailable`. A broker that is lost after that costs time
@@ -92,37 +98,26 @@ class Service:
         """
         plan = self.plan(workflow)
         limit = self.kernel.settings.max_value_bytes
+        text = partial(dump, what="the input", limit_bytes=limit, error=InputInvalid)
         runs = [
-            NewRun(ids.new(), dump(value, what="the input", limit_bytes=limit, error=InputInvalid), key, deadline)
+            NewRun(ids.new(), text(value), key, deadline, charge=charge)
             for value, key in zip(inputs, keys, strict=True)
         ]
         if not runs:
             return []
         if connection is not None:
             return self._enlist(plan, runs, project, connection)
-        self.kernel.publisher.ensure({queue_of(agent) for agent in plan.agents})
+        arms = self.assigner.arms(plan, project, runs)
+        self.kernel.publisher.ensure({queue_of(agent) for arm in arms for agent in arm.plan.agents})
         failpoint("before_submit")
-        created = self._create(plan, runs, project)
-        self._publish(plan, created)
-        _note_submitted(created.ids, plan, project)
-        return list(created.ids)
-
-    def _create(self, plan: Plan, runs: Sequence[NewRun], project: str) -> Created:
-        """Create runs; those that an embedded process has created or found by their keys are its own then."""
-        own = self.kernel.own_runs
-        if own is None:
-            return self._store.runs.create(plan, runs, project=project)
-        new = [run.id for run in runs]
-        own.add(new)
-        try:
-            created = self._store.runs.create(plan, runs, project=project)
-        except BaseException:
-            own.let_go(new)
-            raise
-        # A key may have led to a run that an earlier process left.
-        own.let_go(set(new).difference(created.ids))
-        own.take(created.ids)
-        return created
+        created = _created(self.kernel, arms, project)
+        made: dict[str, str] = {}
+        for arm, each in zip(arms, created, strict=True):
+            self._publish(arm.plan, each)
+            made.update(zip((run.id for run in arm.runs), each.ids, strict=True))
+        found = [made[run.id] for run in runs]
+        _note_submitted(found, plan, project)
+        return found
 
     def _enlist(self, plan: Plan, runs: Sequence[NewRun], project: str, connection: Any) -> list[str]:
         if self.kernel.settings.embedded:
@@ -211,6 +206,8 @@ class Service:
             finished_at=times(head.finished_at),
             deadline_at=times(head.deadline_at),
             forked_from=head.forked_from,
+            user=head.user,
+            variant=head.variant,
         )
 
     def _warnings(
@@ -263,7 +260,7 @@ class Service:
 
     def events(self, run_id: str, after: str | None = None) -> Iterator[RunEvent]:
         """Give what has happened since `after` (from the beginning without it), up to now; see `RunEvent.cursor`."""
-        return events_of(self._store.runs, run_id, after)
+        return events_of(self._store, run_id, after)
 
     def news(self, run_id: str, after: str | None = None) -> tuple[Sequence[RunEvent], bool]:
         """Give what has happened since `after`, and whether that is all there will be."""
@@ -299,6 +296,25 @@ class Service:
         if self.kernel.own_runs is not None:
             self.kernel.own_runs.take(found)
         return found
+
+
+def _created(kernel: Kernel, arms: Sequence[Arm], project: str) -> list[Created]:
+    """Create runs; those that an embedded process has created or found by their keys are its own then."""
+    own, store = kernel.own_runs, kernel.store
+    if own is None:
+        return create_arms(store.database, store.runs, arms, project=project)
+    new = [run.id for arm in arms for run in arm.runs]
+    own.add(new)
+    try:
+        created = create_arms(store.database, store.runs, arms, project=project)
+    except BaseException:
+        own.let_go(new)
+        raise
+    # A key may have led to a run that an earlier process left.
+    found = [run_id for each in created for run_id in each.ids]
+    own.let_go(set(new).difference(found))
+    own.take(found)
+    return created
 
 
 def _forget(session: Session, *, run_id: str, restart: bool, repeat_uncertain: bool) -> None:

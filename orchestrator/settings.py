@@ -17,9 +17,9 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from orchestrator.contracts.policy import Positive
+from orchestrator.contracts.policy import NonNegative, Positive
 from orchestrator.errors import SettingsInvalid
-from orchestrator.shipped import shipped_folder
+from orchestrator.shipped import shipped_profiles
 
 PREFIX = "NIGHTFLEET_"
 
@@ -60,6 +60,19 @@ class Settings(BaseSettings):
     #: Whether workers tell Flower and Celery's other tools of each task; a fifth of the time of a worker that does little else.
     task_events: bool = True
     concurrency: int = Field(default=100, ge=1, le=5000)
+    #: Model calls that one worker has in flight at a time.
+    model_calls: int = Field(default=100, ge=1, le=100_000)
+    #: How often one model is asked for one answer when it fails for no fault of the request.
+    model_tries: int = Field(default=4, ge=1, le=100)
+    #: How long an answer of a model is given to all who ask the same; 0 asks each time.
+    model_cache_ttl: NonNegative = Field(default=timedelta(days=1), le=timedelta(days=36_500))
+    #: The model that makes vectors of what is remembered, `provider:model`; without it that is done offline.
+    embedding_model: str | None = Field(default=None, min_length=1)
+    #: Where long-term memory and documents are kept in place of the database; conversations stay there.
+    qdrant_url: SecretStr | None = None
+    qdrant_api_key: SecretStr | None = None
+    #: How many messages a conversation of an agent keeps, the newest.
+    session_messages: int = Field(default=1000, ge=1, le=1000)
     connect_timeout: Positive = timedelta(seconds=3)
     heartbeat: Positive = timedelta(seconds=5)
     lease_ttl: Positive = timedelta(seconds=15)
@@ -84,6 +97,14 @@ class Settings(BaseSettings):
     retention_journal_days: int = Field(default=0, ge=0, le=36_500)
     #: How many ended runs of a project are kept, the newest; 0 keeps any number.
     retention_runs: int = Field(default=0, ge=0, le=10_000_000)
+    #: How many days lines of the ledger are kept, which outlive their runs; 0 keeps them.
+    retention_ledger_days: int = Field(default=400, ge=0, le=36_500)
+    #: How many days agents remember; 0 is for ever. Documents stay until they are taken out.
+    retention_memory_days: int = Field(default=0, ge=0, le=36_500)
+    #: How many memories of one agent, or shared by one project, are kept, the newest; 0 keeps any number.
+    retention_memories: int = Field(default=10_000, ge=0, le=10_000_000)
+    #: How many days after its last message a conversation is deleted; 0 keeps it.
+    retention_session_days: int = Field(default=0, ge=0, le=36_500)
     #: `user:password` pairs that Flower asks for, separated by commas.
     flower_auth: SecretStr | None = None
     flower_address: str = "127.0.0.1"
@@ -91,6 +112,10 @@ class Settings(BaseSettings):
     flower_url_prefix: str = ""
     #: RabbitMQ's management API with user and password; Flower reads the lengths of queues there.
     rabbitmq_api_url: SecretStr | None = None
+    #: Endpoints, profiles and prices of models that go before those that ship.
+    models_file: Path | None = None
+    #: Servers whose tools agents name: services with an OpenAPI document, and servers of MCP.
+    adapters_file: Path | None = None
     #: The file of schedules for `nightfleet beat`.
     schedules: Path = Path("config/schedules.yaml")
     #: Where a process serves Prometheus metrics; 0 takes a free port, none serves nothing.
@@ -130,7 +155,7 @@ class Settings(BaseSettings):
             return (*sources, TomlConfigSettingsSource(settings_cls))
         return sources
 
-    @field_validator("database_url", "broker_url", "redis_url", "rabbitmq_api_url", mode="before")
+    @field_validator("database_url", "broker_url", "redis_url", "rabbitmq_api_url", "qdrant_url", mode="before")
     @classmethod
     def _no_spaces(cls, value: Any) -> Any:
         return value.strip() if isinstance(value, str) else value
@@ -173,12 +198,6 @@ def find_profile(name: str) -> Path:
             f"configuration {name}: there is no such file, and no profile of this name ships: {', '.join(sorted(shipped))}"
         )
     return shipped[name]
-
-
-def shipped_profiles() -> dict[str, Path]:
-    """Give the profiles that ship, by name: data of the wheel, or the checkout's `config/`."""
-    folder = shipped_folder("config")
-    return {} if folder is None else {path.stem: path for path in folder.glob("*.toml")}
 
 
 def _profile(path: Path) -> Path:

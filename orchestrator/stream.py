@@ -1,24 +1,32 @@
-"""The stream of a run's events: what has happened since a reader's cursor, told from states and progress lines."""
+"""The stream of a run's events: what has happened since a reader's cursor, told from states, progress lines and answers."""
 
 from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from orchestrator.advance import error_info
 from orchestrator.contracts.event import RunEvent
+from orchestrator.contracts.piece import Piece
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import InputInvalid
 from orchestrator.store.database import times
-from orchestrator.store.runs import Runs, parse
+from orchestrator.store.runs import parse
+from orchestrator.store.store import Store
+from orchestrator.store.streams import Shown
+
+#: The most characters of an answer that one event tells, of what has come since the last look.
+_MOST_CHARACTERS = 64_000
 
 
-def events_of(runs: Runs, run_id: str, after: str | None = None) -> Iterator[RunEvent]:
+def events_of(store: Store, run_id: str, after: str | None = None) -> Iterator[RunEvent]:
     """Give what has happened since `after` (from the beginning without it), up to now; see `RunEvent.cursor`."""
-    seen, last_progress = _decode_cursor(after)
+    runs = store.runs
+    seen, last_progress, last_piece = _decode_cursor(after)
     state = runs.state(run_id)
     rows = runs.states(run_id)
     lines = runs.events_after(run_id, last_progress or run_id)
@@ -27,7 +35,8 @@ def events_of(runs: Runs, run_id: str, after: str | None = None) -> Iterator[Run
     marks = list(seen)
 
     def event(kind: Any, last: str, **fields: Any) -> RunEvent:
-        return RunEvent(cursor=_encode_cursor("".join(marks), last), kind=kind, run_id=run_id, **fields)
+        cursor = _encode_cursor("".join(marks), last, last_piece)
+        return RunEvent(cursor=cursor, kind=kind, run_id=run_id, **fields)
 
     for identity, task, message, data, at in lines:
         last_progress = identity
@@ -41,6 +50,9 @@ def events_of(runs: Runs, run_id: str, after: str | None = None) -> Iterator[Run
             data=parse(data),
             at=moment(at),
         )
+    for shown in joined(store.streams.after(run_id, last_piece)):
+        last_piece = shown.number
+        yield event("delta", last_progress, state=None, **_told(shown))
     for position, task, agent, part_state, epoch, error, at, waiting_for in rows:
         mark = _mark(part_state, epoch)
         if marks[position + 1] == mark:
@@ -59,6 +71,32 @@ def events_of(runs: Runs, run_id: str, after: str | None = None) -> Iterator[Run
         yield event("run", last_progress, task=None, agent=None, state=state, error=error_info(head.error), at=at)
 
 
+def joined(pieces: Iterable[Shown]) -> Iterator[Shown]:
+    """Put pieces together that follow each other in one answer, up to a bound: a reader who comes late is told less often."""
+    held: Shown | None = None
+    for shown in pieces:
+        if held is not None and _follows(shown, held):
+            piece = Piece(held.piece.start, held.piece.text + shown.piece.text, held.piece.restarted)
+            held = replace(shown, piece=piece)
+            continue
+        if held is not None:
+            yield held
+        held = shown
+    if held is not None:
+        yield held
+
+
+def _follows(shown: Shown, before: Shown) -> bool:
+    same = (shown.agent_run_id, shown.slot, shown.agent) == (before.agent_run_id, before.slot, before.agent)
+    return same and not shown.piece.restarted and len(before.piece.text) < _MOST_CHARACTERS
+
+
+def _told(shown: Shown) -> dict[str, Any]:
+    piece = shown.piece
+    place = {"task": shown.task, "agent": shown.agent, "slot": shown.slot, "at": moment(shown.at)}
+    return {**place, "offset": piece.start, "text": piece.text, "restarted": piece.restarted}
+
+
 def moment(value: Any) -> datetime:
     """Give a time column's value where there must be one."""
     found = times(value)
@@ -67,7 +105,8 @@ def moment(value: Any) -> datetime:
     return found
 
 
-# A cursor is what its reader has seen: one character for the run and one for each agent run, and the last progress line.
+# A cursor is what its reader has seen: one character for the run and one for each agent run, the last progress line, and the
+# number of the last piece of an answer, if there was one.
 
 
 def _mark(state: str, epoch: int) -> str:
@@ -79,16 +118,17 @@ def _mark(state: str, epoch: int) -> str:
     return chr(0x30 + known[state] + len(order) * (epoch % 7))
 
 
-def _encode_cursor(marks: str, last_progress: str) -> str:
-    return base64.urlsafe_b64encode(zlib.compress(f"{last_progress}|{marks}".encode())).decode().rstrip("=")
+def _encode_cursor(marks: str, last_progress: str, last_piece: int) -> str:
+    text = f"{last_progress}|{marks}" + (f"|{last_piece}" if last_piece else "")
+    return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode().rstrip("=")
 
 
-def _decode_cursor(cursor: str | None) -> tuple[str, str]:
+def _decode_cursor(cursor: str | None) -> tuple[str, str, int]:
     if not cursor:
-        return "", ""
+        return "", "", 0
     try:
         text = zlib.decompress(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))).decode()
+        last, marks, *piece = text.split("|")
+        return marks, last, int(piece[0]) if piece else 0
     except (ValueError, zlib.error):
         raise InputInvalid(f"{cursor!r} is no cursor: take it from RunEvent.cursor as it is") from None
-    last, _, marks = text.partition("|")
-    return marks, last

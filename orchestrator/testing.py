@@ -13,16 +13,42 @@ from orchestrator.imports import require_ours
 if TYPE_CHECKING:
     from orchestrator.faults.kit import run_workflow
     from orchestrator.faults.report import FaultReport, PerformedEffect
-    from worker.testing import LogLine, MockLLM, Recorder, Reply, Report, replay, run_agent
+    from worker.testing import (
+        AgentTestCase,
+        CassetteError,
+        GuardVerdict,
+        LogLine,
+        MemoryManager,
+        MockLLM,
+        ModelCall,
+        RealModelCall,
+        RecordedLLM,
+        Recorder,
+        Reply,
+        Report,
+        ToolUse,
+        call,
+        replay,
+        run_agent,
+    )
 
 __all__ = [
+    "AgentTestCase",
+    "CassetteError",
     "FaultReport",
+    "GuardVerdict",
     "LogLine",
+    "MemoryManager",
     "MockLLM",
+    "ModelCall",
     "PerformedEffect",
+    "RealModelCall",
+    "RecordedLLM",
     "Recorder",
     "Reply",
     "Report",
+    "ToolUse",
+    "call",
     "replay",
     "run_agent",
     "run_workflow",

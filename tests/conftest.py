@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -10,8 +11,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 import services
+from servers import private_pgvector
 from sqlalchemy import text
 
 from orchestrator.store import schema
@@ -26,6 +29,15 @@ _SCRUBBED = re.compile(r"NIGHTFLEET_(?!TEST_)|OPENAI_|ANTHROPIC_|\w+_API_KEY$")
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in filter(_SCRUBBED.match, list(os.environ)):
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _clean_logging() -> Iterator[None]:
+    """Take back which lines of workers a command that runs in this process leaves out."""
+    of_workers = logging.getLogger("nightfleet.worker")
+    filters = list(of_workers.filters)
+    yield
+    of_workers.filters[:] = filters
 
 
 def _service(name: str) -> str:
@@ -48,6 +60,11 @@ def rabbitmq_url() -> str:
 @pytest.fixture(scope="session")
 def redis_url() -> str:
     return _service("REDIS")
+
+
+@pytest.fixture(scope="session")
+def redis_tls_url() -> str:
+    return _service("REDIS_TLS")
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +91,22 @@ def _opened(url: str, *, prepare: bool = True) -> Generator[Database]:
 def postgres(postgres_url: str) -> Iterator[Database]:
     """An upgraded schema of the test's own on Postgres."""
     with _opened(postgres_url) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def pgvector_url() -> Iterator[str]:
+    """A Postgres that has pgvector, with the extension in its database."""
+    with private_pgvector() as server:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION vector")
+        yield server.url
+
+
+@pytest.fixture
+def pgvector(pgvector_url: str) -> Iterator[Database]:
+    """An upgraded schema of the test's own on a Postgres with pgvector."""
+    with _opened(pgvector_url) as database:
         yield database
 
 

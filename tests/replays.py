@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeVar
 
 import pytest
 
 from orchestrator.clock import agent_run_id, ids, system_clock
-from orchestrator.contracts.effect import Entry, EntryState
+from orchestrator.contracts.effect import Entry, EntryState, Slot
+from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.contracts.policy import Limits
 from orchestrator.contracts.usage import Usage
 from orchestrator.journal.base import Journal
@@ -18,13 +20,15 @@ from orchestrator.journal.memory import MemoryJournal
 from orchestrator.store.agent_runs import Claim
 from worker.agent import AsyncContext, Context
 from worker.effects.attempt import Writer
-from worker.effects.base import Account, CallModel, Effect, ReadClock
+from worker.effects.base import Account, Effect, ReadClock
 from worker.effects.motion import Motion
 from worker.effects.parking import Events, Parking
+from worker.effects.progress import Progress
 from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder
 from worker.effects.scopes import Suspended, task_factory
 from worker.llm.base import LLMRequest, LLMResponse
+from worker.tools.needs import ServiceLimit
 
 T = TypeVar("T")
 
@@ -36,26 +40,45 @@ class Killed(BaseException):
 class Desk:
     """Performs effects: model calls by a function of the prompt; `calls` holds the prompts."""
 
+    blocks = False
+
     def __init__(self, answer: Callable[[str], str]) -> None:
         self._answer = answer
         self.calls: list[str] = []
 
     def perform(self, effect: Effect) -> Any:
         match effect:
-            case CallModel(request):
-                return self._invoke(request)
             case ReadClock():
                 return system_clock.now()
             case _:
                 return None
 
-    async def in_thread(self, work: Callable[[], T], effect: Effect | None = None) -> T:
+    def call(self, request: LLMRequest, slot: Slot, progress: Progress) -> LLMResponse:
+        del slot, progress
+        return self._invoke(request)
+
+    async def call_async(self, request: LLMRequest, slot: Slot, progress: Progress) -> LLMResponse:
+        return await asyncio.to_thread(self.call, request, slot, progress)
+
+    def memory(self, request: MemoryRequest, slot: Slot, progress: Progress) -> MemoryOutcome:
+        raise AssertionError(f"nobody remembers {request} at {slot} ({progress})")
+
+    def admitted(self, limit: ServiceLimit, slot: Slot, progress: Progress) -> AbstractContextManager[None]:
+        del limit, slot, progress
+        return nullcontext()
+
+    @asynccontextmanager
+    async def admitted_async(self, limit: ServiceLimit, slot: Slot, progress: Progress) -> AsyncGenerator[None]:
+        with self.admitted(limit, slot, progress):
+            yield
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.to_thread(work)
 
     def log(self, event: str, fields: Mapping[str, Any]) -> None: ...
 
     def _invoke(self, request: LLMRequest) -> LLMResponse:
-        prompt = request.messages[-1].content
+        prompt = request.messages[-1].text
         self.calls.append(prompt)
         usage = Usage(model_calls=1, input_tokens=len(prompt), output_tokens=1)
         return LLMResponse(text=self._answer(prompt), model="desk:1", usage=usage, stop_reason="end_turn")
@@ -90,7 +113,7 @@ class Replays:
         is_async = inspect.iscoroutinefunction(execute)
 
         def make() -> Recorder:
-            self.account.calls = 0
+            self.account.begin_again()
             writer = Writer(
                 claim,
                 self.journal,

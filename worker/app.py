@@ -24,6 +24,8 @@ from worker.llm.providers import Providers
 from worker.loader import AgentLoader, LoadedAgents
 from worker.runtime import Runtime
 from worker.tasks import register
+from worker.tools.servers.adapters import use_adapters_file
+from worker.tools.servers.process import close_servers
 
 log = get_logger("nightfleet.worker")
 
@@ -40,10 +42,13 @@ class WorkerParts:
 
     def close(self) -> None:
         """Let go of loop and providers; the kernel belongs to who made it."""
+        self.runtime.loop.finish(self.runtime.desk.aclose)
         self.runtime.loop.close()
         self.runtime.nodes.close()
         self.runtime.isolation.close()
-        self.runtime.providers.close()
+        close_servers()
+        self.runtime.desk.close()
+        self.runtime.show.close()
 
 
 def load_agents(settings: Settings) -> LoadedAgents:
@@ -82,16 +87,20 @@ def _named(settings: Settings) -> list[str] | None:
 
 def build(kernel: Kernel, agents: LoadedAgents) -> WorkerParts:
     """Put a worker together on a kernel; nothing is started and nothing is connected."""
+    if kernel.settings.adapters_file is not None:
+        use_adapters_file(kernel.settings.adapters_file)
     runtime = Runtime(
         store=kernel.store,
         advancer=kernel.advancer,
         agents=agents,
-        providers=Providers(dict(os.environ)),
+        providers=Providers(dict(os.environ), kernel.settings.models_file),
         settings=kernel.settings,
         worker_id=ids.new(),
     )
     sweep = Sweep(kernel.store, kernel.advancer, kernel.publisher, kernel.settings, kernel.own_runs)
-    parts = WorkerParts(kernel, runtime, sweep, Keeper(kernel.store.deletions, kernel.settings))
+    memory = runtime.memory
+    keeper = Keeper(kernel.store.deletions, kernel.settings, memories=memory.store, sessions=memory.sessions)
+    parts = WorkerParts(kernel, runtime, sweep, keeper)
     register(kernel.app, runtime, sorted(agents.agents))
     kernel.app.store_backend.decisions = CeleryDecisions(runtime)
     kernel.app.bootsteps["worker"].add(member_step(parts.runtime, parts.sweep, parts.keeper, parts.members))

@@ -30,7 +30,7 @@ from orchestrator.settings import Settings
 from orchestrator.store import schema
 from worker.app import WorkerParts, build, load_agents, served
 from worker.consumer.gate import FleetConsumer
-from worker.memory import give_back
+from worker.footprint import collect_seldom, give_back, share_heaps
 from worker.pool import AGENT_THREADS, TaskPool
 from worker.reload import Reloader
 
@@ -110,6 +110,8 @@ def run_worker(settings: Settings, *, name: str | None = None, number: int = 0, 
     # In a container the worker is often root; agents get no more by it, for only JSON is accepted.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     arm(os.environ.get("NIGHTFLEET_FAILPOINTS", ""))
+    hostname = node_name(name, number)
+    name_process(worker=hostname)
     kernel = Kernel.build(settings)
     schema.check(kernel.store.database)
     kernel.publisher.ensure()
@@ -119,9 +121,8 @@ def run_worker(settings: Settings, *, name: str | None = None, number: int = 0, 
     kernel.publisher.ensure(queue_of(agent) for agent in agents.agents)
     parts = build(kernel, agents)
     reloader = Reloader(parts) if reload else None
-    hostname = node_name(name, number)
-    name_process(worker=hostname)
     endpoint = _serve_metrics(parts, number)
+    parts.runtime.desk.begin()
     controller = FleetWorker(
         app=kernel.app,
         hostname=hostname,
@@ -135,6 +136,8 @@ def run_worker(settings: Settings, *, name: str | None = None, number: int = 0, 
         quiet=False,
     )
     give_back()  # what importing has left over
+    collect_seldom()
+    share_heaps()
     controller.start()
     told_to_end = state.should_stop not in {None, False}
     if reloader is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from orchestrator.contracts.run import AgentRunState, ErrorInfo
+from orchestrator.contracts.workflow import TaskDefinition
 from orchestrator.errors import InputInvalid
 from orchestrator.planning.compensation import undo_input
 from orchestrator.planning.inputs import Upstream, task_input
@@ -16,6 +17,7 @@ from worker.agent import AsyncContext, Context
 from worker.effects.base import Account
 from worker.effects.recorder import Recorder
 from worker.execution import Execution
+from worker.plugin import LoadedAgent
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,11 @@ class Given:
         except InputInvalid as error:
             raise InputInvalid(f"task {task.id!r}: {error.message}") from None
 
-    def context(self, claim: Claim, recorder: Recorder, account: Account, *, is_async: bool) -> Context | AsyncContext:
+    def context(
+        self, claim: Claim, recorder: Recorder, account: Account, loaded: LoadedAgent
+    ) -> Context | AsyncContext:
         """Give the context of one execution."""
-        context_class = AsyncContext if is_async else Context
+        context_class = AsyncContext if loaded.is_async else Context
         return context_class(
             recorder,
             account,
@@ -57,4 +61,15 @@ class Given:
             task=claim.task,
             run_input=self.run_input,
             upstream=self.upstream,
+            granted=loaded.granted,
         )
+
+
+def ask_as_told(account: Account, task: TaskDefinition, agent: str, model: str | None) -> None:
+    """Say which model is asked and what it is told first: as the task says, else as the agent's class does.
+
+    What a task says is about its own agent, and not about the fallback that does its work.
+    """
+    is_its_own = agent == task.agent
+    account.model = (task.model if is_its_own else None) or model or account.model
+    account.system = task.system if is_its_own else None

@@ -6,9 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from orchestrator.clock import system_clock
+from orchestrator.contracts.effect import Slot
+from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.observability.logging import get_logger
-from worker.effects.base import CallModel, Effect, ReadClock, Report
-from worker.llm.providers import Providers
+from worker.calls.models import Models
+from worker.calls.services import Services
+from worker.effects.base import Effect, ReadClock, Report
+from worker.effects.progress import Progress
+from worker.effects.window import FitWindow, surplus
+from worker.llm.base import LLMRequest, LLMResponse
+from worker.memory.remembering import Remembering
 from worker.pool import EventLoop
 
 T = TypeVar("T")
@@ -20,27 +27,43 @@ _TAKEN = frozenset({"event", "run_id", "agent_run_id", "task", "agent", "epoch",
 
 
 class Host:
-    """Calls models, tells the time and writes log lines; from any thread."""
+    """Calls models, asks the memory, tells the time and writes log lines; from any thread."""
 
-    def __init__(self, providers: Providers, loop: EventLoop) -> None:
-        self._providers = providers
+    blocks = False
+
+    def __init__(self, models: Models, loop: EventLoop, remembering: Remembering) -> None:
+        self._models = models
         self._loop = loop
+        self._remembering = remembering
+        services = Services(models.desk, models.place)
+        self.admitted, self.admitted_async = services.admitted, services.admitted_async
 
     def perform(self, effect: Effect) -> Any:
-        """Do an effect that is no step: those are called where the agent's code is."""
+        """Do an effect that is neither a step nor a model call."""
         match effect:
-            case CallModel(request):
-                return self._providers.provider_for(request.model).invoke(request)
             case ReadClock():
                 return system_clock.now()
             case Report():
                 return None  # the line is stored with its record
+            case FitWindow(request):
+                return surplus(request, self._models.window_of(request.model))
             case _:
                 raise TypeError(f"nobody performs {type(effect).__name__}")
 
-    async def in_thread(self, work: Callable[[], T], effect: Effect | None = None) -> T:
+    def call(self, request: LLMRequest, slot: Slot, progress: Progress) -> LLMResponse:
+        """Ask a model."""
+        return self._models.call(request, slot, progress)
+
+    async def call_async(self, request: LLMRequest, slot: Slot, progress: Progress) -> LLMResponse:
+        """Ask a model, from the loop."""
+        return await self._models.call_async(request, slot, progress, self._loop.run_blocking)
+
+    def memory(self, request: MemoryRequest, slot: Slot, progress: Progress) -> MemoryOutcome:
+        """Ask the memory."""
+        return self._remembering.perform(request, slot, progress)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
         """Do what blocks, from the loop."""
-        del effect
         return await self._loop.run_blocking(work)
 
     def log(self, event: str, fields: Mapping[str, Any]) -> None:

@@ -28,8 +28,8 @@ from orchestrator.store.heartbeat import Sign
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.revoke import Revocation, revoke
 from worker.execution import Execution
+from worker.footprint import Footprint
 from worker.heart import Heart, heart_of
-from worker.memory import Memory
 from worker.request import claimed_by
 from worker.runtime import Runtime
 
@@ -101,7 +101,7 @@ class Member:
         self._ttl = self._settings.lease_ttl.total_seconds()
         self._pulse = Pulse(runtime, name, slots)
         self._heart: Heart = heart_of(runtime.store.database, runtime.worker_id, self._settings)
-        self._memory = Memory(self._settings.memory_soft_mb, runtime.store.shed)
+        self._footprint = Footprint(self._settings.memory_soft_mb, runtime.store.shed)
         self._stopping = threading.Event()
         self._draining = False
         self._threads: list[threading.Thread] = []
@@ -188,7 +188,7 @@ class Member:
         try:
             self._show_life()
             self._reconcile()
-            self._memory.look()
+            self._footprint.look()
         except ServiceUnavailable as error:
             self._away_at = system_clock.monotonic()
             silent = self.heartbeat_age_seconds

@@ -28,8 +28,13 @@ from orchestrator.contracts.agent import AgentCard
 from orchestrator.errors import PluginInvalid, UnknownAgent
 from orchestrator.planning.hints import did_you_mean
 from worker.agent import BaseAgent
+from worker.defined.agent import check_tools
+from worker.defined.module import DefinitionLoader
+from worker.defined.reading import SUFFIXES
 from worker.nodes.builtin import BUILT_IN
 from worker.plugin import LoadedAgent, load_class, name_if_any
+from worker.tools.discovery import TOOLS_FOLDER, discover
+from worker.tools.registry import ToolRegistry
 
 log = logging.getLogger("nightfleet.loader")
 
@@ -83,8 +88,8 @@ class LoadedAgents:
 class AgentLoader:
     """Loads the agents of `agents_path`, of installed distributions, and those that ship.
 
-    `agents_path` holds folders (relative to `base`) and dotted modules, separated like PATH. In a folder each `x.py`,
-    and each folder with an `agent.py`, is a plugin; names that begin with `_` or `.` are left alone.
+    `agents_path` holds folders (relative to `base`) and dotted modules, separated like PATH. In a folder each `x.py` and
+    `x.yaml`, and each folder with an `agent.py`, is a plugin; names that begin with `_` or `.` are left alone.
     """
 
     def __init__(self, agents_path: str, *, base: Path) -> None:
@@ -96,17 +101,24 @@ class AgentLoader:
 
         Content that is loaded already is not executed again; changed content becomes a new module beside the old one.
         """
-        shipped = shipped_agents()
+        shipped, registry = shipped_agents(), self.registry()
         folders = [] if shipped is None else [shipped]
-        own = [each for plugin in self._plugins(leave_out=folders) for each in _load(plugin)]
-        ours = [each for folder in folders for plugin in _in_folder(folder) for each in _load(plugin)]
-        return _merge(own, ours)
+        own = [each for plugin in self._plugins(leave_out=folders) for each in _load(plugin, registry)]
+        ours = [each for folder in folders for plugin in _in_folder(folder) for each in _load(plugin, registry)]
+        broken = [PluginProblem(problem.origin, problem.message) for problem in registry.problems]
+        return _merge([*broken, *own], ours)
+
+    def registry(self) -> ToolRegistry:
+        """Give the tools that agents may name: those that ship, of distributions, and of `tools/*.py` in the folders."""
+        folders = dict.fromkeys((self._base / entry).resolve() for entry in self._entries)
+        return discover(folders, _open_tools)
 
     def load_from(self, origin: str, name: str) -> LoadedAgent:
         """Give the agent of this name of one plugin, and load no other; raises `UnknownAgent`, saying what is wrong."""
         folders = [folder for folder in [shipped_agents()] if folder is not None]
         plugins = [*self._plugins(leave_out=folders), *(each for folder in folders for each in _in_folder(folder))]
-        found = [each for plugin in plugins if plugin.origin == origin for each in _load(plugin)]
+        registry = self.registry()
+        found = [each for plugin in plugins if plugin.origin == origin for each in _load(plugin, registry)]
         return _merge(found, []).get(name)
 
     def _plugins(self, leave_out: Iterable[Path]) -> Iterator[_Plugin | PluginProblem]:
@@ -164,13 +176,14 @@ def _at_path(path: Path) -> _Plugin | PluginProblem | None:
     if path.is_dir():
         if (path / _MAIN).is_file():
             return _Plugin(str(path), partial(_execute, path, path / _MAIN), name=path.name)
-        if any(path.glob("*.py")):
+        if path.name != TOOLS_FOLDER and any(path.glob("*.py")):
             return PluginProblem(str(path), f"the folder has no {_MAIN}, which defines the agent", path.name)
         return None
-    return _Plugin(str(path), partial(_execute, path, path), name=path.stem) if path.suffix == ".py" else None
+    known = path.suffix in (".py", *SUFFIXES)
+    return _Plugin(str(path), partial(_execute, path, path), name=path.stem) if known else None
 
 
-def _load(plugin: _Plugin | PluginProblem) -> list[LoadedAgent | PluginProblem]:
+def _load(plugin: _Plugin | PluginProblem, registry: ToolRegistry) -> list[LoadedAgent | PluginProblem]:
     if isinstance(plugin, PluginProblem):
         return [plugin]
     try:
@@ -182,12 +195,15 @@ def _load(plugin: _Plugin | PluginProblem) -> list[LoadedAgent | PluginProblem]:
     if not contents.classes:
         advice = "derive a class from worker.agent.BaseAgent, or begin the name with _ if these are only helpers"
         return [PluginProblem(plugin.origin, f"it defines no agent: {advice}", plugin.name)]
-    return [_load_one(agent_class, plugin.origin, contents.digest) for agent_class in contents.classes]
+    return [_load_one(agent_class, plugin.origin, contents.digest, registry) for agent_class in contents.classes]
 
 
-def _load_one(agent_class: type[BaseAgent], origin: str, digest: str) -> LoadedAgent | PluginProblem:
+def _load_one(
+    agent_class: type[BaseAgent], origin: str, digest: str, registry: ToolRegistry
+) -> LoadedAgent | PluginProblem:
     try:
-        return load_class(agent_class, origin=origin, digest=digest)
+        check_tools(agent_class, registry)
+        return load_class(agent_class, origin=origin, digest=digest, registry=registry)
     except PluginInvalid as error:
         return PluginProblem(origin, error.message, name_if_any(agent_class))
     except KeyboardInterrupt:
@@ -240,19 +256,29 @@ class _Loader(SourceFileLoader):
 
 
 def _execute(root: Path, main: Path) -> _Contents:
-    """Load a plugin from its files, unless these very files are loaded already."""
+    """Load the agents of a plugin from its files."""
+    digest, module = _opened(root, main)
+    return _Contents(digest, _agents_in(module, lambda agent_class: agent_class.__module__ == module.__name__))
+
+
+def _open_tools(path: Path) -> tuple[str, ModuleType]:
+    return _opened(path, path)
+
+
+def _opened(root: Path, main: Path) -> tuple[str, ModuleType]:
+    """Execute a plugin, unless these very files are loaded already; gives the digest of them too."""
     digest = _digest(root)
     key = hashlib.sha256(f"{root}\0{digest}".encode()).hexdigest()[:8]
     stem = re.sub(r"\W", "_", root.stem if root == main else root.name)
     name = f"{MODULE_PREFIX}{stem}_{key}"
     with _executing:
-        module = sys.modules.get(name) or _new_module(name, root, main)
-    return _Contents(digest, _agents_in(module, lambda agent_class: agent_class.__module__ == name))
+        return digest, sys.modules.get(name) or _new_module(name, root, main)
 
 
 def _new_module(name: str, root: Path, main: Path) -> ModuleType:
     folders = None if root == main else [str(root)]
-    spec = spec_from_file_location(name, main, loader=_Loader(name, str(main)), submodule_search_locations=folders)
+    make = DefinitionLoader if main.suffix in SUFFIXES else _Loader
+    spec = spec_from_file_location(name, main, loader=make(name, str(main)), submodule_search_locations=folders)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)

@@ -154,4 +154,27 @@ def _state_of(parts: WorkerParts) -> Iterator[Metric]:
     for kind, count in parts.keeper.counts.items():
         deleted.add_metric([kind], count)
     yield from (repairs, errors, deleted)
+    yield from _models_of(parts)
     yield CounterMetricFamily("nightfleet_publications_lost", "Messages that did not reach the broker.", lost)
+
+
+def _models_of(parts: WorkerParts) -> Iterator[Metric]:
+    desk = parts.runtime.desk
+    counts = desk.tallies.counts()
+    calls = CounterMetricFamily("nightfleet_model_calls", "Requests to models.", labels=["model", "outcome"])
+    for (model, outcome), number in counts.calls.items():
+        calls.add_metric([model, outcome], number)
+    seconds = CounterMetricFamily("nightfleet_model_call_seconds", "How long they took together.", labels=["model"])
+    for model, sum_of in counts.seconds.items():
+        seconds.add_metric([model], sum_of)
+    tokens = CounterMetricFamily("nightfleet_model_tokens", "Tokens of answers.", labels=["model", "direction"])
+    for (model, direction), number in counts.tokens.items():
+        tokens.add_metric([model, direction], number)
+    usd = CounterMetricFamily("nightfleet_model_usd", "What answers have cost, in dollars.", labels=["model"])
+    for model, nanousd in counts.nanousd.items():
+        usd.add_metric([model], nanousd / 1e9)
+    waits = CounterMetricFamily("nightfleet_model_waits", "Model calls that could not be made yet.", labels=["reason"])
+    for reason, number in counts.waits.items():
+        waits.add_metric([reason], number)
+    yield from (calls, seconds, tokens, usd, waits)
+    yield GaugeMetricFamily("nightfleet_model_calls_in_flight", "Model calls in flight.", desk.turns.taken)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -14,12 +16,16 @@ from pydantic_core import PydanticSerializationError
 
 from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.jsonvalue import dump
+from orchestrator.contracts.permissions import Permissions
 from orchestrator.contracts.policy import Limits, Timeouts
-from orchestrator.contracts.workflow import NAME_PATTERN, NODE_KINDS
+from orchestrator.contracts.workflow import MODEL_PATTERN, NAME_PATTERN, NODE_KINDS
 from orchestrator.errors import InputInvalid, OutputInvalid, PluginInvalid
 from worker.agent import AsyncContext, BaseAgent, Context, name_of
+from worker.guards.base import Guard
+from worker.loop.granted import Granted
+from worker.tools.registry import ToolRegistry
 
-_MODEL = re.compile(r"offline|[a-z][a-z0-9_-]*:\S+")
+_MODEL = re.compile(MODEL_PATTERN)
 _MOST_FAULTS = 5
 
 
@@ -50,6 +56,13 @@ class LoadedAgent:
     is_async: bool
     takes: Shape
     gives: Shape
+    granted: Granted = field(default_factory=Granted)
+
+    @property
+    def usd(self) -> Decimal | None:
+        """What one agent run may spend: the smaller of what limits and permissions say."""
+        said = (self.agent_class.limits.usd, self.granted.permissions.usd)
+        return min((each for each in said if each is not None), default=None)
 
     def parse_input(self, data: Any) -> Any:
         """Give JSON values as the type that `execute` takes; raises `InputInvalid` naming the agent and each fault."""
@@ -92,25 +105,49 @@ class LoadedAgent:
             raise OutputInvalid(f"the output of agent {self.card.name!r} cannot be written as JSON: {error}") from None
 
 
-def load_class(agent_class: type[BaseAgent], *, origin: str, digest: str) -> LoadedAgent:
-    """Give a class as an agent that can run; raises `PluginInvalid` naming everything that is wrong with it."""
+def load_class(
+    agent_class: type[BaseAgent], *, origin: str, digest: str, registry: ToolRegistry | None = None
+) -> LoadedAgent:
+    """Give a class as an agent that can run; raises `PluginInvalid` naming everything that is wrong with it.
+
+    The tools that it names come from `registry`, by default those that ship or are installed.
+    """
     _refuse(agent_class, [*_attribute_faults(agent_class), *_method_faults(agent_class)])
     data, context, output = _annotations(agent_class)
     is_async = inspect.iscoroutinefunction(agent_class.execute)
     _refuse(agent_class, _context_faults(context, is_async=is_async))
     takes = _shape(agent_class, data, "validation")
     gives = _shape(agent_class, output, "serialization")
+    registry = registry or ToolRegistry()
+    granted = _granted(agent_class, registry)
     card = AgentCard(
         name=name_of(agent_class),
         description=_description(agent_class),
         capabilities=agent_class.CAPABILITIES,
-        digest=digest,
+        digest=_with_tools(digest, agent_class, registry),
         model=agent_class.model,
         input_schema=takes.schema,
         output_schema=gives.schema,
+        tools=granted.tool_names,
+        guards=tuple(each.name for each in agent_class.guards),
+        permissions=granted.permissions,
         origin=origin,
     )
-    return LoadedAgent(card=card, agent_class=agent_class, is_async=is_async, takes=takes, gives=gives)
+    return LoadedAgent(card, agent_class, is_async=is_async, takes=takes, gives=gives, granted=granted)
+
+
+def _granted(agent_class: type[BaseAgent], registry: ToolRegistry) -> Granted:
+    try:
+        granted = Granted.to(agent_class.permissions, agent_class.tools, agent_class.model, registry)
+        return replace(granted, guards=agent_class.guards)
+    except PluginInvalid as error:
+        raise PluginInvalid(f"{agent_class.__name__}: {error.message}") from None
+
+
+def _with_tools(digest: str, agent_class: type[BaseAgent], registry: ToolRegistry) -> str:
+    """Give the version of an agent, which is another one when a file changes that a tool of it is named from."""
+    tools = [found for each in agent_class.tools if (found := registry.digest_of(each)) is not None]
+    return hashlib.sha256("\0".join([digest, *tools]).encode()).hexdigest()[: len(digest)] if tools else digest
 
 
 def _refuse(agent_class: type[BaseAgent], faults: Iterable[str]) -> None:
@@ -131,10 +168,13 @@ def _attribute_faults(agent_class: type[BaseAgent]) -> Iterator[str]:
         yield f"`model` is {model!r}: write 'provider:model', such as 'openai:gpt-5-mini', or 'offline'"
     if agent_class.on_change not in ("fail", "restart"):
         yield f"`on_change` is {agent_class.on_change!r}: write 'fail' or 'restart'"
+    tools: Any = agent_class.tools
+    if not isinstance(tools, tuple):
+        yield f"`tools` is {_kind(tools)}, and must be a tuple: write tools = (Calculator(),)"
+    yield from _guard_faults(agent_class.guards)
+    yield from _type_faults("permissions", agent_class.permissions, Permissions)
     yield from _type_faults("timeouts", agent_class.timeouts, Timeouts)
     yield from _type_faults("limits", agent_class.limits, Limits)
-    if isinstance(agent_class.limits, Limits) and agent_class.limits.usd is not None:  # pyright: ignore[reportUnnecessaryIsInstance]
-        yield "Limits(usd=...) would not be kept, there are no budgets yet: remove it, Limits(model_calls=...) is kept"
     yield from _isolation_faults(agent_class)
     yield from _constructor_faults(agent_class)
 
@@ -146,6 +186,30 @@ def _isolation_faults(agent_class: type[BaseAgent]) -> Iterator[str]:
     limits: Any = agent_class.limits
     if isolation != "process" and isinstance(limits, Limits) and limits.memory_mb is not None:
         yield "Limits(memory_mb=...) can be kept in a process of its own alone: add isolation = 'process'"
+
+
+def _guard_faults(guards: Any) -> Iterator[str]:
+    if not isinstance(guards, tuple):
+        yield f"`guards` is {_kind(guards)}, and must be a tuple: write guards = (Length(10_000),)"
+    else:
+        wrong: list[Any] = [each for each in guards if not isinstance(each, Guard)]  # pyright: ignore[reportUnknownVariableType]
+        yield from (f"`guards` holds {_shown(each)}, which is no guard: {_cure(each)}" for each in wrong)
+
+
+def _cure(given: Any) -> str:
+    if isinstance(given, type) and issubclass(given, Guard):
+        return f"make one, such as {given.__name__}(...)"
+    if isinstance(given, str | Mapping):
+        return "guards go by names in YAML alone; in Python write one of worker.agent, such as Length(10_000)"
+    return "decorate a function with @guard"
+
+
+def _shown(given: Any) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else repr(given)
+
+
+def _kind(given: Any) -> str:
+    return _shown(given) if isinstance(given, type) else f"a {type(given).__name__}"
 
 
 def _capability_faults(capabilities: Any) -> Iterator[str]:
@@ -214,7 +278,10 @@ def _shape(agent_class: type[BaseAgent], annotation: Any, mode: Literal["validat
         return Shape(annotation)
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-        return Shape(annotation, adapter, adapter.json_schema(mode=mode))
+        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        # A model may say its schema in its own way.
+        schema = annotation.model_json_schema(mode=mode) if is_model else adapter.json_schema(mode=mode)
+        return Shape(annotation, adapter, schema)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise PluginInvalid(

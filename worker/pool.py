@@ -34,6 +34,8 @@ AGENT_THREADS = (_SLOT, _BLOCKING)
 #: The share of the slots, and the number in any case, whose threads may be stuck before the process is replaced.
 _STUCK_SHARE = 0.1
 _STUCK_AT_LEAST = 1
+#: How long a loop may take to let go of its connections.
+_LAST_SECONDS = 2.0
 
 
 class Job:
@@ -321,6 +323,14 @@ class EventLoop:
 
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: context.run(function, *args))
+
+    def finish(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run what a loop has to do before it is closed, if there is one; whatever goes wrong with that is let go."""
+        with self._lock:
+            if self._loop is None:
+                return
+        with contextlib.suppress(Exception):
+            self.submit(last()).result(_LAST_SECONDS)
 
     def close(self) -> None:
         """Cancel what runs, close the loop and end its thread; the next use starts anew."""

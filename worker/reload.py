@@ -209,7 +209,8 @@ def folders_of(agents_path: str) -> list[Path]:
 
 
 def _differs(old: LoadedAgents, new: LoadedAgents, name: str) -> bool:
-    return old.agents[name].agent_class is not new.agents[name].agent_class
+    before, after = old.agents[name], new.agents[name]
+    return before.agent_class is not after.agent_class or before.card.digest != after.card.digest
 
 
 def _consume(consumer: Any, gone: list[str]) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 from orchestrator.contracts.effect import Entry, EntryState, Slot
 from orchestrator.contracts.jsonvalue import dump
+from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.contracts.replay import Replay, ReplayedEffect, Verdict
 from orchestrator.contracts.run import AgentRunState, ErrorInfo
 from orchestrator.contracts.workflow import NODE_KINDS
@@ -37,14 +39,17 @@ from orchestrator.store.past import Past, past_of
 from worker.effects.attempt import Writer
 from worker.effects.base import Account, Effect
 from worker.effects.motion import Motion
+from worker.effects.progress import Progress
 from worker.effects.recorded import in_scope, in_scope_async
 from worker.effects.recorder import Operation, Recorder
 from worker.effects.said import masked
 from worker.effects.scopes import Scope, task_factory
 from worker.effects.uncertain import DecidedStep
 from worker.execution import Execution
-from worker.given import Given
+from worker.given import Given, ask_as_told
+from worker.llm.base import LLMRequest, LLMResponse
 from worker.loader import AgentLoader, LoadedAgent
+from worker.tools.needs import ServiceLimit
 
 T = TypeVar("T")
 
@@ -136,7 +141,9 @@ class _Replayer(Recorder):
     trace: list[ReplayedEffect] = field(default_factory=list[ReplayedEffect])
 
     def outcome(self, effect: Effect, scope: Scope, slot: Slot) -> Generator[Operation, Any, Any]:
-        entry = self.recording.take(slot)
+        entry = self.taken(slot)
+        if entry is not None and self.left_out(effect, entry):
+            return None
         if entry is not None and entry.state is EntryState.BEGUN and isinstance(effect, DecidedStep):
             yield from effect.decision(self, entry)
         if entry is None or entry.state is EntryState.BEGUN:
@@ -153,11 +160,26 @@ class _Replayer(Recorder):
 class _NoHost:
     """Performs nothing; an agent's log lines of long ago are nobody's."""
 
+    blocks = True
+
     def perform(self, effect: Effect) -> Any:
         raise AssertionError(f"a replay performs no {effect.kind}")
 
-    async def in_thread(self, work: Callable[[], T], effect: Effect | None = None) -> T:
-        del effect
+    def call(self, request: LLMRequest, slot: Slot, progress: Progress) -> LLMResponse:
+        raise AssertionError(f"a replay asks no model, but {request.model} at {slot} ({progress})")
+
+    async def call_async(self, request: LLMRequest, slot: Slot, progress: Progress) -> LLMResponse:
+        return self.call(request, slot, progress)
+
+    def memory(self, request: MemoryRequest, slot: Slot, progress: Progress) -> MemoryOutcome:
+        raise AssertionError(f"a replay asks no memory, but {request.op} at {slot} ({progress})")
+
+    def admitted(self, limit: ServiceLimit, slot: Slot, progress: Progress) -> nullcontext[None]:
+        raise AssertionError(f"a replay asks no service, but {limit.service} at {slot} ({progress})")
+
+    admitted_async = admitted
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
         return work()
 
     def log(self, event: str, fields: Mapping[str, Any]) -> None: ...
@@ -182,7 +204,9 @@ class _Replaying:
         self._past = past
         self._loaded = loaded
         self._entries = entries
-        account = Account(model=past.model or loaded.agent_class.model or "offline", limits=loaded.agent_class.limits)
+        account = Account(model="offline", limits=loaded.agent_class.limits)
+        ask_as_told(account, past.plan.task_at(past.claim.position), past.claim.agent, loaded.agent_class.model)
+        account.model = past.model or account.model
         self._redact = redactor(os.environ)
         writer = Writer(
             past.claim,
@@ -228,7 +252,7 @@ class _Replaying:
         )
         try:
             data = loaded.parse_input(given.input(execution))
-            context = given.context(past.claim, recorder, recorder.motion.account, is_async=loaded.is_async)
+            context = given.context(past.claim, recorder, recorder.motion.account, loaded)
             result = _in_thread_of_its_own(lambda: self._call(data, context))
             recorder.finish()
             output = loaded.dump_output(result)

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from typing import Any, TypeVar
 
 from orchestrator.advance import Advancer
 from orchestrator.clock import system_clock
 from orchestrator.contracts.jsonvalue import dump
+from orchestrator.contracts.money import to_nanousd
 from orchestrator.contracts.policy import Timeouts
 from orchestrator.errors import (
     AgentTimeout,
@@ -23,11 +25,14 @@ from orchestrator.errors import (
 )
 from orchestrator.failpoints import failpoint
 from orchestrator.observability.logging import get_logger, log_scope
-from orchestrator.observability.redact import Redact, redactor
+from orchestrator.observability.redact import Redactor, redactor
 from orchestrator.settings import Settings
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
+from worker.calls.desk import Desk
+from worker.calls.models import Models
+from worker.calls.place import Place
 from worker.deadlines import Deadlines
 from worker.effects.attempt import Writer
 from worker.effects.base import Account
@@ -37,17 +42,21 @@ from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder
 from worker.effects.scopes import Suspended
 from worker.execution import Execution, Executions, Ignored, Verdict
-from worker.given import Given
+from worker.given import Given, ask_as_told
 from worker.host import Host
 from worker.isolation.alone import DiedAlone, Isolation
 from worker.isolation.processes import ForkServerLost
-from worker.limits import bounded, stop_softly, timeouts_of
 from worker.llm.providers import Providers
 from worker.loader import LoadedAgent, LoadedAgents
+from worker.memory.chosen import memory_of
+from worker.memory.manager import MemoryManager
+from worker.memory.remembering import Remembering
 from worker.meter import Meter, NoMeter
 from worker.nodes.builtin import Nodes
 from worker.pool import EventLoop, give_up_current_job
 from worker.settlement import Settlement
+from worker.streams.show import Show, ShownAnswers
+from worker.timelimits import bounded, stop_softly, timeouts_of
 
 T = TypeVar("T")
 
@@ -69,18 +78,24 @@ class Runtime:
     executions: Executions = field(default_factory=Executions)
     meter: Meter = field(default_factory=NoMeter)
     #: Masks what is secret in this process.
-    redact: Redact = field(default_factory=lambda: redactor(os.environ))
+    redact: Redactor = field(default_factory=lambda: redactor(os.environ))
     #: What stands behind tasks that name a function or a Celery task.
     nodes: Nodes = field(init=False)
     #: Processes of their own for those that ask for one, and for suspects.
     isolation: Isolation = field(init=False)
+    #: Who answers model calls, and who shows answers while they come.
+    desk: Desk = field(init=False)
+    show: Show = field(init=False)
+    #: What agents remember.
+    memory: MemoryManager = field(init=False)
     _leaving: bool = False
 
     def __post_init__(self) -> None:
         self.nodes = Nodes(self.settings, self.store.agent_runs)
-        self.isolation = Isolation(
-            self.settings, self.store.journal, self.store.waits, self.providers, self.loop, self.deadlines
-        )
+        self.desk = Desk.of(self.settings, self.providers, self.store.ledger, self.store.answers)
+        self.show = Show.of(self.store.streams, self.redact)
+        self.memory = memory_of(self.settings, self.store)
+        self.isolation = Isolation(self.settings, self.store.journal, self.store.waits, self._host, self.deadlines)
 
     def run(self, agent_run_id: str, carries: frozenset[str], claimed: Callable[[], None] = lambda: None) -> Verdict:
         """Claim an agent run and take it to its next recorded state; `carries` is what its request would publish.
@@ -152,14 +167,7 @@ class Runtime:
 
     @property
     def _settlement(self) -> Settlement:
-        return Settlement(
-            self.store,
-            self.advancer,
-            self.settings,
-            self.meter,
-            self.redact,
-            worker_id=self.worker_id,
-        )
+        return Settlement(self.store, self.advancer, self.settings, self.meter, self.redact, worker_id=self.worker_id)
 
     def _conclude(self, execution: Execution, carries: frozenset[str]) -> Verdict:
         """Execute a claim and record what came of it."""
@@ -178,7 +186,7 @@ class Runtime:
         except ForkServerLost as lost:
             return self._settlement.put_back(execution, lost)
         except BaseException as error:  # noqa: BLE001 - whatever an agent raises is its outcome, an exit too
-            return self._settlement.failure(execution, from_exception(error))
+            return self._settlement.failure(execution, _described(error))
         return self._settlement.success(execution, output, carries)
 
     def _make_leave(self, execution: Execution) -> None:
@@ -203,27 +211,25 @@ class Runtime:
         claim = execution.claim
         given = Given.to(claim)
         unbound = self.agents.get(claim.agent)
+        ask_as_told(execution.account, execution.task, claim.agent, unbound.agent_class.model)
         if self.isolation.wants(execution, unbound):
             return self.isolation.execute(execution, unbound, given.input(execution))
         loaded = self._bound(execution)
         agent_class = loaded.agent_class
-        execution.account.model = agent_class.model or execution.account.model
         execution.account.limits = agent_class.limits
         data = loaded.parse_input(given.input(execution))
         timeouts = timeouts_of(execution.task, agent_class.timeouts)
 
         def call(recorder: Recorder) -> Any:
-            context = given.context(claim, recorder, execution.account, is_async=loaded.is_async)
+            context = given.context(claim, recorder, execution.account, loaded)
             scoped = in_scope_async if loaded.is_async else in_scope
             work = partial(scoped, recorder.scopes.root, agent_class().execute, data, context)
             return self._call(execution, work, timeouts, is_async=loaded.is_async)
 
         make = partial(self._recorder, execution, loaded)
         result = run_recorded(make, call, on_change=agent_class.on_change)
-        what = f"the output of agent {claim.agent!r}"
-        return dump(
-            loaded.dump_output(result), what=what, limit_bytes=self.settings.max_value_bytes, error=OutputInvalid
-        )
+        output, what = loaded.dump_output(result), f"the output of agent {claim.agent!r}"
+        return dump(output, what=what, limit_bytes=self.settings.max_value_bytes, error=OutputInvalid)
 
     def _bound(self, execution: Execution) -> LoadedAgent:
         """Give what executes a claim."""
@@ -236,7 +242,7 @@ class Runtime:
     def _recorder(self, execution: Execution, loaded: LoadedAgent) -> Recorder:
         """Give what drives the effects of an execution, from its beginning."""
         claim, journal = execution.claim, self.store.journal
-        execution.account.calls = 0
+        execution.account.begin_again()
         if execution.motion.ended is not None:
             execution.motion = Motion(execution.account)
         writer = Writer(
@@ -250,7 +256,14 @@ class Runtime:
         )
         recording = execution.motion.patiently(lambda: journal.read(claim))
         parking = Parking(execution.motion, self.store.waits, self.settings.suspend_after.total_seconds())
-        return Recorder(writer, recording, Host(self.providers, self.loop), parking)
+        return Recorder(writer, recording, self._host(execution), parking)
+
+    def _host(self, execution: Execution) -> Host:
+        """Give what performs effects on behalf of an execution."""
+        claim, database, usd = execution.claim, execution.motion, self.agents.get(execution.claim.agent).usd
+        place = database.patiently(lambda: _place_of(claim, usd, self.store))
+        models = Models(self.desk, place, database, ShownAnswers(self.show, claim, database))
+        return Host(models, self.loop, Remembering(self.memory, claim, models, database))
 
     def _call(self, execution: Execution, work: Callable[[], Any], timeouts: Timeouts, *, is_async: bool) -> Any:
         soft = None if timeouts.soft is None else timeouts.soft.total_seconds()
@@ -303,6 +316,13 @@ class Runtime:
             give_up(hard)
 
 
+def _place_of(claim: Claim, usd: Decimal | None, store: Store) -> Place:
+    """Give where model calls of a claim are made, whose agent run has a budget of its own by then, if it is to have one."""
+    if usd is not None:
+        store.ledger.cap_agent_run(claim, to_nanousd(usd))
+    return Place(claim, *store.runs.names_of(claim.project_id))
+
+
 def _logged(claim: Claim) -> log_scope:
     return log_scope(
         run_id=claim.run_id,
@@ -312,3 +332,9 @@ def _logged(claim: Claim) -> log_scope:
         epoch=claim.epoch,
         tenant_id=claim.tenant_id,
     )
+
+
+def _described(error: BaseException) -> NightfleetError:
+    """Describe what an agent raised; where it did is in the log, for who looks for it."""
+    log.debug("ended here", exc_info=error)
+    return from_exception(error)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from orchestrator.batch.result import RowResult
-from orchestrator.batch.resultfile import ResultFile
-from orchestrator.batch.runs import BatchRuns
 from orchestrator.batch.source import Refused, Row
 from orchestrator.batch.tally import Tally
 from orchestrator.batch.window import FIRST_PAUSE_SECONDS, Window, next_pause
@@ -33,14 +32,30 @@ _STALLED_SECONDS = 5.0
 _LAST_RETRY_SECONDS = 5.0
 
 
+class RunsOfRows(Protocol):
+    """The runs of rows, at most one for each line; see `BatchRuns`."""
+
+    def create(self, rows: Sequence[Row]) -> tuple[list[tuple[str, int]], list[RowResult]]: ...
+
+    def results(self, lines: dict[str, int]) -> Iterator[dict[str, RowResult]]: ...
+
+    def warnings(self, run_ids: Sequence[str]) -> tuple[str, ...]: ...
+
+
+class Results(Protocol):
+    """Where results are written; what was appended is there after a kill."""
+
+    def append(self, results: Sequence[RowResult], /) -> None: ...
+
+
 @dataclass(slots=True)
 class Engine:
-    """Moves one batch until every row has a result, or until more have failed than `failures_allowed`."""
+    """Moves one batch until every row has a result, more have failed than `failures_allowed`, or none can succeed."""
 
     rows: Iterator[Row | Refused]
     total: int
-    runs: BatchRuns
-    results: ResultFile
+    runs: RunsOfRows
+    results: Results
     tally: Tally
     window: Window
     failures_allowed: int | None
@@ -49,6 +64,8 @@ class Engine:
     #: Pauses are waits for this event, which only tests set.
     waiting: threading.Event = field(default_factory=threading.Event)
 
+    #: What a provider has said that no other row can help: its account is empty, say.
+    hopeless: str | None = None
     _pending: list[Row] = field(default_factory=list[Row])
     _exhausted: bool = False
     _pause: float = FIRST_PAUSE_SECONDS
@@ -79,8 +96,10 @@ class Engine:
 
     @property
     def stopped(self) -> bool:
-        """Whether more rows have failed than may."""
-        return self.failures_allowed is not None and self.tally.failed > self.failures_allowed
+        """Whether more rows have failed than may, or all others would."""
+        return self.hopeless is not None or (
+            self.failures_allowed is not None and self.tally.failed > self.failures_allowed
+        )
 
     def _over(self) -> bool:
         return not self.window and (self.stopped or (self._exhausted and not self._pending))
@@ -142,6 +161,8 @@ class Engine:
             self.results.append(results)
             for result in results:
                 self.tally.add(result)
+                if result.error is not None and result.error.pauses_job:
+                    self.hopeless = self.hopeless or result.error.message
 
     def _show(self) -> None:
         tally = self.tally

@@ -9,13 +9,15 @@ from pathlib import Path
 from orchestrator.batch.engine import Engine, Watch
 from orchestrator.batch.result import RowResult
 from orchestrator.batch.resultfile import ResultFile
-from orchestrator.batch.runs import BatchRuns
+from orchestrator.batch.runs import BatchRuns, Marks
 from orchestrator.batch.sidecar import Identity, Sidecar
 from orchestrator.batch.source import DataFile
 from orchestrator.batch.tally import Tally
 from orchestrator.batch.window import Window
 from orchestrator.clock import system_clock
 from orchestrator.contracts.batch import BatchOptions, BatchResult
+from orchestrator.contracts.budget import Scope
+from orchestrator.costs import set_budget
 from orchestrator.errors import UsageError
 from orchestrator.service import Service, Workflow
 from orchestrator.settings import Settings
@@ -55,10 +57,13 @@ def run_batch(service: Service, job: Job, watch: Watch) -> BatchResult:
         stack.callback(sidecar.close)
         results = ResultFile(job.out)
         stack.callback(results.close)
+        if job.options.budget is not None:
+            set_budget(service, Scope("batch", sidecar.id), job.options.budget)
         tally = _resumed(results, retry_failed=job.options.retry_failed)
         earlier = tally.done
-        runs = BatchRuns(service, plan, project=job.project, batch_id=sidecar.id, options=job.options)
-        Engine(
+        marks = Marks.of_batch(sidecar.id, retry_failed=job.options.retry_failed)
+        runs = BatchRuns(service, plan, project=job.project, marks=marks, options=job.options)
+        engine = Engine(
             rows=source.rows(tally.lines),
             total=survey.rows,
             runs=runs,
@@ -67,7 +72,8 @@ def run_batch(service: Service, job: Job, watch: Watch) -> BatchResult:
             window=Window(job.options.window),
             failures_allowed=job.options.failures_allowed(survey.rows),
             watch=watch,
-        ).run()
+        )
+        engine.run()
     seconds = system_clock.monotonic() - began
     return BatchResult(
         id=sidecar.id,
@@ -81,6 +87,7 @@ def run_batch(service: Service, job: Job, watch: Watch) -> BatchResult:
         seconds=round(seconds, 3),
         rows_per_second=round((tally.done - earlier) / max(seconds, 1e-6), 2),
         failures=tally.failures,
+        stopped_by=engine.hopeless,
     )
 
 

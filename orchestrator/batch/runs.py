@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
 
 from orchestrator.batch.result import RowResult
 from orchestrator.batch.source import Row
 from orchestrator.contracts.batch import BatchOptions
+from orchestrator.contracts.budget import Charge
 from orchestrator.contracts.run import ErrorInfo, RunState
 from orchestrator.errors import InputInvalid, RunNotFound, RunStateConflict, ValueTooLarge
 from orchestrator.failpoints import failpoint
@@ -22,19 +25,32 @@ _OUTPUTS_AT_ONCE = 100
 _CANCELLED = ErrorInfo(code="run_cancelled", message="the run was cancelled")
 
 
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """How the runs of rows are known: each by `prefix` and its line, as runs of one batch, and of one variant perhaps."""
+
+    prefix: str
+    batch_id: str
+    variant: str | None = None
+    #: Which of the runs that exist and did not succeed are opened again.
+    reopens: Callable[[EndedRun], bool] | None = None
+
+    @classmethod
+    def of_batch(cls, batch_id: str, *, retry_failed: bool) -> Self:
+        """Give the marks of a batch's own rows."""
+        return cls(f"batch/{batch_id}", batch_id, reopens=(lambda _: True) if retry_failed else None)
+
+
 class BatchRuns:
-    """Creates at most one run for each line, however often it is asked: the idempotency key is the batch's id and the line.
+    """Creates at most one run for each line, however often it is asked: the idempotency key is the prefix and the line."""
 
-    With `retry_failed`, a run that exists and has failed is opened again.
-    """
-
-    def __init__(self, service: Service, plan: Plan, *, project: str, batch_id: str, options: BatchOptions) -> None:
+    def __init__(self, service: Service, plan: Plan, *, project: str, marks: Marks, options: BatchOptions) -> None:
         self._service = service
         self._plan = plan
         self._project = project
-        self._batch_id = batch_id
-        self._retry_failed = options.retry_failed
+        self._marks = marks
         self._deadline = options.deadline
+        self._charge = Charge(options.user, batch_id=marks.batch_id, variant=marks.variant)
         self._own_runs = service.kernel.own_runs
         self._store = service.kernel.store.batches
 
@@ -46,8 +62,8 @@ class BatchRuns:
         created, refused = self._submit(rows)
         failpoint("after_batch_submit")
         ids = [run_id for run_id, _ in created]
-        if self._retry_failed:
-            self._reopen(ids)
+        if self._marks.reopens is not None:
+            self._reopen(ids, self._marks.reopens)
         return created, refused
 
     def results(self, lines: dict[str, int]) -> Iterator[dict[str, RowResult]]:
@@ -74,7 +90,7 @@ class BatchRuns:
 
     def _submit(self, rows: Sequence[Row]) -> tuple[list[tuple[str, int]], list[RowResult]]:
         """Submit rows together; where a value is refused, halves of them, until it is alone."""
-        keys = [f"batch/{self._batch_id}/{row.line}" for row in rows]
+        keys = [f"{self._marks.prefix}/{row.line}" for row in rows]
         try:
             ids = self._service.submit(
                 self._plan.workflow,
@@ -82,6 +98,7 @@ class BatchRuns:
                 project=self._project,
                 keys=keys,
                 deadline=self._deadline,
+                charge=self._charge,
             )
         except (InputInvalid, ValueTooLarge) as error:
             if len(rows) == 1:
@@ -92,9 +109,9 @@ class BatchRuns:
             return first[0] + last[0], first[1] + last[1]
         return [(run_id, row.line) for run_id, row in zip(ids, rows, strict=True)], []
 
-    def _reopen(self, run_ids: Sequence[str]) -> None:
+    def _reopen(self, run_ids: Sequence[str], meant: Callable[[EndedRun], bool]) -> None:
         for run in self._store.ended(run_ids):
-            if run.state is not RunState.SUCCEEDED:
+            if run.state is not RunState.SUCCEEDED and meant(run):
                 with suppress(RunStateConflict):  # somebody else was first
                     self._service.retry(run.id)
 

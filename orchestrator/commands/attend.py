@@ -14,6 +14,8 @@ import click
 
 from orchestrator.clock import Clock, system_clock
 from orchestrator.commands import render
+from orchestrator.commands.spoken import Spoken
+from orchestrator.errors import BudgetExceeded, BudgetUnpriced
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -81,7 +83,7 @@ def conclude(result: RunResult, *, flags: str, as_json: bool) -> int:
     succeeded = result.state == "succeeded"
     if as_json:
         click.echo(result.model_dump_json(indent=2))
-        return 0 if succeeded else 1
+        return exit_code(result)
     if succeeded:
         text = render.output_text(result.output)
         # What a model wrote must not steer the terminal; a file gets it as it is (`color` keeps click from changing it).
@@ -94,7 +96,15 @@ def conclude(result: RunResult, *, flags: str, as_json: bool) -> int:
     for line in render.errors_of(result):
         click.echo(f"  {line}", err=True)
     click.echo(f"\n{render.next_steps(result, flags)}", err=True)
-    return 0 if succeeded else 1
+    return exit_code(result)
+
+
+def exit_code(result: RunResult) -> int:
+    """Give the exit code that tells a script what a final run came to."""
+    if result.state == "succeeded":
+        return 0
+    stopped = result.error is not None and result.error.code in {BudgetExceeded.code, BudgetUnpriced.code}
+    return 4 if stopped else 1
 
 
 class Screen:
@@ -169,19 +179,24 @@ class Lines:
 
     def __init__(self, screen: Screen, began: datetime) -> None:
         self._screen = screen
-        self._began = began
+        self._began = self._last = began
+        self._spoken = Spoken()
 
     def show(self, events: Sequence[RunEvent]) -> None:
         """Write what happened."""
-        lines = [(event.at, line) for event in events if (line := render.event_line(event)) is not None]
-        if lines:
-            self._screen.write("".join(f"{self._since_it_began(at):>8}  {line}\n" for at, line in lines))
+        for event in events:
+            self._last = event.at
+            line = render.event_line(event)
+            self._write([*self._spoken.take(event), *([] if line is None else [line])])
 
     def end(self) -> None:
-        """Nothing is open."""
+        """Write what is left of answers."""
+        self._write(self._spoken.rest())
 
-    def _since_it_began(self, at: datetime) -> str:
-        return render.duration(max(0.0, (at - self._began).total_seconds()))
+    def _write(self, lines: Sequence[str]) -> None:
+        if lines:
+            since = render.duration(max(0.0, (self._last - self._began).total_seconds()))
+            self._screen.write("".join(f"{since:>8}  {line}\n" for line in lines))
 
 
 @dataclass(slots=True)
@@ -194,16 +209,18 @@ class _Row:
 
 
 class Board:
-    """A line for each agent, kept up to date in place."""
+    """A line for each agent, kept up to date in place; answers go above them as they come."""
 
     def __init__(self, screen: Screen, parts: Sequence[AgentRunResult], clock: Clock = system_clock) -> None:
         self._screen = screen
         self._clock = clock
         self._rows = {part.task: _Row(part.task, str(part.state)) for part in parts}
         self._width = max((len(part.task) for part in parts), default=0)
+        self._spoken = Spoken()
 
     def show(self, events: Sequence[RunEvent]) -> None:
         """Take in what happened, and draw."""
+        self._write([line for event in events for line in self._spoken.take(event)])
         for event in events:
             if event.task is not None:
                 self._take(self._rows[event.task], event)
@@ -212,11 +229,19 @@ class Board:
 
     def end(self) -> None:
         """Leave the last state on the screen."""
+        self._write(self._spoken.rest())
         self._screen.keep()
+
+    def _write(self, lines: Sequence[str]) -> None:
+        if lines:
+            self._screen.write("".join(f"{line}\n" for line in lines))
 
     def _take(self, row: _Row, event: RunEvent) -> None:
         if event.kind == "progress":
             row.note = render.progress_text(event)
+            return
+        if event.kind == "delta":
+            row.note = self._spoken.tail(row.task)
             return
         now = self._clock.monotonic()
         row.state = event.state or row.state

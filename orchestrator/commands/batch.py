@@ -11,7 +11,15 @@ import click
 from orchestrator.commands import attend, render
 from orchestrator.commands.interrupts import exit_code_of_interrupt
 from orchestrator.commands.meter import Meter
-from orchestrator.commands.place import Place, deadline_option, json_option, place_options, producing, set_up_logging
+from orchestrator.commands.place import (
+    Place,
+    charge_options,
+    deadline_option,
+    json_option,
+    place_options,
+    producing,
+    set_up_logging,
+)
 from orchestrator.errors import NightfleetError, UsageError
 from orchestrator.failpoints import arm
 
@@ -39,6 +47,7 @@ def batch() -> None:
 @click.option("--max-failures", metavar="N|P%", help="Create no more runs once more rows than that have failed.")
 @click.option("--retry-failed", is_flag=True, help="Run the rows that have failed again.")
 @deadline_option
+@charge_options
 @place_options()
 @json_option
 def run(data: Path, workflow: str, out: Path, project: str, place: Place, *, as_json: bool, **options: object) -> int:
@@ -83,6 +92,8 @@ def _options(given: dict[str, object]) -> BatchOptions:
 
     from orchestrator.contracts.batch import BatchOptions
 
+    if given["budget"] is not None:
+        given = {**given, "budget": {"usd": given["budget"]}}
     try:
         return BatchOptions.model_validate({key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
@@ -92,7 +103,7 @@ def _options(given: dict[str, object]) -> BatchOptions:
 
 
 def _exit_code(result: BatchResult) -> int:
-    if result.state == "stopped":
+    if result.state == "stopped" or result.stopped_by is not None:
         return _STOPPED
     return 1 if result.failed else 0
 
@@ -110,7 +121,13 @@ def _conclude(result: BatchResult, out: Path, place: Place, *, as_json: bool) ->
     if more > 0:
         click.echo(f"and {more} more kind{'s' if more != 1 else ''} of failure: see {out}", err=True)
     click.echo(_headline(result, out), err=True)
-    if result.state == "stopped":
+    if result.stopped_by is not None:
+        click.echo(
+            f"Error: stopped{f' with {_rows(result.remaining)} left' if result.remaining else ''}, since no call can succeed: "
+            f"{result.stopped_by}. When that is mended, the same command with --retry-failed goes on",
+            err=True,
+        )
+    elif result.state == "stopped":
         click.echo(
             f"Error: stopped with {_rows(result.remaining)} left, since {result.failed:,} have failed; the same command "
             "with a higher --max-failures goes on",

@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from orchestrator.shipped import shipped_folder
+from orchestrator.shipped import shipped_folder, shipped_profiles
 
 #: Set by the script of the shell; its name is click's convention.
 VARIABLE = "_NIGHTFLEET_COMPLETE"
@@ -73,9 +73,7 @@ def answer(cli: click.Command) -> NoReturn:
 
 def profiles(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete `--config`: the profiles that ship, and TOML files."""
-    folder = shipped_folder("config")
-    shipped = sorted(path.stem for path in folder.glob("*.toml")) if folder else []
-    return _items(incomplete, [*shipped, *_files(incomplete, ".toml")])
+    return _items(incomplete, [*sorted(shipped_profiles()), *_files(incomplete, ".toml")])
 
 
 def agents(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:

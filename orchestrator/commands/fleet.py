@@ -10,7 +10,7 @@ import click
 from orchestrator.commands import completion, render
 from orchestrator.commands.init import new
 from orchestrator.commands.place import Listing, Place, json_option, looking, place_options, set_up_logging
-from orchestrator.errors import UnknownAgent
+from orchestrator.errors import PluginInvalid, UnknownAgent
 
 if TYPE_CHECKING:
     from orchestrator.contracts.agent import AgentCard
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Listing)
 def agents() -> None:
-    """List, show and make agents; alone it lists them."""
+    """List, show, check and make agents; alone it lists them."""
 
 
 agents.add_command(new)
@@ -48,7 +48,7 @@ def list_agents(place: Place, *, as_json: bool) -> None:
 @place_options()
 @json_option
 def show(name: str, place: Place, *, as_json: bool) -> None:
-    """Show an agent: what it does, takes and gives."""
+    """Show an agent: what it does, may touch, takes and gives."""
     from orchestrator.planning.hints import did_you_mean
 
     found = _found(place.settings())
@@ -60,18 +60,39 @@ def show(name: str, place: Place, *, as_json: bool) -> None:
     click.echo(render.as_json(_data(card, workers)) if as_json else render.agent_page(card, workers))
 
 
-def _found(settings: Settings) -> dict[str, tuple[AgentCard, int]]:
-    """Give every agent with the number of live workers that serve it; what the fleet has announced comes first.
-
-    Without `function` and `celery`, which every worker has and no workflow names as agents.
-    """
+@agents.command()
+@place_options(embedded=False)
+def validate(place: Place) -> None:
+    """Check all agents of this machine; exit code 2 says that some cannot be used, and why."""
     from orchestrator.contracts.workflow import NODE_KINDS
+
+    loaded = _loaded(place.settings())
+    names = sorted(loaded.agents.keys() - set(NODE_KINDS))
+    click.echo(f"{len(names)} agents can be used: {', '.join(names)}")
+    if loaded.problems:
+        count = len(loaded.problems)
+        raise PluginInvalid(f"{count} plugin{'s' if count > 1 else ''} cannot be used: correct what is said above")
+
+
+def _loaded(settings: Settings) -> Any:
+    """Give the agents of this machine, with a line for each that cannot be used."""
     from orchestrator.imports import require_ours
 
     set_up_logging(settings)
     loaded = require_ours("worker.loader").AgentLoader(settings.agents_path, base=Path.cwd()).load()
     for problem in loaded.problems:
         click.echo(render.problem_line(problem.origin, problem.message), err=True)
+    return loaded
+
+
+def _found(settings: Settings) -> dict[str, tuple[AgentCard, int]]:
+    """Give every agent with the number of live workers that serve it; what the fleet has announced comes first.
+
+    Without `function` and `celery`, which every worker has and no workflow names as agents.
+    """
+    from orchestrator.contracts.workflow import NODE_KINDS
+
+    loaded = _loaded(settings)
     found: dict[str, tuple[AgentCard, int]] = {card.name: (card, 0) for card in loaded.cards}
     if not settings.embedded:
         with looking(settings) as service:

@@ -48,9 +48,13 @@ def _row(effect: RecordedEffect) -> tuple[str, ...]:
         render.one_line(effect.outcome or "-", 40),
         effect.state if effect.error is None else f"{effect.state}: {effect.error.code}",
         _took(effect.milliseconds),
-        "-" if usage is None else f"{usage.input_tokens:,} in, {usage.output_tokens:,} out",
+        "-" if usage is None else _saved(effect) or f"{usage.input_tokens:,} in, {usage.output_tokens:,} out",
         str(effect.epoch),
     )
+
+
+def _saved(effect: RecordedEffect) -> str | None:
+    return {"cache": "from the cache", "flight": "of an equal call"}.get(effect.provenance or "")
 
 
 def _took(milliseconds: int | None) -> str:

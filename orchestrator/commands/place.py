@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,30 @@ deadline_option = click.option(
     metavar="SECONDS",
     help="Fail a run that has not ended by then.",
 )
+
+
+class Usd(click.ParamType[Decimal]):
+    """An amount in dollars, such as 25 or 0.10."""
+
+    name = "usd"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        found = value if isinstance(value, Decimal) else _as_usd(str(value))
+        if found is None:
+            self.fail(f"{value!r} is no amount in dollars such as 25 or 0.10", param, ctx)
+        return found
+
+
+def _as_usd(text: str) -> Decimal | None:
+    return Decimal(text) if re.fullmatch(r"\d{1,12}(\.\d{1,9})?|\.\d{1,9}", text) else None
+
+
+def charge_options(command: Command) -> Command:
+    """Add `--user` and `--budget`, for commands that make runs."""
+    user = click.option("--user", metavar="NAME", help="Whom the costs are charged to, in words of your own.")
+    budget = click.option("--budget", type=Usd(), metavar="USD", help="What it may cost at most; then it pauses.")
+    return user(budget(command))
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, for programs.")
 
@@ -131,11 +157,13 @@ def set_up_logging(settings: Settings, stream: Sink | None = None) -> None:
     """Log for somebody who watches a command: only what is wrong and not seen anyway, unless a level was asked for."""
     from orchestrator.observability.logging import setup_logging
 
+    of_workers = logging.getLogger("nightfleet.worker")
+    of_workers.removeFilter(_is_news)
     if "log_level" in settings.model_fields_set:
         setup_logging(settings.log_level, settings.log_format, stream)
     else:
         setup_logging("WARNING", settings.log_format, stream)
-        logging.getLogger("nightfleet.worker").addFilter(_is_news)
+        of_workers.addFilter(_is_news)
 
 
 def set_up_process_logging(settings: Settings) -> None:
@@ -176,6 +204,15 @@ def looking(settings: Settings) -> Generator[Service]:
         yield Service(kernel)
 
 
+@contextmanager
+def changing(settings: Settings) -> Generator[Service]:
+    """Give the same for a change that is to stay: an embedded installation is made where there is none yet."""
+    if settings.embedded:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    with looking(settings) as service:
+        yield service
+
+
 def producing(settings: Settings) -> Orchestrator:
     """Give an orchestrator that can run work: on the fleet, else with workers in this process."""
     from orchestrator.client import Orchestrator
@@ -185,9 +222,17 @@ def producing(settings: Settings) -> Orchestrator:
 
 def run_id(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     """Check the id of a run: what is no id cannot be found, and no database need be asked."""
+    found = as_id(value)
+    if found is None:
+        raise RunNotFound(f"{value!r} is the id of no run; `nightfleet runs` lists them")
+    return found
+
+
+def as_id(text: str) -> str | None:
+    """Give an id that a user has typed in its canonical form; None for what is none."""
     from uuid import UUID
 
     try:
-        return str(UUID(value))
+        return str(UUID(text))
     except ValueError:
-        raise RunNotFound(f"{value!r} is the id of no run; `nightfleet runs` lists them") from None
+        return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.commands import render
-from orchestrator.commands.place import Listing, Place, json_option, looking, place_options, set_up_logging
+from orchestrator.commands.place import Listing, Place, changing, json_option, looking, place_options, set_up_logging
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def set_project(name: str, place: Place, *, usual: bool, as_json: bool, **kept: 
         raise UsageError("say what is to be kept: --keep-days, --keep-journal-days, --keep-runs, or --usual")
     settings = place.settings()
     set_up_logging(settings)
-    with looking(settings) as service:
+    with changing(settings) as service:
         known = {each.name: each.retention for each in all_projects(service)}
         before = Retention() if usual else known.get(name, Retention())
         set_retention(service, name, before.model_copy(update=given))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,13 @@ from orchestrator.errors import EffectUncertain, NondeterminismError
 if TYPE_CHECKING:
     from orchestrator.contracts.agent import AgentCard
     from orchestrator.contracts.event import RunEvent
+    from orchestrator.contracts.permissions import Permissions
     from orchestrator.contracts.run import AgentRunResult, ErrorInfo, RunResult, RunSummary
 
 #: Marks a column whose cells are numbers.
 _RIGHT = ">"
+#: What an agent run waits for may end in the command that lets it go on, with an id in it.
+_MOST_OF_A_WAIT = 300
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -54,6 +58,13 @@ def between(start: datetime | None, end: datetime | None) -> float | None:
 def moment(at: datetime) -> str:
     """Give a time in UTC to the second."""
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def usd(amount: str) -> str:
+    """Give an amount in decimal dollars as people read it."""
+    from orchestrator.contracts.money import show_usd, to_nanousd
+
+    return show_usd(to_nanousd(Decimal(amount)))
 
 
 def printable(text: str) -> str:
@@ -112,7 +123,9 @@ def _agent_run_row(part: AgentRunResult) -> tuple[str, ...]:
 
 def waits_of(result: RunResult) -> list[str]:
     """Give a line for each task that is suspended."""
-    return [f"{part.task} {one_line(part.waiting_for)}" for part in result.agent_runs if part.waiting_for]
+    return [
+        f"{part.task} {one_line(part.waiting_for, _MOST_OF_A_WAIT)}" for part in result.agent_runs if part.waiting_for
+    ]
 
 
 def errors_of(result: RunResult) -> list[str]:
@@ -156,6 +169,12 @@ def run_page(result: RunResult, *, workers: bool = False) -> str:
     if usage.model_calls:
         tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
         facts.append(("models", f"{usage.model_calls:,} call{'s' if usage.model_calls != 1 else ''}, {tokens}"))
+        unpriced = f", {usage.unpriced_calls:,} calls without a price" if usage.unpriced_calls else ""
+        facts.append(("cost", f"{usd(usage.usd)}{unpriced}"))
+    if result.user is not None:
+        facts.append(("user", result.user))
+    if result.variant is not None:
+        facts.append(("variant", result.variant))
     parts = [
         "\n".join(f"{name:<10}{one_line(value)}" for name, value in facts),
         agent_runs_table(result, workers=workers),
@@ -193,6 +212,9 @@ def agent_page(card: AgentCard, workers: int) -> str:
         ("does", card.description or "-"),
         ("can", ", ".join(card.capabilities) or "-"),
         ("model", card.model or "the installation's default"),
+        ("tools", ", ".join(card.tools) or "-"),
+        ("guards", ", ".join(card.guards) or "-"),
+        ("may", _permitted(card.permissions)),
         ("workers", str(workers)),
         ("version", card.digest),
         ("from", card.origin or "-"),
@@ -203,9 +225,16 @@ def agent_page(card: AgentCard, workers: int) -> str:
     return "\n\n".join(parts)
 
 
+def _permitted(permissions: Permissions) -> str:
+    """Say what an agent may touch: `network example.com; env CRM_KEY`."""
+    said = permissions.model_dump(mode="json", exclude_defaults=True)
+    parts = (f"{name} {', '.join(each) if isinstance(each, list) else each}" for name, each in said.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return "; ".join(parts) or "nothing beside its model"
+
+
 def event_line(event: RunEvent) -> str | None:
     """Give an event of an agent run as a line, None for one that nobody waits for."""
-    if event.task is None:
+    if event.task is None or event.kind == "delta":
         return None
     if event.kind == "progress":
         return f"{event.task}: {progress_text(event)}"
@@ -213,7 +242,7 @@ def event_line(event: RunEvent) -> str | None:
     if event.state in {"blocked", "queued"} and not reason:
         return None
     if event.state == "suspended" and event.message:
-        return f"{event.task} {one_line(event.message)}"
+        return f"{event.task} {one_line(event.message, _MOST_OF_A_WAIT)}"
     return f"{event.task} {'waits for a retry' if event.state == 'queued' else event.state}{reason}"
 
 

@@ -92,7 +92,7 @@ def watch(run: str, place: Place, *, timeout: float | None, as_json: bool) -> in
                 for events in attend.follow(service, run, timeout=timeout):
                     for event in events:
                         click.echo(event.model_dump_json())
-                return 0 if service.state(run) == "succeeded" else 1
+                return attend.exit_code(service.snapshot(run))
             asker = Asker(service, screen, flags=place.flags, prompts=False)
             result = attend.attend(service, run, screen, timeout=timeout, asker=asker)
         except attend.TimeIsUp as error:

@@ -9,7 +9,9 @@ import click
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Work": ("run", "submit", "batch", "runs", "projects"),
-    "Agents": ("init", "agents", "emulator"),
+    "Money": ("budgets", "cost"),
+    "Quality": ("eval", "experiments"),
+    "Agents": ("init", "agents", "memory", "emulator"),
     "Fleet": ("worker", "beat", "flower", "db", "doctor"),
     "Tools": ("schema", "completion"),
 }

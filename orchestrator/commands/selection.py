@@ -35,6 +35,7 @@ class Selection:
     error: str | None = None
     since: datetime | None = None
     before: datetime | None = None
+    variant: str | None = None
 
     def __bool__(self) -> bool:
         return self != Selection()
@@ -54,6 +55,7 @@ def selection_options(command: Command) -> Command:
         "--state", "states", type=click.Choice(STATES), multiple=True, help="Only runs in this state; may be repeated."
     )
     @click.option("--workflow", metavar="NAME", help="Only runs of workflows of this name.")
+    @click.option("--variant", metavar="NAME", help="Only runs of this variant, such as titles/terse.")
     @click.option("--error", metavar="CODE", help="Only runs that this error has failed, such as agent_timeout.")
     @click.option(
         "--since", metavar="AGE", callback=moment_option, help="Only runs created since: 90s, 15m, 2h, 3d, a time."

@@ -73,6 +73,11 @@ def _leave(session: Session, settings: Settings, place: Place) -> None:
         click.echo(f"stopping: agents that run have {drain} to end; Ctrl-C again stops at once", err=True)
         session.nf.close()
     except KeyboardInterrupt as error:
+        _tell_of_the_rest(place)
         # Threads of agents would hold up an orderly exit; what they had is in the database.
         os._exit(exit_code_of_interrupt(error))
+    _tell_of_the_rest(place)
+
+
+def _tell_of_the_rest(place: Place) -> None:
     click.echo(f"what is unfinished goes on with `nightfleet runs resume{place.flags}`", err=True)

@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from orchestrator.commands.place import (
     NO_FLEET,
     Command,
     Place,
+    charge_options,
     deadline_option,
     json_option,
     looking,
@@ -27,7 +29,7 @@ from orchestrator.commands.place import (
     timeout_option,
 )
 from orchestrator.commands.session import working
-from orchestrator.errors import InputInvalid, SettingsInvalid, UsageError, ValueTooLarge
+from orchestrator.errors import InputInvalid, SettingsInvalid, UnknownAgent, UsageError, ValueTooLarge
 
 if TYPE_CHECKING:
     from orchestrator.contracts.workflow import WorkflowDefinition
@@ -43,12 +45,18 @@ class Work:
     text: str | None
     project: str
     deadline: float | None
+    user: str | None
+    budget: Decimal | None
 
     def definition(self) -> WorkflowDefinition:
         """Give the workflow; raises `WorkflowInvalid` with every problem at its place."""
         from orchestrator.planning.files import resolve_workflow
 
         return resolve_workflow(self.workflow)
+
+    def terms(self) -> dict[str, Any]:
+        """Give the options of a submit that say where the run belongs, how long it may take and what it may cost."""
+        return {name: getattr(self, name) for name in ("project", "deadline", "user", "budget")}
 
     def input(self, limit_bytes: int) -> Any:
         """Give the input; raises `UsageError` naming the option and what is wrong with its value."""
@@ -60,13 +68,14 @@ class Work:
 
 
 def work_options(command: Command) -> Command:
-    """Add WORKFLOW, `--input`, `--text`, `--project` and `--deadline`; the command gets them as `work`."""
+    """Add WORKFLOW, `--input`, `--text`, `--project`, `--deadline`, `--user` and `--budget`; the command gets them as `work`."""
 
     @click.argument("workflow", shell_complete=workflows)
     @click.option("--input", "given", metavar="JSON|@FILE|-", help="The input: JSON, a file of JSON, or - for stdin.")
     @click.option("--text", metavar="TEXT|@FILE|-", help='The input {"text": ...}: text, a file, or - for stdin.')
     @click.option("--project", default="default", show_default=True, help="The project that the run belongs to.")
     @deadline_option
+    @charge_options
     @functools.wraps(command)
     def gathered(*args: Any, workflow: str, **others: Any) -> Any:
         given = {field.name: others.pop(field.name) for field in fields(Work) if field.name != "workflow"}
@@ -101,10 +110,12 @@ def run(work: Work, place: Place, *, timeout: float | None, dry_run: bool, merma
         return 0
     if place.agents_path is not None and not settings.embedded:
         raise UsageError("--agents-path is for agents in this process: add --embedded, or give it to the workers")
+    if settings.embedded:
+        _check_here(definition, settings)
     given = work.input(settings.max_value_bytes)
     try:
         with working(place, settings) as session:
-            handle = session.nf.submit(definition, given, project=work.project, deadline=work.deadline)
+            handle = session.nf.submit(definition, given, **work.terms())
             session.run_id = handle.id
             click.echo(f"run {handle.id}: {render.one_line(definition.name)}", err=True)
             try:
@@ -134,9 +145,7 @@ def submit(work: Work, place: Place, *, idempotency_key: str | None, as_json: bo
     definition = work.definition()
     given = work.input(settings.max_value_bytes)
     with producing(settings) as nf:
-        handle = nf.submit(
-            definition, given, project=work.project, idempotency_key=idempotency_key, deadline=work.deadline
-        )
+        handle = nf.submit(definition, given, idempotency_key=idempotency_key, **work.terms())
     click.echo(json.dumps({"id": handle.id}) if as_json else handle.id)
 
 
@@ -198,14 +207,22 @@ def _print_plan(definition: WorkflowDefinition, settings: Settings, *, mermaid: 
 
 def _check(definition: WorkflowDefinition, settings: Settings) -> None:
     """Raise what a submit would; without a fleet the agents that are known are those of this machine."""
-    if not settings.embedded:
-        with looking(settings) as service:
-            service.plan(definition)
+    if settings.embedded:
+        _check_here(definition, settings)
         return
+    with looking(settings) as service:
+        service.plan(definition)
+
+
+def _check_here(definition: WorkflowDefinition, settings: Settings) -> None:
+    """Raise what is wrong for this process: an agent that others have announced, and that it cannot load, is unknown to it."""
     from orchestrator.imports import require_ours
     from orchestrator.planning.validate import validate
 
     loaded = require_ours("worker.loader").AgentLoader(settings.agents_path, base=Path.cwd()).load()
-    for problem in loaded.problems:
-        click.echo(render.problem_line(problem.origin, problem.message), err=True)
-    validate(definition, frozenset(loaded.agents))
+    try:
+        validate(definition, frozenset(loaded.agents))
+    except UnknownAgent:
+        for problem in loaded.problems:
+            click.echo(render.problem_line(problem.origin, problem.message), err=True)
+        raise

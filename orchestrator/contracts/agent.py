@@ -6,12 +6,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from orchestrator.contracts.permissions import Permissions
 from orchestrator.contracts.policy import Value
 from orchestrator.contracts.workflow import Name
 
 
 class AgentCard(Value):
-    """A plugin's name, version and shape. `digest` is a hash of the plugin's files; schemas are None where it takes a dict."""
+    """A plugin's name, version and shape. `digest` is a hash of the plugin's files; schemas are None where it takes a dict.
+
+    `tools` are what its model may call and `guards` what looks at it, by name; `permissions` what it may touch, with what its
+    model and tools imply.
+    """
 
     schema_version: Literal[1] = 1
     name: Name
@@ -22,6 +27,9 @@ class AgentCard(Value):
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     origin: str = ""
+    tools: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+    permissions: Permissions = Permissions()
 
 
 class ServedAgent(AgentCard):

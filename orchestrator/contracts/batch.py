@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from orchestrator.contracts.budget import Budget, Label
 from orchestrator.contracts.policy import Deadline, Value
 
 DataFormat = Literal["jsonl", "csv"]
@@ -21,7 +22,8 @@ class BatchOptions(Value):
     `format` is that of the data where its name does not tell. `window` is how many runs are open at most. With
     `max_failures`, a number or a share of all rows such as `"5%"`, no more runs are created once more rows than that have
     failed. `retry_failed` opens the runs of rows that failed again, and reads malformed rows again. A run that has not
-    ended `deadline` (in seconds) after it was created fails.
+    ended `deadline` (in seconds) after it was created fails. Costs are charged to `user`, a label of your own. All runs of the
+    batch together may cost what `budget` says.
     """
 
     format: DataFormat | None = None
@@ -29,6 +31,8 @@ class BatchOptions(Value):
     max_failures: int | str | None = None
     retry_failed: bool = False
     deadline: Deadline | None = None
+    user: Label | None = None
+    budget: Budget | None = None
 
     @field_validator("max_failures", mode="before")
     @classmethod
@@ -75,7 +79,8 @@ class BatchFailure(Value):
 class BatchResult(Value):
     """What came of a batch, with what earlier processes did of it.
 
-    `state` is `finished` when every row has a result, `stopped` when the threshold left `remaining` rows without one.
+    `state` is `finished` when every row has a result, `stopped` when the threshold left `remaining` rows without one, or
+    when a provider has refused for a reason that holds for all of them, which `stopped_by` says.
     `failed` counts malformed rows (those without a run) too. `earlier` rows had a result before this process began;
     `seconds` and `rows_per_second` are about the others.
     """
@@ -92,3 +97,4 @@ class BatchResult(Value):
     seconds: float
     rows_per_second: float
     failures: tuple[BatchFailure, ...]
+    stopped_by: str | None = None

@@ -195,6 +195,10 @@ class Facts(Value):
     redis_memory: tuple[RedisFact, ...] = ()
     agents: tuple[AgentFact, ...] = ()
     problems: tuple[ProblemFact, ...] = ()
+    #: What is wrong with the file of models that the settings name.
+    models_file_error: str | None = None
+    #: The same of the file of adapters.
+    adapters_file_error: str | None = None
     work: Work | None = None
     unread: tuple[Unread, ...] = ()
 

@@ -8,13 +8,17 @@ from typing import Any, Literal
 from orchestrator.contracts.policy import Value
 from orchestrator.contracts.run import ErrorInfo
 
-EventKind = Literal["run", "agent_run", "progress"]
+EventKind = Literal["run", "agent_run", "progress", "delta"]
 
 
 class RunEvent(Value):
-    """One change: of the run (`task` is None), of an agent run, or a progress line of an agent.
+    """One change: of the run (`task` is None), of an agent run, a progress line of an agent, or a piece of a model's answer.
 
     `message` is that line, and of an agent run that is suspended what it waits for.
+
+    A `delta` is `text` that stands at `offset`, in characters, in the answer to the model call at `slot` of an agent run. It
+    follows what was told of that answer before, unless it says `restarted`: then what was told from `offset` on does not
+    hold any more, since the model was asked again and answers otherwise.
 
     `cursor` orders the events of a run; `run.events(after=cursor)` goes on behind this one.
     """
@@ -29,4 +33,8 @@ class RunEvent(Value):
     message: str | None = None
     error: ErrorInfo | None = None
     data: Any = None
+    slot: str | None = None
+    offset: int | None = None
+    text: str | None = None
+    restarted: bool = False
     at: datetime

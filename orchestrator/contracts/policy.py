@@ -30,7 +30,9 @@ def _to_timedelta(value: Any) -> Any:
 
 #: A `timedelta`; numbers are seconds, on the way in and on the way out.
 Seconds = Annotated[
-    timedelta, BeforeValidator(_to_timedelta), PlainSerializer(timedelta.total_seconds, return_type=float)
+    timedelta,
+    BeforeValidator(_to_timedelta, json_schema_input_type=float | timedelta),
+    PlainSerializer(timedelta.total_seconds, return_type=float),
 ]
 NonNegative = Annotated[Seconds, Field(ge=timedelta(0))]
 Positive = Annotated[Seconds, Field(gt=timedelta(0))]
@@ -85,7 +87,7 @@ class Retention(Value):
 
 
 class Limits(Value):
-    """What one agent run may use at most. `usd` is refused until budgets exist: a cap that nobody keeps is worse than none.
+    """What one agent run may use at most. `usd` is a budget of its own, and nothing is reserved beyond it: see docs/budgets.md.
 
     `memory_mb` needs `isolation = "process"`. It counts everything that the process allocates, Python itself with about
     40 MB, and is kept on Linux.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
+from orchestrator.contracts.budget import Provenance
 from orchestrator.contracts.policy import Value
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.contracts.usage import Usage
@@ -21,7 +22,8 @@ class RecordedError(Value):
 class RecordedEffect(Value):
     """An effect: `slot` says where in the agent's code it happened, `epoch` which claim of the agent run recorded it.
 
-    `request` and `outcome` are the beginnings of what was asked and of what came back, as JSON text.
+    `request` and `outcome` are the beginnings of what was asked and of what came back, as JSON text. `provenance` is that of
+    a model's answer: the provider, the cache, or an equal call that was in flight.
     """
 
     slot: str
@@ -32,6 +34,7 @@ class RecordedEffect(Value):
     error: RecordedError | None
     usage: Usage | None
     model: str | None
+    provenance: Provenance | None = None
     epoch: int
     milliseconds: int | None
     recorded_at: datetime

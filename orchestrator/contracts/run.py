@@ -92,6 +92,13 @@ class ErrorInfo(Value):
     details: dict[str, Any] | None = _told
     cause: dict[str, Any] | None = _told
 
+    @property
+    def pauses_job(self) -> bool:
+        """Whether a provider has said that no call of this account can succeed: its credit is used up, say."""
+        return (self.details or {}).get("pause") == "job" or ((self.cause or {}).get("details") or {}).get(
+            "pause"
+        ) == "job"
+
 
 class AgentRunResult(Value):
     """One task's part of a run as it is now; `undoes` is the task that a compensation takes back."""
@@ -124,7 +131,8 @@ class RunResult(Value):
 
     `agent_runs` are in topological order, compensations behind them; `usage` is their sum. `warnings` name what may keep
     the run from ending. `ending` is what the run ends as once what it did is undone, and what it ended as when it is.
-    At `deadline_at` it fails if it has not ended. `forked_from` is the run whose recorded past it shares.
+    At `deadline_at` it fails if it has not ended. `forked_from` is the run whose recorded past it shares. `user` is whom it
+    is charged to, `variant` the evaluation's variant or experiment's arm that it is counted with, such as `titles/terse`.
     """
 
     schema_version: Literal[1] = 1
@@ -144,6 +152,8 @@ class RunResult(Value):
     finished_at: datetime | None
     deadline_at: datetime | None = None
     forked_from: str | None = None
+    user: str | None = None
+    variant: str | None = _told
 
 
 class RunSummary(Value):
@@ -157,18 +167,20 @@ class RunSummary(Value):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    variant: str | None = _told
 
 
 class RunFilter(Value):
     """Which runs are meant: those that meet every condition that is given; all of them without any.
 
     `error` is the code of the error that failed a run, `workflow` a workflow's name. `since` and `before` are about when
-    a run was created, `ended_before` is about when it ended; they must be aware.
+    a run was created, `ended_before` is about when it ended; they must be aware. `variant` is what a run is counted with.
     """
 
     project: str | None = None
     states: tuple[RunState, ...] = ()
     workflow: str | None = None
+    variant: str | None = None
     error: str | None = None
     since: AwareDatetime | None = None
     before: AwareDatetime | None = None

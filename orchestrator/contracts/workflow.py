@@ -39,6 +39,14 @@ def _dotted_path(path: str) -> str:
 DottedPath = Annotated[str, AfterValidator(_dotted_path)]
 
 
+#: `provider:model`, such as `openai:gpt-5-mini`, or the text processor that needs none.
+MODEL_PATTERN = r"^(?:offline|[a-z][a-z0-9_-]*:\S+)$"
+MODEL_RULE = "expected provider:model, such as openai:gpt-5-mini, or offline"
+ModelName = Annotated[str, StringConstraints(pattern=MODEL_PATTERN)]
+#: What goes before everything that a model is asked.
+SystemPrompt = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+
+
 class Fallback(Value):
     """Run another agent on the same input when this one has failed for good."""
 
@@ -145,7 +153,8 @@ class TaskDefinition(Value):
     `agent` is then that word. `input` maps names to JSON values in which `${task.field}` and `${input.field}` are
     replaced; without it the task gets the run's input (a first task), its one predecessor's output, or `{id: output}` of
     several. `when` is a CEL condition over `input` and the outputs of the tasks in `after`, by id; a task whose condition
-    is false is skipped. `compensate` undoes the task when its run fails or is cancelled after it has succeeded.
+    is false is skipped. `compensate` undoes the task when its run fails or is cancelled after it has succeeded. `model` and
+    `system` are asked, and said to the model, in place of the agent's own.
     """
 
     id: Name
@@ -159,6 +168,8 @@ class TaskDefinition(Value):
     function: DottedPath | None = None
     celery: Annotated[CeleryTask | None, BeforeValidator(_as_celery_task)] = None
     compensate: Annotated[Compensation | None, BeforeValidator(_as_compensation)] = None
+    model: ModelName | None = None
+    system: SystemPrompt | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -168,6 +179,8 @@ class TaskDefinition(Value):
     @model_validator(mode="after")
     def _exactly_one_kind(self) -> Self:
         _check_kind(self.agent, self.function, self.celery)
+        if self.agent in NODE_KINDS and (self.model or self.system) is not None:
+            raise ValueError(f"model and system are about an agent, and this task is a {self.agent}: leave them out")
         if isinstance(self.on_error, Fallback) and self.on_error.fallback in NODE_KINDS:
             raise ValueError(f"on_error: a fallback is an agent, and {self.on_error.fallback!r} is none")
         return self

@@ -23,7 +23,7 @@ from orchestrator.contracts.diagnosis import (
     Work,
 )
 from orchestrator.contracts.policy import Retention
-from orchestrator.errors import NightfleetError, ServiceUnavailable
+from orchestrator.errors import NightfleetError, ServiceUnavailable, SettingsInvalid
 from orchestrator.imports import require_ours
 from orchestrator.kernel import Kernel
 from orchestrator.retention import Rule
@@ -82,6 +82,10 @@ def collect(settings: Settings, settings_facts: tuple[SettingFact, ...], clock: 
         database=Service(kind="sqlite", address=str(settings.home)),
         broker=Service(kind="memory", address="in this process"),
         needed_revision=schema.HEAD,
+        models_file_error=notes.read("the file of models", lambda: _wrong_with_models(settings.models_file), None),
+        adapters_file_error=notes.read(
+            "the file of adapters", lambda: _wrong_with_adapters(settings.adapters_file), None
+        ),
     )
     agents, problems = _local_agents(settings, notes)
     if settings.embedded and not (settings.home / "nightfleet.db").exists():
@@ -131,6 +135,24 @@ def _local_agents(settings: Settings, notes: _Notes) -> tuple[dict[str, AgentFac
         for card in loaded.cards
     }
     return agents, tuple(ProblemFact(origin=each.origin, message=each.message) for each in loaded.problems)
+
+
+def _wrong_with_models(file: Path | None) -> str | None:
+    return _wrong_with(file, lambda: require_ours("worker.llm.catalogue").Catalogue.load(file))
+
+
+def _wrong_with_adapters(file: Path | None) -> str | None:
+    return _wrong_with(file, lambda: require_ours("worker.tools.servers.adapters").AdapterRegistry.read(file))
+
+
+def _wrong_with(file: Path | None, read: Callable[[], object]) -> str | None:
+    if file is None:
+        return None
+    try:
+        read()
+    except SettingsInvalid as error:
+        return error.message
+    return None
 
 
 def _announced(kernel: Kernel, here: Mapping[str, AgentFact]) -> tuple[AgentFact, ...]:

@@ -195,6 +195,29 @@ def _plugins(facts: Facts, _settings: Settings) -> Iterator[Finding]:
         )
 
 
+def _files(facts: Facts, settings: Settings) -> Iterator[Finding]:
+    for code, file, fault, holds, fails in (
+        (
+            "models_file",
+            settings.models_file,
+            facts.models_file_error,
+            "models, prices and limits of",
+            "agents that ask a model of a server",
+        ),
+        (
+            "adapters_file",
+            settings.adapters_file,
+            facts.adapters_file_error,
+            "servers with tools in",
+            "tools of servers that it names",
+        ),
+    ):
+        if fault is not None:
+            yield error(f"{code}_invalid", fault, f"correct the file: until then {fails} fail")
+        elif file is not None:
+            yield ok(code, f"{holds} {file} can be read")
+
+
 def _embedded(facts: Facts, settings: Settings) -> Iterator[Finding]:
     if not facts.embedded:
         return
@@ -280,6 +303,7 @@ RULES: tuple[Rule, ...] = (
     _redis,
     _clock,
     _plugins,
+    _files,
     _embedded,
     *FLEET_RULES,
     _tables,

@@ -9,13 +9,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from orchestrator.broker.remove import remove
-from orchestrator.client import Orchestrator, RunHandle
+from orchestrator.client import Orchestrator
 from orchestrator.clock import ids
 from orchestrator.contracts.dispatch import queue_of
 from orchestrator.contracts.run import RunResult
 from orchestrator.failpoints import armed
 from orchestrator.faults.people import answer_open
 from orchestrator.faults.trial import Trial
+from orchestrator.handle import RunHandle
 from orchestrator.kernel import Kernel
 from orchestrator.settings import Settings
 from orchestrator.store import schema

@@ -30,6 +30,9 @@ class FaultReport:
     effects: tuple[PerformedEffect, ...]
     #: How often all processes together passed each point: what `kill_at` can name.
     points: Mapping[str, int]
+    #: What breaks the promise: effects that were performed although their outcome was recorded, by task and slot. Those of
+    #: a run that is to begin again, since its code has changed, are among them.
+    repeated_though_recorded: tuple[tuple[str, str], ...] = ()
 
     @property
     def repeated(self) -> dict[tuple[str, str], int]:

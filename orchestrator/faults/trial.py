@@ -113,13 +113,23 @@ class Trial:
                 f"kill_at: no process came to {name} {_times(int(count))} before the run had ended; they passed {passed}"
             )
 
-    def traced(self) -> tuple[tuple[PerformedEffect, ...], Counter[str]]:
-        """Give the effects that were performed, and how often the processes passed each point."""
+    def traced(self) -> tuple[tuple[PerformedEffect, ...], Counter[str], tuple[tuple[str, str], ...]]:
+        """Give the effects that were performed, how often the processes passed each point, and what was done too often."""
         path = self.folder / "trace"
         lines = [line.partition(" ") for line in path.read_text().splitlines()] if path.exists() else []
-        about = (line[2].split(" ", 3) for line in lines if line[0] == "before_effect")
-        effects = tuple(PerformedEffect(task, int(epoch), slot, what) for task, epoch, slot, what in about)
-        return effects, Counter(line[0] for line in lines)
+        effects: list[PerformedEffect] = []
+        recorded: set[tuple[str, str]] = set()
+        too_often: list[tuple[str, str]] = []
+        for point, _, about in lines:
+            if point == "before_effect":
+                task, epoch, slot, what = about.split(" ", 3)
+                effects.append(PerformedEffect(task, int(epoch), slot, what))
+                if (task, slot) in recorded:
+                    too_often.append((task, slot))
+            elif point == "after_record" and about:
+                task, slot = about.split(" ")
+                recorded.add((task, slot))
+        return tuple(effects), Counter(line[0] for line in lines), tuple(too_often)
 
     def _log(self) -> str:
         """Give what the processes have written."""

@@ -29,6 +29,11 @@ class Recording(Protocol):
 class Journal(Protocol):
     """The recorded effects of agent runs. Writes are fenced: `ClaimLost` for a claim that is not the current one."""
 
+    @property
+    def blocks(self) -> bool:
+        """Whether storing waits for something, so that an event loop leaves it to a thread."""
+        ...
+
     def read(self, claim: Claim) -> Recording:
         """Give what earlier claims of this agent run have recorded and not voided; the first claim reads nothing."""
         ...

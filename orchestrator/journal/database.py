@@ -27,6 +27,17 @@ _Answer = Literal["written", "lost", "taken"]
 
 
 @dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What a trace is told of an effect that has its outcome."""
+
+    task: str
+    slot: Slot
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.slot}"
+
+
+@dataclass(frozen=True, slots=True)
 class _Write:
     """A request to store an entry, and of what stands apart what is not known to be stored."""
 
@@ -48,6 +59,8 @@ class _Write:
 
 class DatabaseJournal:
     """The recorded effects of agent runs, on Postgres and on SQLite; thread-safe."""
+
+    blocks = True
 
     def __init__(self, database: Database, *, max_value_bytes: int) -> None:
         self._database = database
@@ -81,7 +94,7 @@ class DatabaseJournal:
         )
         failpoint("before_record")
         answer = self._write(write)
-        failpoint("after_record")
+        failpoint("after_record", _Recorded(claim.task, entry.slot) if entry.state is EntryState.DONE else "")
         if answer == "taken":
             self._check_taken(claim, packed)
         elif answer == "lost":

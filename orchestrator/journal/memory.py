@@ -19,6 +19,8 @@ from orchestrator.store.agent_runs import Claim
 class MemoryJournal:
     """A journal of one process, as strict as the one in the database. The newest claim that has read is the current one."""
 
+    blocks = False
+
     def __init__(self, *, max_value_bytes: int = 8_000_000) -> None:
         self._max_value_bytes = max_value_bytes
         self._lock = threading.RLock()

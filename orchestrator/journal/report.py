@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 from orchestrator.clock import system_clock
+from orchestrator.contracts.budget import Provenance
 from orchestrator.contracts.effect import PREVIEW, Entry
 from orchestrator.contracts.jsonvalue import storable
 from orchestrator.contracts.recorded import RecordedEffect, RecordedError, RecordedTask, RunJournal
@@ -48,10 +49,19 @@ def _effect(entry: Entry, redact: Redact) -> RecordedEffect:
         ),
         usage=entry.usage,
         model=entry.model,
+        provenance=_provenance(entry),
         epoch=entry.epoch,
         milliseconds=entry.milliseconds,
         recorded_at=entry.recorded_at or system_clock.now(),
     )
+
+
+def _provenance(entry: Entry) -> Provenance | None:
+    """Give where a model's answer came from; it is said where that is not the provider."""
+    if entry.kind != "model" or not isinstance(entry.outcome, dict) or "text" not in entry.outcome:
+        return None
+    said = entry.outcome.get("provenance", "provider")
+    return said if said in get_args(Provenance) else None
 
 
 def _text(value: Any) -> str:

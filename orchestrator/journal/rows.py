@@ -63,7 +63,7 @@ def columns_of(claim: Claim, entry: Entry) -> dict[str, Any]:
         "state": entry.state.value,
         "request": entry.request,
         "error": entry.error,
-        "usage": None if entry.usage is None else entry.usage.model_dump(exclude_defaults=True),
+        "usage": None if entry.usage is None else entry.usage.stored(),
         "model": entry.model,
         "digest": entry.digest,
         "conversation": entry.head,

@@ -29,7 +29,11 @@ _QUIET = {
     "alembic": logging.WARNING,
     "anthropic": logging.WARNING,
     "httpcore": logging.WARNING,
+    "httpcore2": logging.WARNING,
     "httpx": logging.WARNING,
+    # With the query, in which some services want their key.
+    "httpx2": logging.WARNING,
+    "mcp": logging.WARNING,
     "openai": logging.WARNING,
     "sqlalchemy": logging.WARNING,
 }

@@ -20,18 +20,24 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path as FilePath
-from textwrap import shorten
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.contracts.policy import RetryPolicy, Timeouts
-from orchestrator.contracts.workflow import NODE_KINDS, CeleryTask, Compensation, TaskDefinition, WorkflowDefinition
+from orchestrator.contracts.workflow import (
+    MODEL_RULE,
+    NODE_KINDS,
+    CeleryTask,
+    Compensation,
+    TaskDefinition,
+    WorkflowDefinition,
+)
 from orchestrator.errors import UsageError, WorkflowInvalid
 from orchestrator.planning import condition
 from orchestrator.planning.expression import parse_expression
-from orchestrator.planning.hints import did_you_mean
+from orchestrator.planning.hints import did_you_mean, kind_of, label_of
 from orchestrator.planning.source import Path, Source
 from orchestrator.planning.validate import MAX_PROBLEMS, validate
 
@@ -115,7 +121,7 @@ def _workflow(data: Any, origin: str, show: Callable[[Path, str], str], known: l
     """Build and check: the tasks first, then their graph. `show` gives a problem with its line."""
     reader = _Reader()
     workflow = reader.workflow(data)
-    problems = known + [show(path, f"{_label(path)}{what}") for path, what in reader.problems[: MAX_PROBLEMS + 1]]
+    problems = known + [show(path, f"{label_of(path)}{what}") for path, what in reader.problems[: MAX_PROBLEMS + 1]]
     if workflow is not None and not problems:
         try:
             validate(workflow, None)
@@ -137,7 +143,7 @@ class _Reader:
     def workflow(self, data: Any) -> WorkflowDefinition | None:
         """Give the definition, which is incomplete if there are problems."""
         if not isinstance(data, Mapping) or not data:
-            what = "it is empty" if not data else f"it is {_kind(data)}, but a workflow has the keys name and tasks"
+            what = "it is empty" if not data else f"it is {kind_of(data)}, but a workflow has the keys name and tasks"
             self.problems.append(((), f"{what}: {_SAMPLE}"))
             return None
         for key in data:
@@ -174,7 +180,7 @@ class _Reader:
                 else:
                     self.problems.append((("tasks", index), f"{_A_TASK}, and its id"))
         else:
-            self.problems.append((("tasks",), f"expected tasks by their id, found {_kind(tasks)}: {_SAMPLE}"))
+            self.problems.append((("tasks",), f"expected tasks by their id, found {kind_of(tasks)}: {_SAMPLE}"))
 
     def _task(self, path: Path, fields: dict[str, Any]) -> Iterator[TaskDefinition]:
         """Give the one task, or none if it has problems. A key without a value counts as absent."""
@@ -224,33 +230,18 @@ def _describe(error: ErrorDetails) -> tuple[Path, str]:
         case "extra_forbidden":
             return place, _unknown_key(str(place[-1]), _MODELS.get(place[:-1], TaskDefinition))
         case "string_pattern_mismatch":
-            return place, f"{error['input']!r} is no name: {_NAME_RULE}"
+            given = error["input"]
+            is_model = place[-1] == "model"
+            return place, f"{MODEL_RULE}, found {given!r}" if is_model else f"{given!r} is no name: {_NAME_RULE}"
         case "tuple_type":
-            return place, f"expected a list of ids, found {_kind(error['input'])}"
+            return place, f"expected a list of ids, found {kind_of(error['input'])}"
         case "value_error":
             return place, error["msg"].removeprefix("Value error, ")
         case _:
             what = error["msg"].replace("datetime.timedelta(0)", "0 seconds")
-            return place, f"{what[:1].lower()}{what[1:]}, found {_kind(error['input'])}"
+            return place, f"{what[:1].lower()}{what[1:]}, found {kind_of(error['input'])}"
 
 
 def _unknown_key(key: str, model: type[BaseModel]) -> str:
     known = list(model.model_fields)
     return f"unknown key {key!r}{did_you_mean(key, known) or ', the keys are ' + ', '.join(known)}"
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case None:
-            return "nothing"
-        case Mapping():
-            return "an object"
-        case list() | tuple():
-            return "a list"
-        case _:
-            return shorten(repr(value), 60)
-
-
-def _label(path: Path) -> str:
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return f"{text.removeprefix('.')}: " if text else ""

@@ -39,6 +39,7 @@ class Claim:
     suspect: bool = False
     #: JSON text: what it gets in place of what its task says.
     own_input: str | None = None
+    project_id: str = ""
 
     @property
     def run_id(self) -> str:
@@ -62,7 +63,7 @@ class Outcome:
             "state": self.state.value,
             "output": self.output,
             "error": self.error,
-            "usage": None if self.usage is None else self.usage.model_dump_json(exclude_defaults=True),
+            "usage": None if self.usage is None else json.dumps(self.usage.stored()),
             "model": self.model,
             "failed": int(self.state is AgentRunState.FAILED and not self.crashed),
         }
@@ -281,11 +282,12 @@ def _claim(session: Session, wanted: Wanted) -> Claim | None:
         parts = session.rows("upstream", ids=row[6])
         upstream = "[" + ",".join(_upstream_json(*part) for part in parts) + "]"
     task, position, agent, epoch, failures, crashes, _, suspect, own_input = row
-    workflow_id, tenant_id, run_input = context
+    workflow_id, tenant_id, run_input, project_id = context
     return Claim(
         *(wanted.id, task, position, agent, epoch, failures, crashes, workflow_id, tenant_id, run_input, upstream),
         suspect=bool(suspect),
         own_input=own_input,
+        project_id=project_id,
     )
 
 

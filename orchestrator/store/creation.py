@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from orchestrator.clock import ids
+from orchestrator.contracts.budget import NOBODY, Charge
 from orchestrator.contracts.dispatch import Dispatch, Priority, queue_of
 from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.errors import IdempotencyConflict
@@ -17,24 +19,41 @@ from orchestrator.store.defaults import DEFAULT_TENANT_ID
 
 _RUN_COLUMNS = (
     "id", "tenant_id", "project_id", "workflow_id", "state", "input", "idempotency_key", "input_digest", "created_at",
-    "deadline_at", "forked_from",
+    "deadline_at", "forked_from", "user_label", "batch_id", "variant",
 )  # fmt: skip
 _AGENT_RUN_COLUMNS = (
     "id", "tenant_id", "run_id", "task", "position", "agent", "queue", "priority", "state", "predecessors", "gated",
     "dispatch", "queued_at", "published_at",
 )  # fmt: skip
 _COUNTDOWN_COLUMNS = ("id", "tenant_id", "run_id", "remaining")
+_BUDGET_COLUMNS = (
+    "id", "tenant_id", "scope", "run_id", "period", "mode", "on_cap", "limit_nanousd", "period_from", "created_at",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run to create: `input` is JSON text. `deadline` counts from its creation, and goes before the workflow's."""
+    """A run to create: `input` is JSON text. `deadline` counts from its creation, and goes before the workflow's.
+
+    `asked` is the digest of the workflow that was asked for, where an experiment may have put another one in its place.
+    """
 
     id: str
     input: str
     idempotency_key: str | None = None
     deadline: timedelta | None = None
     forked_from: str | None = None
+    charge: Charge = NOBODY
+    asked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Runs that have one plan, and the one that was asked for."""
+
+    plan: Plan
+    runs: tuple[NewRun, ...]
+    asked: Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +66,30 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where runs belong: rows that are there already."""
+    """Where runs belong: rows that are there already. `asked_id` is the workflow that was asked for, if it is another one."""
 
     project_id: str
     workflow_id: str
+    asked_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FirstUse:
-    """The run that used an idempotency key first, and what it was asked to do."""
+    """The run that used an idempotency key first, and what it was asked to do.
+
+    `both_digest` is a hash of the workflow that was asked for and the input: what is stored for a run that an experiment is
+    about, whose own workflow may be another one.
+    """
 
     run_id: str
     workflow_id: str
     input_digest: str
+    both_digest: str | None = None
+
+    def is_asked_again(self, given: FirstUse) -> bool:
+        """Tell whether the same is asked for, whatever experiments have made of it then or would make of it now."""
+        same = (self.workflow_id, self.input_digest) == (given.workflow_id, given.input_digest)
+        return same or self.input_digest == given.both_digest
 
 
 def first_uses(session: Session, place: Place, runs: Sequence[NewRun]) -> dict[str, FirstUse]:
@@ -94,11 +124,14 @@ class Creation:
         first = dict(used)
         identities: list[str] = []
         run_rows: list[tuple[Any, ...]] = []
+        budget_rows: list[tuple[Any, ...]] = []
         for new in runs:
             key, digest = new.idempotency_key, None
             if key is not None:
-                digest = hashlib.sha256(new.input.encode()).hexdigest()[:32]
-                mine = FirstUse(new.id, self.place.workflow_id, digest)
+                plain = _digest(new.input)
+                both = _digest(f"{new.asked or self.plan.workflow.digest}\n{new.input}")
+                digest = plain if new.asked is None else both
+                mine = FirstUse(new.id, self.place.asked_id or self.place.workflow_id, plain, both)
                 if (earlier := first.setdefault(key, mine)) is not mine:
                     _check_same(earlier, mine, key)
                     identities.append(earlier.run_id)
@@ -107,18 +140,29 @@ class Creation:
             run_rows.append(
                 (
                     new.id, DEFAULT_TENANT_ID, self.place.project_id, self.place.workflow_id, RunState.PENDING.value,
-                    new.input, key, digest, self.now, self._deadline_at(new), new.forked_from,
+                    new.input, key, digest, self.now, self._deadline_at(new), new.forked_from, new.charge.user,
+                    new.charge.batch_id, new.charge.variant,
                 )
             )  # fmt: skip
+            budget_rows.extend(self._budgets(new))
         made: list[str] = [row[0] for row in run_rows]
         session.insert("run", _RUN_COLUMNS, run_rows)
         session.insert("agent_run", _AGENT_RUN_COLUMNS, [row for run_id in made for row in self._agent_runs(run_id)])
         session.insert("countdown", _COUNTDOWN_COLUMNS, [row for run_id in made for row in self._countdowns(run_id)])
+        session.insert("budget", _BUDGET_COLUMNS, budget_rows)
         return Created(tuple(identities), tuple(map(self._ready, made)) if self.published else ())
 
     def _deadline_at(self, new: NewRun) -> datetime | None:
         deadline = new.deadline or self.plan.workflow.deadline
         return None if deadline is None else self.now + deadline
+
+    def _budgets(self, new: NewRun) -> list[tuple[Any, ...]]:
+        """Give the row of the run's own budget, if it has one: nothing can have been spent of it."""
+        wanted = new.charge.budget
+        if wanted is None:
+            return []
+        kind = (wanted.period, wanted.mode, wanted.on_cap, wanted.limit_nanousd)
+        return [(ids.new(), DEFAULT_TENANT_ID, f"run/{new.id}", new.id, *kind, self.now, self.now)]
 
     def _agent_runs(self, run_id: str) -> list[tuple[Any, ...]]:
         plan = self.plan
@@ -164,8 +208,12 @@ def is_without_definition(error: BaseException) -> bool:
     return any(name in str(each) for each in (error, error.__context__) for name in names)
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def _check_same(first: FirstUse, given: FirstUse, key: str) -> None:
-    if (first.workflow_id, first.input_digest) != (given.workflow_id, given.input_digest):
+    if not first.is_asked_again(given):
         what = "another workflow" if first.workflow_id != given.workflow_id else "another input"
         raise IdempotencyConflict(
             f"the idempotency key {key!r} was used for run {first.run_id} with {what}: use a new key for a new job",

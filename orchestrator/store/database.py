@@ -81,6 +81,10 @@ class Session:
         finally:
             cursor.close()
 
+    def use(self, work: Callable[[Any], None]) -> None:
+        """Let `work` prepare the driver's connection for what this database offers on request alone."""
+        work(self._connection)
+
     def command(self, sql: str) -> None:
         """Run a command of transaction control."""
         cursor = self._connection.cursor()

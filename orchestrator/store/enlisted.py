@@ -109,8 +109,7 @@ class Enlisted:
                 schema = self._database.schema
                 return UsageError(
                     f"the connection's role must not write runs ({_first_line(error)}): GRANT USAGE ON SCHEMA "
-                    f'"{schema}" and GRANT SELECT, INSERT ON "{schema}".run, "{schema}".agent_run, "{schema}".countdown '
-                    "to it"
+                    f'"{schema}" and GRANT SELECT, INSERT ON {_granted(schema, error)} to it'
                 )
             case errors.ForeignKeyViolation():
                 return UsageError(
@@ -252,6 +251,12 @@ def _whereabouts(session: Session, table: str) -> Row:
 
 def _is_taken_key(error: BaseException) -> bool:
     return isinstance(error, errors.UniqueViolation) and error.diag.constraint_name == "uq_run_idempotency"
+
+
+def _granted(schema: str, error: BaseException) -> str:
+    """Give the tables that a submit writes: that of budgets only for a run with one of its own."""
+    tables = ["run", "agent_run", "countdown", *(["budget"] if "budget" in _first_line(error) else [])]
+    return ", ".join(f'"{schema}".{table}' for table in tables)
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from orchestrator.contracts.budget import Budget, Charge, Mode, OnCap
 from orchestrator.contracts.dispatch import Dispatch
+from orchestrator.contracts.money import to_usd
 from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.errors import RunStateConflict
 from orchestrator.planning.fork import Beginning, beginning
@@ -62,11 +64,17 @@ def _insert(session: Session, new: NewFork, place: Place) -> tuple[Dispatch, ...
             f"run {new.source}: nothing tells whether what task {task!r} did is undone, since that was given up while it "
             f"ran: fork from {task!r}, or from a task before it"
         )
-    run = NewRun(new.id, run_input, deadline=new.deadline, forked_from=new.source)
+    run = NewRun(new.id, run_input, deadline=new.deadline, forked_from=new.source, charge=_charge(*row[2:]))
     created = Creation(plan, place, database_now(session)).insert(session, [run], {})
     kept = {plan.id_at(new.id, position) for position in begin.kept}
     first = [dispatch for dispatch in created.ready[0] if dispatch.id not in kept]
     return (*first, *_begin(session, new, begin))
+
+
+def _charge(user: str | None, variant: str | None, limit: int | None, mode: Mode, on_cap: OnCap) -> Charge:
+    """Give whom a fork is charged to and counted with: as its source, with as much to spend as that had in all."""
+    budget = None if limit is None else Budget(usd=to_usd(limit), mode=mode, on_cap=on_cap)
+    return Charge(user, budget, variant=variant)
 
 
 def _undone(plan: Plan, stood: Mapping[int, tuple[AgentRunState, bool]]) -> tuple[set[int], set[int]]:

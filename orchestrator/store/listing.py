@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Text, desc, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, Text, and_, desc, func, literal_column, or_, select
 
 from orchestrator.contracts.run import ErrorInfo, RunFilter, RunState, RunSummary
 from orchestrator.errors import RunNotFound
@@ -105,12 +105,21 @@ class _Search:
             return []
         ends = self._ends()
         where: Conditions = () if project_id is None else (run.c.project_id == project_id,)
+        if which.variant is not None:
+            return [self._lane_of_variant(which.variant, where, ends)]
         if which.workflow is not None:
             lanes = self._lanes_of_workflow(which.workflow, project_id, ends)
             if lanes is not None:
                 return lanes
             where += (run.c.workflow_id.in_(select(workflow.c.id).where(workflow.c.name == which.workflow)),)
         return [_Lane((*where, *end)) for end in ends.values()]
+
+    def _lane_of_variant(self, variant: str, where: Conditions, ends: Mapping[str, Conditions]) -> _Lane:
+        """Give one lane: the runs of a variant lie side by side, and all else is looked at in each of them."""
+        named = self._which.workflow
+        if named is not None:
+            where += (run.c.workflow_id.in_(select(workflow.c.id).where(workflow.c.name == named)),)
+        return _Lane((run.c.variant == variant, *where, or_(*(and_(*end) for end in ends.values()))))
 
     def _lanes_of_workflow(
         self, name: str, project_id: str | None, ends: Mapping[str, Conditions]
@@ -169,6 +178,7 @@ def _summaries(connection: Connection, identities: Sequence[str]) -> list[RunSum
             run.c.created_at,
             run.c.started_at,
             run.c.finished_at,
+            run.c.variant,
         )
         .join(project, project.c.id == run.c.project_id)
         .join(workflow, workflow.c.id == run.c.workflow_id)
@@ -185,6 +195,7 @@ def _summaries(connection: Connection, identities: Sequence[str]) -> list[RunSum
             created_at=times(row.created_at) or row.created_at,
             started_at=times(row.started_at),
             finished_at=times(row.finished_at),
+            variant=row.variant,
         )
         for row in (found[identity] for identity in identities if identity in found)
     ]

@@ -105,16 +105,25 @@ class Deletions:
         return [Recorded(row[0], row[1], row[2], _seconds(row[3], row[4])) for row in rows]
 
     def delete_journals(self, run_ids: Collection[str], *, age_seconds: float = 0.0) -> int:
-        """Delete the effects, long text and conversations of those of some runs that ended that long ago; gives how many."""
+        """Delete what those of some runs that ended that long ago have recorded, and shown of answers; gives how many."""
 
         def work(session: Session) -> int:
             ended = [row[0] for row in session.rows("hold_ended", ids=list(run_ids), age=float(age_seconds))]
             if ended:
                 session.run("delete_journals", ids=ended)
                 session.run("delete_content", ids=ended)
+                session.run("delete_pieces", ids=ended)
             return len(ended)
 
         return self._database.transact(work)
+
+    def delete_bills(self, *, age_seconds: float, most: int) -> int:
+        """Delete up to `most` lines of the ledger that are that old, the oldest first; gives how many they were."""
+        return self._delete("delete_bills", age=float(age_seconds), most=most)
+
+    def delete_stale_answers(self, *, most: int) -> int:
+        """Delete up to `most` answers of models whose time is over, the oldest first; gives how many they were."""
+        return self._delete("delete_stale_answers", most=most)
 
     # What belongs to nobody -------------------------------------------------------------------------------------------
 

@@ -63,6 +63,8 @@ class Head(NamedTuple):
     ending: Any
     deadline_at: Any
     forked_from: str | None
+    user: str | None
+    variant: str | None
 
 
 class Runs:
@@ -71,6 +73,7 @@ class Runs:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._projects: dict[str, str] = {}
+        self._names: dict[str, tuple[str, str]] = {}
         self._workflows: dict[str, str] = {}
         self._plans: dict[str, Plan] = {}
         self._lock = threading.Lock()
@@ -111,6 +114,21 @@ class Runs:
     def make_project(self, name: str) -> None:
         """Make sure that a project is there."""
         self._project_id(name)
+
+    def find_project(self, name: str) -> str | None:
+        """Give the id of a project, None if there is none of this name."""
+        row = self._database.execute(
+            lambda session: session.row("find_project", name=name, tenant_id=DEFAULT_TENANT_ID)
+        )
+        return None if row is None else str(row[0])
+
+    def names_of(self, project_id: str) -> tuple[str, str]:
+        """Give the names of a project's tenant and of the project; they never change."""
+        found = self._names.get(project_id)
+        if found is None:
+            row = self._database.execute(lambda session: session.row("project_names", id=project_id))
+            found = self._names[project_id] = ("", "") if row is None else (str(row[0]), str(row[1]))
+        return found
 
     def _project_id(self, name: str) -> str:
         found = self._projects.get(name)

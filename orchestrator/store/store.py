@@ -16,7 +16,14 @@ from orchestrator.store.runs import Runs
 
 if TYPE_CHECKING:
     from orchestrator.journal.database import DatabaseJournal
+    from orchestrator.store.evaluations import Evaluations
+    from orchestrator.store.experiments import Experiments
+    from orchestrator.store.ledger import Ledger
+    from orchestrator.store.memories import Memories
+    from orchestrator.store.model_answers import ModelAnswers
     from orchestrator.store.retention import Deletions
+    from orchestrator.store.sessions import Sessions
+    from orchestrator.store.streams import Streams
     from orchestrator.store.waits import Waits
 
 
@@ -54,6 +61,55 @@ class Store:
         return Waits(self.database)
 
     @cached_property
+    def ledger(self) -> Ledger:
+        """What was spent, and what may be."""
+        from orchestrator.store.ledger import Ledger
+
+        return Ledger(self.database)
+
+    @cached_property
+    def answers(self) -> ModelAnswers:
+        """What models have answered."""
+        from orchestrator.store.model_answers import ModelAnswers
+
+        return ModelAnswers(self.database)
+
+    @cached_property
+    def evaluations(self) -> Evaluations:
+        """Evaluations, and what came of their cases."""
+        from orchestrator.store.evaluations import Evaluations
+
+        return Evaluations(self.database)
+
+    @cached_property
+    def experiments(self) -> Experiments:
+        """Which share of live runs gets a variant."""
+        from orchestrator.store.experiments import Experiments
+
+        return Experiments(self.database)
+
+    @cached_property
+    def memories(self) -> Memories:
+        """What agents remember, and passages of documents."""
+        from orchestrator.store.memories import Memories
+
+        return Memories(self.database)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """The conversations of agents."""
+        from orchestrator.store.sessions import Sessions
+
+        return Sessions(self.database)
+
+    @cached_property
+    def streams(self) -> Streams:
+        """What watchers were shown of models' answers."""
+        from orchestrator.store.streams import Streams
+
+        return Streams(self.database)
+
+    @cached_property
     def deletions(self) -> Deletions:
         """What goes in time."""
         from orchestrator.store.retention import Deletions
@@ -73,6 +129,8 @@ class Store:
         self.agent_runs.forked()
         if "journal" in vars(self):
             self.journal.forked()
+        if "streams" in vars(self):
+            self.streams.forked()
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""

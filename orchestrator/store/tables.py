@@ -62,6 +62,8 @@ Ids = postgresql.ARRAY(Uuid(as_uuid=False)).with_variant(Text(), "sqlite")
 #: An aware UTC time on Postgres; ISO text of fixed width on SQLite, which sorts as it should.
 Time = postgresql.TIMESTAMP(timezone=True).with_variant(String(32), "sqlite")
 Long = BigInteger().with_variant(Integer(), "sqlite")
+#: Numbers of four bytes; on SQLite packed one after the other.
+Vector = postgresql.ARRAY(postgresql.REAL).with_variant(LargeBinary(), "sqlite")
 
 
 def _key() -> Column[Any]:
@@ -75,6 +77,10 @@ def _tenant() -> Column[Any]:
 def _tenant_of_run() -> Column[Any]:
     # No foreign key: the run's own keeps it true, and checking it for each part would lock one tenant row all day.
     return Column("tenant_id", Id, nullable=False)
+
+
+def _project() -> Column[Any]:
+    return Column("project_id", Id, ForeignKey("project.id", ondelete="CASCADE"), nullable=False)
 
 
 def _run(**options: Any) -> Column[Any]:
@@ -143,6 +149,11 @@ run = Table(
     Column("forked_from", Id),
     #: The state and error that it ends with once what it did is undone; stays when it has ended so.
     Column("ending", Json),
+    #: Whom its costs are charged to, beside its project: a label of the installation's own.
+    Column("user_label", Text),
+    Column("batch_id", Id),
+    #: What it is one of: an evaluation's variant, or an arm of an experiment, `name/variant`.
+    Column("variant", Text),
     # Without the id: on a table that was never analysed the planner would look ids up in them, through the whole index.
     # Which listing reads which of them, and why there are so many: `listing.py`.
     Index("ix_run_state", "state", "created_at"),
@@ -156,6 +167,7 @@ run = Table(
     ).ddl_if("postgresql"),
     Index("uq_run_idempotency", "project_id", "idempotency_key", unique=True, **_where("idempotency_key IS NOT NULL")),
     Index("ix_run_deadline", "deadline_at", **_where("deadline_at IS NOT NULL AND finished_at IS NULL")),
+    Index("ix_run_variant", "variant", "created_at", **_where("variant IS NOT NULL")),
 )
 
 agent_run = Table(
@@ -283,6 +295,113 @@ question = Table(
     Index("ix_question_open", "created_at", **_where("state = 'open'")),
 )
 
+#: How much may be spent in a scope, and how much of it is. The amounts are those of the period that began at
+#: `period_from`: whoever finds them to be of an earlier one begins at nothing.
+budget = Table(
+    "budget",
+    metadata,
+    _key(),
+    _tenant(),
+    #: `project/<id>`, `user/<label>`, `run/<id>` ..., as calls look for it.
+    Column("scope", Text, nullable=False),
+    #: Of the budget of a run, or of an agent run: it goes with the run.
+    Column("run_id", Id, ForeignKey("run.id", ondelete="CASCADE")),
+    Column("period", String(8), nullable=False),
+    Column("mode", String(8), nullable=False),
+    Column("on_cap", String(8), nullable=False),
+    Column("limit_nanousd", Long, nullable=False),
+    Column("settled_nanousd", Long, nullable=False, server_default="0"),
+    Column("reserved_nanousd", Long, nullable=False, server_default="0"),
+    Column("unknown_nanousd", Long, nullable=False, server_default="0"),
+    Column("unknown_calls", Integer, nullable=False, server_default="0"),
+    #: What the last calls have cost, and what they could have cost at most: fading sums.
+    Column("learned_cost", Long, nullable=False, server_default="0"),
+    Column("learned_worst", Long, nullable=False, server_default="0"),
+    Column("period_from", Time, nullable=False),
+    Column("warned_at", Time),
+    _created(),
+    UniqueConstraint("tenant_id", "scope", "period"),
+    Index("ix_budget_run", "run_id", **_where("run_id IS NOT NULL")),
+    postgresql_with={"fillfactor": 50},
+)
+
+#: Calls that wait for room in a budget, longest first: who is woken when there is some. A budget that is gone has room.
+budget_wait = Table(
+    "budget_wait",
+    metadata,
+    Column("call_id", Id, primary_key=True),
+    Column("budget_id", Id, nullable=False),
+    Column("agent_run_id", Id, ForeignKey("agent_run.id", ondelete="CASCADE"), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("nanousd", Long, nullable=False),
+    Column("since", Time, nullable=False),
+    Index("ix_budget_wait_agent_run", "agent_run_id"),
+)
+
+#: The ledger: a line for each try of a model call. It outlives runs, since it is what a bill is checked with.
+model_call = Table(
+    "model_call",
+    metadata,
+    _key(),
+    _tenant_of_run(),
+    Column("project_id", Id),
+    Column("batch_id", Id),
+    Column("user_label", Text),
+    Column("run_id", Id, nullable=False),
+    Column("agent_run_id", Id, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("slot", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    #: The alias of the key that it was made with.
+    Column("credential", String(16)),
+    Column("state", String(8), nullable=False),
+    #: What budgets hold for it: strict ones, and those that expect.
+    Column("reserved_nanousd", Long, nullable=False, server_default="0"),
+    Column("expected_nanousd", Long, nullable=False, server_default="0"),
+    #: NULL for a model without a price, and for what nobody knows.
+    Column("cost_nanousd", Long),
+    Column("input_tokens", Integer, nullable=False, server_default="0"),
+    Column("cached_input_tokens", Integer, nullable=False, server_default="0"),
+    Column("cache_write_input_tokens", Integer, nullable=False, server_default="0"),
+    Column("output_tokens", Integer, nullable=False, server_default="0"),
+    Column("reasoning_tokens", Integer, nullable=False, server_default="0"),
+    #: Whose price, of when.
+    Column("price", Text),
+    Column("request_id", Text),
+    Column("provenance", String(8), nullable=False, server_default="provider"),
+    _created(),
+    Column("settled_at", Time),
+    Index("ix_model_call_created", "created_at"),
+    Index("ix_model_call_project", "project_id", "created_at"),
+    Index("ix_model_call_user", "user_label", "created_at", **_where("user_label IS NOT NULL")),
+    Index("ix_model_call_batch", "batch_id", **_where("batch_id IS NOT NULL")),
+    Index("ix_model_call_run", "run_id"),
+    Index("ix_model_call_open", "id", **_where("state = 'reserved'")),
+)
+
+#: What models have answered, for all of a tenant who ask the same, and who is asking: the key is a hash of the question. It
+#: goes with the run that has paid for it.
+model_answer = Table(
+    "model_answer",
+    metadata,
+    Column("tenant_id", Id, primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("state", String(8), nullable=False),
+    Column("agent_run_id", Id, ForeignKey("agent_run.id", ondelete="CASCADE"), nullable=False),
+    Column("slot", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    #: The response as JSON, encoded as outcomes of the journal are; NULL while it is asked for.
+    Column("body", LargeBinary),
+    Column("asked_at", Time, nullable=False),
+    Column("answered_at", Time),
+    #: When somebody else may ask: of one that is being asked, and of an answer.
+    Column("expires_at", Time, nullable=False),
+    Index("ix_model_answer_agent_run", "agent_run_id"),
+    Index("ix_model_answer_expires", "expires_at"),
+)
+
 #: How many predecessors an agent run (or, under the run's own id, how many ends a run) still waits for. A row of its own,
 #: so that a wide join updates four small columns and nothing else; `remaining` 0 is the decision.
 countdown = Table(
@@ -327,6 +446,152 @@ run_event = Table(
     Column("data", Json),
     _created(),
     Index("ix_run_event_run", "run_id", "id"),
+)
+
+#: How many pieces of answers a run has shown: each takes its number here, so that they are committed in that order.
+stream = Table(
+    "stream",
+    metadata,
+    _run(primary_key=True),
+    _tenant_of_run(),
+    Column("pieces", Long, nullable=False),
+    postgresql_with={"fillfactor": 50},
+)
+
+#: What models have answered, piece by piece as watchers were shown it; also what was taken back.
+stream_piece = Table(
+    "stream_piece",
+    metadata,
+    Column("agent_run_id", Id, ForeignKey("agent_run.id", ondelete="CASCADE"), primary_key=True),
+    #: Where in the agent's code the model was asked.
+    Column("slot", Text, primary_key=True),
+    Column("id", Id, primary_key=True),
+    _tenant_of_run(),
+    Column("run_id", Id, nullable=False),
+    #: Its place among all pieces of the run.
+    Column("number", Long, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    #: Where in the answer it stands, in characters; what was shown from there on is taken back if it is `restarted`.
+    Column("start", Integer, nullable=False),
+    Column("restarted", Boolean, nullable=False),
+    Column("body", Text, nullable=False),
+    _created(),
+    Index("uq_stream_piece_number", "run_id", "number", unique=True),
+)
+
+#: What agents remember, and passages of documents. See `memories.py`.
+memory = Table(
+    "memory",
+    metadata,
+    _key(),
+    _tenant_of_run(),
+    _project(),
+    #: `agent:NAME`, `project` or `corpus:NAME`.
+    Column("scope", Text, nullable=False),
+    #: Empty for passages.
+    Column("kind", String(16), nullable=False),
+    Column("about", Text),
+    Column("body", Text, nullable=False),
+    Column("source", Text),
+    Column("line", Integer),
+    #: Of the document that a passage is of.
+    Column("digest", String(64)),
+    #: Who has made the vector, with its dimension: vectors of two of them have nothing to do with each other.
+    Column("embedder", Text, nullable=False),
+    #: An array, which needs no extension; where there is pgvector, it is one cast away.
+    Column("embedding", Vector, nullable=False),
+    _created(),
+    Index("ix_memory_scope", "tenant_id", "project_id", "scope", "created_at", "id"),
+    Index(
+        "ix_memory_source", "tenant_id", "project_id", "scope", "source", postgresql_where=text("source IS NOT NULL")
+    ),
+    Index("ix_memory_created", "created_at"),
+)
+
+memory_session = Table(
+    "memory_session",
+    metadata,
+    _key(),
+    _tenant_of_run(),
+    _project(),
+    Column("agent", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    #: The number that the next message gets: appends to one conversation take turns at this row.
+    Column("next_number", Long, nullable=False),
+    _created(),
+    Column("used_at", Time, nullable=False),
+    UniqueConstraint("tenant_id", "project_id", "agent", "name"),
+    Index("ix_memory_session_used", "used_at"),
+)
+
+memory_message = Table(
+    "memory_message",
+    metadata,
+    _key(),
+    Column("session_id", Id, ForeignKey("memory_session.id", ondelete="CASCADE"), nullable=False),
+    _tenant_of_run(),
+    Column("number", Long, nullable=False),
+    #: JSON text.
+    Column("body", Text, nullable=False),
+    _created(),
+    UniqueConstraint("session_id", "number"),
+)
+
+#: An evaluation: what was asked for, without its cases.
+evaluation = Table(
+    "evaluation",
+    metadata,
+    _key(),
+    _tenant_of_run(),
+    _project(),
+    Column("name", Text, nullable=False),
+    #: A hash of all that it follows from, by which the same one goes on.
+    Column("digest", String(64), nullable=False),
+    Column("definition", Json, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("cases", Integer, nullable=False),
+    _created(),
+    Column("finished_at", Time),
+    Index("ix_evaluation_created", "tenant_id", "created_at"),
+    # At most one of the same content is open, however many processes begin it at once.
+    Index("uq_evaluation_open", "tenant_id", "project_id", "digest", unique=True, **_where("state = 'running'")),
+)
+
+#: What came of one case under one variant; its run may be deleted before it.
+trial = Table(
+    "trial",
+    metadata,
+    Column("evaluation_id", Id, ForeignKey("evaluation.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    _tenant_of_run(),
+    Column("variant", Text, nullable=False),
+    Column("case_id", Text, nullable=False),
+    #: A hash of the case's input and of what is expected: another case of the same name is not the same.
+    Column("case_digest", String(64), nullable=False),
+    Column("tags", Json, nullable=False),
+    Column("run_id", Id),
+    Column("succeeded", Boolean, nullable=False),
+    Column("output", Json),
+    Column("error", Text),
+    #: By grader.
+    Column("grades", Json, nullable=False),
+    Column("milliseconds", Long),
+    Column("cost_nanousd", Long, nullable=False),
+    Column("judge_nanousd", Long, nullable=False),
+    Column("tokens", Long, nullable=False),
+)
+
+experiment = Table(
+    "experiment",
+    metadata,
+    Column("tenant_id", Id, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("definition", Json, nullable=False),
+    Column("active", Boolean, nullable=False),
+    _created(),
+    Column("changed_at", Time, nullable=False),
 )
 
 agent = Table(

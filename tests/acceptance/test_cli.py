@@ -93,6 +93,17 @@ class TestRun:
         assert nf("run", "reder", "--dry-run").code == 2
         assert not (nf.folder / ".nightfleet").exists()
 
+    def test_an_agent_that_worked_and_does_not_load_any_more_is_refused_at_once_with_the_reason(
+        self, nf: Shell
+    ) -> None:
+        assert nf("run", "picky").code == 1
+        nf.write("agents/probes.py", AGENTS.replace('"""Fail until', 'model = "gpt-5-mini"\n    """Fail until'))
+        done = nf("run", "picky")
+        assert (done.code, done.out) == (2, "")
+        assert "write 'provider:model', such as 'openai:gpt-5-mini'" in done.err
+        assert "unknown agent 'picky'" in done.err
+        assert len(nf("runs", "--json").json()) == 1, "nothing is stored that would wait for ever"
+
     def test_a_run_that_takes_too_long_is_left(self, nf: Shell) -> None:
         done = nf("run", "waiter", "--timeout", "0.2", "--json", NIGHTFLEET_DRAIN_TIMEOUT="0.1")
         assert done.code == 1
@@ -127,8 +138,9 @@ class TestInterrupt:
             process.send_signal(signal.SIGINT)
             assert any("stopping: " in line for line in process.stderr)
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=10)
+            _, err = process.communicate(timeout=10)
         assert process.returncode == 130
+        assert "what is unfinished goes on with `nightfleet runs resume`" in err
 
     def test_nothing_to_resume(self, nf: Shell) -> None:
         done = nf("runs", "resume")

@@ -77,6 +77,30 @@ def test_a_plugin_that_does_not_load_is_named_with_its_place(tmp_path: Path) -> 
     assert seen.out.rstrip().endswith("Do this: correct the plugin; `nightfleet agents` shows what loads")
 
 
+def test_a_typo_in_the_file_of_models_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text('[[limits]]\nmodel = "openai:*"\nrequest_per_minute = 5\n')
+    seen = doctor(tmp_path, "--json", NIGHTFLEET_MODELS_FILE=str(file))
+    assert seen.code == 1
+    assert seen.codes["models_file_invalid"].endswith(
+        "models.toml: line 3: [limits] request_per_minute: there is no such key; did you mean requests_per_minute?"
+    )
+    file.write_text('[[limits]]\nmodel = "openai:*"\nrequests_per_minute = 5\n')
+    seen = doctor(tmp_path, "--json", NIGHTFLEET_MODELS_FILE=str(file))
+    assert (seen.code, seen.codes["models_file"]) == (0, f"models, prices and limits of {file} can be read")
+
+
+def test_a_fault_in_the_file_of_adapters_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "adapters.toml"
+    file.write_text('[crm.openai]\ndocument = "crm.json"\n')
+    seen = doctor(tmp_path, "--json", NIGHTFLEET_ADAPTERS_FILE=str(file))
+    assert seen.code == 1
+    assert seen.codes["adapters_file_invalid"].startswith(f"adapters file {file}: crm.openai: ")
+    file.write_text('[crm.openapi]\ndocument = "crm.json"\n')
+    seen = doctor(tmp_path, "--json", NIGHTFLEET_ADAPTERS_FILE=str(file))
+    assert (seen.code, seen.codes["adapters_file"]) == (0, f"servers with tools in {file} can be read")
+
+
 def test_unfinished_embedded_runs_are_told(tmp_path: Path) -> None:
     from orchestrator import Orchestrator
 

@@ -79,7 +79,7 @@ KERNEL = tuple(
     f"orchestrator.{name}"
     for name in (
         "contracts", "errors", "clock", "failpoints", "settings", "broker", "store", "journal", "bus", "registry", "context",
-        "observability", "advance", "recovery", "retention", "planning", "kernel", "imports",
+        "observability", "advance", "recovery", "retention", "planning", "kernel", "imports", "realmodels", "shipped",
     )
 )  # fmt: skip
 
@@ -99,13 +99,17 @@ def test_the_data_plane_imports_the_kernel_of_the_control_plane_and_nothing_abov
     assert wrong == set()
 
 
+#: What effects are made of.
+VALUES = ("worker.guards.base", "worker.llm.base", "worker.llm.message", "worker.tools.needs")
+
+
 def test_the_effect_seam_knows_neither_who_executes_it_nor_a_database() -> None:
     wrong = {
         (name, imported)
         for name, file in MODULES.items()
         if within(name, "worker.effects")
         for imported in imported_by(file)
-        if (within(imported, "worker") and not within(imported, "worker.effects", "worker.llm.base"))
+        if (within(imported, "worker") and not within(imported, "worker.effects", *VALUES))
         or within(imported, "sqlalchemy", "psycopg", "orchestrator.store.database")
     }
     assert wrong == set()
@@ -255,12 +259,15 @@ def test_what_a_plugin_author_imports_brings_no_client_of_any_service() -> None:
 
 EXPORTS = [
     "AgentRunResult", "AgentRunState", "AnswerRefused", "Answered", "AsyncOrchestrator", "AsyncRunHandle",
-    "BatchFailure", "BatchOptions", "BatchProgress", "BatchResult", "CeleryTask", "Compensation", "DeadAgentRun", "Fallback",
-    "IdempotencyConflict", "ImportConflictError", "InputInvalid", "Limits", "NightfleetError", "Orchestrator",
-    "ProjectSummary", "Question", "QuestionNotFound", "Retention", "RetryPolicy", "RunCancelled", "RunEvent",
-    "RunFailed", "RunFilter", "RunHandle", "RunNotFound", "RunResult", "RunState", "RunStateConflict", "RunSummary",
-    "ServiceUnavailable", "Settings", "TaskDefinition", "Timeouts", "UnknownAgent", "Usage", "UsageError",
-    "ValueTooLarge", "WorkflowDefinition", "WorkflowInvalid", "adaptive", "parallel", "sequential",
+    "BatchFailure", "BatchOptions", "BatchProgress", "BatchResult", "Budget", "BudgetExceeded", "BudgetSummary",
+    "BudgetUnpriced", "Case", "CeleryTask", "Changes", "Comparison", "Compensation", "Contains", "CostFilter",
+    "CostLine", "DeadAgentRun", "Evaluation", "EvaluationReport", "EvaluationSummary", "Exact", "Experiment",
+    "ExperimentReport", "Fallback", "Function", "Grade", "IdempotencyConflict", "ImportConflictError", "InputInvalid",
+    "Judge", "Limits", "NightfleetError", "Normalized", "Number", "Orchestrator", "ProjectSummary", "Question",
+    "QuestionNotFound", "Retention", "RetryPolicy", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunHandle",
+    "RunNotFound", "RunResult", "RunState", "RunStateConflict", "RunSummary", "Schema", "ServiceUnavailable",
+    "Settings", "TaskDefinition", "Timeouts", "UnknownAgent", "Usage", "UsageError", "ValueTooLarge", "Variant",
+    "WorkflowDefinition", "WorkflowInvalid", "adaptive", "parallel", "sequential",
 ]  # fmt: skip
 
 
@@ -297,7 +304,16 @@ LIMITS = {"module": 400, "class": 250, "function": 60, "parameters": 8}
 
 #: What is bigger than the guides say, with the reason. An entry that is needed no longer is an error.
 BIGGER = {
+    "class orchestrator.client.Orchestrator": "a producer's whole surface, one short method for each use case",
+    "module orchestrator.client": "the same, and what each of them guarantees",
+    "module orchestrator.aio": "the same with `await`",
+    "module orchestrator.store.tables": "one schema, read as one",
+    "parameters orchestrator.aio.submit": "as the blocking one",
+    "parameters orchestrator.client.submit": "what a run is given is said in one call, by name",
+    "parameters worker.testing.running.run_agent": "a test names what matters to it, in one call",
     "function orchestrator.store.migrations.versions.0001_first.upgrade": "the tables, one after the other",
+    "module worker.agent": "what an author imports, and one short method for each thing that a context does",
+    "parameters worker.tools.tool.tool": "each is a property of its own, given by name",
     "module orchestrator.errors": "one tree of errors, drawn once",
     "parameters orchestrator.faults.kit.run_workflow": "a test names the faults that matter to it, in one call",
 }

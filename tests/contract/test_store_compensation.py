@@ -344,10 +344,10 @@ def test_events_tell_of_compensations_when_they_appear(trip: Undoing) -> None:
 
     [run_id] = trip.start()
     trip.do(run_id, "flight")
-    *_, last = events_of(trip.store.runs, run_id)
+    *_, last = events_of(trip.store, run_id)
     trip.store.runs.cancel(run_id)
     trip.undo(run_id, "undo_flight")
-    told = [(event.task, event.state) for event in events_of(trip.store.runs, run_id, last.cursor)]
+    told = [(event.task, event.state) for event in events_of(trip.store, run_id, last.cursor)]
     assert told == [
         ("hotel", "cancelled"), ("car", "cancelled"), ("undo_flight", "succeeded"), (None, "cancelled"),
     ]  # fmt: skip

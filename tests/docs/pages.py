@@ -57,6 +57,8 @@ _MARKS = frozenset({"file", "continues", "run", "exit", "output", "invalid", "sa
 _ADDRESS = re.compile(r"^export (NIGHTFLEET_(?:BROKER|DATABASE)_URL)=.*$", re.MULTILINE)
 #: What differs from run to run: ids, times and durations, and with them the width of columns.
 _VARIES = (
+    # A line each five seconds, where a machine takes so long.
+    (re.compile(r"^ +[\d.]+ s +\d+/\d+ rows .*\n", re.MULTILINE), ""),
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "ID"),
     (re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ"), "TIME"),
     (re.compile(r"\b\d+\.\d+ s\b"), "DURATION"),
@@ -217,7 +219,12 @@ class Page:
 
     def _toml(self, block: Block) -> None:
         tomllib.loads(block.text)
-        if "file" in block.marks and block.marks["file"] != "pyproject.toml":
+        if "file" in block.marks and block.marks["file"] not in {
+            "adapters.toml",
+            "emulator.toml",
+            "models.toml",
+            "pyproject.toml",
+        }:
             Settings.load(self._write(block))
 
     # How --------------------------------------------------------------------------------------------------------------

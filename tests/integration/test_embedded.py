@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator import IdempotencyConflict, Orchestrator, RunFailed, RunHandle, Settings
+from orchestrator.errors import UnknownAgent
 from orchestrator.store.database import Database
 
 AGENTS = '''
@@ -386,3 +387,35 @@ def _die_in_the_middle(home: Path, agents: str) -> None:
     for event in first.events():
         if event.state == "running" and event.task == "waits":
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_run_of_a_broken_agent_is_told_what_is_wrong_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "agents"
+    folder.mkdir()
+    (folder / "greeter.yaml").write_text("promt: Hello.\n")
+    with Orchestrator.embedded(tmp_path / "home", agents_path=str(folder)) as nf:
+        with pytest.raises(UnknownAgent) as raised:
+            nf.submit("greeter", {"text": "x"})
+        with pytest.raises(UnknownAgent) as other:
+            nf.submit("gritter", {"text": "x"})
+    assert f"the agent 'greeter' cannot be used: {folder}/greeter.yaml" in raised.value.message
+    assert "unknown key 'promt', did you mean 'prompt'?" in raised.value.message
+    assert "cannot be used" not in other.value.message
+
+
+def test_where_an_agent_raised_is_in_the_log_at_its_lowest_level(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "agents"
+    folder.mkdir()
+    (folder / "raiser.py").write_text(
+        "from worker.agent import BaseAgent, Context\n\n\nclass Raiser(BaseAgent):\n"
+        "    def execute(self, data: dict, ctx: Context) -> dict:\n        return data['nothing']\n"
+    )
+    with (
+        Orchestrator.embedded(tmp_path / "home", agents_path=str(folder)) as nf,
+        caplog.at_level("DEBUG", "nightfleet"),
+        pytest.raises(RunFailed),
+    ):
+        nf.submit("raiser", {}).result(30)
+    assert 'raiser.py", line 6' in caplog.text

@@ -11,6 +11,8 @@ import services
 from orchestrator.errors import AnswerRefused, UnknownAgent, UsageError
 from orchestrator.failpoints import POINTS
 from orchestrator.faults.kit import drawn_kills, run_workflow
+from orchestrator.faults.trial import Trial
+from orchestrator.planning.files import resolve_workflow
 
 AGENTS = '''
 import threading
@@ -117,8 +119,12 @@ def test_a_run_goes_through_the_death_of_its_process_at_every_point(tmp_path: Pa
     assert report.result.state == "succeeded"
     assert states.pop("broken") == "failed"
     assert set(states.values()) == {"succeeded"}
-    # Killed between its end and its record: it was in flight, and no other was repeated.
-    assert report.repeated == {("first", "0"): 2}
+    # Killed between its end and its record: it was in flight. So may be one of `last`, where a slow machine acknowledges
+    # another message meanwhile.
+    repeated = report.repeated
+    assert repeated.pop(("first", "0")) == 2
+    assert repeated in ({}, {("last", "0"): 2}, {("last", "1"): 2})
+    assert report.repeated_though_recorded == ()
     done = marks.read_text().splitlines()
     assert set(done) == {"first 0", "first 1", "last 0", "last 1"}
     assert done.count("first 0") == 2, "done, killed before its record, done again; then it is recorded"
@@ -223,3 +229,13 @@ def test_there_is_no_broker_to_restart_without_a_fleet() -> None:
 def test_a_run_that_does_not_end_is_given_up(agents: str) -> None:
     with pytest.raises(TimeoutError, match="has not ended within 3 s"):
         run_workflow("sleeper", agents_path=agents, timeout=3)
+
+
+def test_an_effect_that_is_performed_after_its_record_is_told(tmp_path: Path) -> None:
+    (tmp_path / "trace").write_text(
+        "before_effect a 1 0 step\nafter_record a 0\nbefore_effect a 1 1 step\nafter_record \nbefore_effect a 2 1 step\n"
+        "before_effect a 2 0 step\n"
+    )
+    effects, points, too_often = Trial(tmp_path, resolve_workflow("a=writer"), {}, {}, False, 1).traced()
+    assert len(effects) == points["before_effect"] == 4
+    assert too_often == (("a", "0"),), "the other one was in flight"

@@ -12,18 +12,18 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from asking import APIS, KEY, environment, model_of
 from pydantic import BaseModel
 
 from orchestrator.errors import ModelError, ModelRateLimited, ModelRefused, ModelUnavailable
 from worker.emulator import Emulator, Fault
 from worker.llm.anthropic import AnthropicProvider
-from worker.llm.base import BaseLLMProvider, LLMRequest, Message
+from worker.llm.base import BaseLLMProvider, Delta, LLMRequest, LLMResponse
+from worker.llm.message import Message
 from worker.llm.openai import OpenAIProvider
 from worker.llm.providers import Providers
 
-KEY = "sk-test-0123456789-abcdefghij"
 TEXT = "Rivers carry water to the sea. Rivers begin as springs. Every spring is small."
-APIS = ["responses", "chat", "messages"]
 
 
 class Verdict(BaseModel):
@@ -50,9 +50,7 @@ def provider(request: pytest.FixtureRequest, emulator: Emulator) -> Iterator[Bas
 
 
 def make_provider(api: str, url: str) -> BaseLLMProvider:
-    if api == "messages":
-        return AnthropicProvider(KEY, base_url=url)
-    return OpenAIProvider(KEY, base_url=f"{url}/v1", api="responses" if api == "responses" else "chat")
+    return Providers(environment(api, url)).provider_for(model_of(api))
 
 
 def request_to(provider: BaseLLMProvider, text: str = TEXT, **more: Any) -> LLMRequest:
@@ -175,6 +173,28 @@ def test_an_error_inside_a_successful_reply_is_an_error(emulator: Emulator):
 def test_tokens_are_counted_by_the_provider_where_it_can(provider: BaseLLMProvider):
     request = request_to(provider)
     assert provider.count_tokens(request) == pytest.approx(provider.invoke(request).usage.input_tokens, abs=10)
+
+
+def test_the_emulator_streams_the_same_answer(provider: BaseLLMProvider, emulator: Emulator):
+    whole = provider.invoke(request_to(provider))
+    *pieces, answer = provider.invoke_streaming(request_to(provider))
+    assert isinstance(answer, LLMResponse)
+    assert (answer.text, answer.usage, answer.stop_reason) == (whole.text, whole.usage, whole.stop_reason)
+    assert "".join(piece.text for piece in pieces if isinstance(piece, Delta)) == answer.text
+    assert [call.request_id for call in emulator.calls] == [whole.request_id, answer.request_id]
+
+
+def test_structured_output_streams_too(provider: BaseLLMProvider):
+    for model in (Verdict, Scores):
+        *_, answer = provider.invoke_streaming(request_to(provider, output_schema=model.model_json_schema()))
+        assert isinstance(answer, LLMResponse)
+        assert model.model_validate_json(answer.text)
+
+
+def test_a_provider_made_by_hand_takes_what_it_needs_from_the_environment(emulator: Emulator):
+    for made in (OpenAIProvider.from_env(emulator.env), AnthropicProvider.from_env(emulator.env)):
+        assert made.invoke(request_to(made)).text
+        made.close()
 
 
 def test_one_provider_serves_many_threads_at_once():

@@ -418,6 +418,29 @@ def test_a_role_that_must_not_write_runs_is_told_what_to_grant(
     assert run.wait(20).state == "succeeded"
 
 
+def test_a_run_with_a_budget_of_its_own_needs_one_right_more_and_comes_and_goes_with_the_transaction(
+    nf: Orchestrator, url: str, stranger: str, installation: Fleet
+) -> None:
+    schema = installation.environment["NIGHTFLEET_DATABASE_SCHEMA"]
+    installation.query(f'GRANT USAGE ON SCHEMA "{schema}" TO {stranger}')
+    for table in ("run", "agent_run", "countdown"):
+        installation.query(f'GRANT SELECT, INSERT ON "{schema}".{table} TO {stranger}')
+    with psycopg.connect(url) as connection:
+        connection.execute(f"SET ROLE {stranger}".encode())
+        with pytest.raises(UsageError, match=r'"\.countdown, "\w+"\.budget to it'):
+            nf.submit("quiet", budget=1, connection=connection)
+    installation.query(f'GRANT SELECT, INSERT ON "{schema}".budget TO {stranger}')
+    with psycopg.connect(url) as connection:
+        connection.execute(f"SET ROLE {stranger}".encode())
+        gone = nf.submit("quiet", budget=1, connection=connection)
+        connection.rollback()
+        connection.execute(f"SET ROLE {stranger}".encode())
+        run = nf.submit("quiet", user="ada", budget=2, connection=connection)
+    assert run.wait(20).user == "ada"
+    limits = {each.scope: each.limit_usd for each in nf.budgets(of_runs=True)}
+    assert (limits[f"run/{run.id}"], limits.get(f"run/{gone.id}")) == ("2", None)
+
+
 def test_an_embedded_orchestrator_joins_no_transaction(conn: psycopg.Connection[Any], tmp_path: Path) -> None:
     with (
         Orchestrator.embedded(tmp_path / "home", agents_path=str(PROOF_AGENTS)) as embedded,

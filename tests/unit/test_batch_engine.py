@@ -31,6 +31,7 @@ class Runs:
 
     ends_at_once: int = 1_000_000
     failing: Callable[[int], bool] = lambda _line: False
+    error: ErrorInfo = FAILED
     troubles: dict[tuple[str, int], ServiceUnavailable] = field(
         default_factory=dict[tuple[str, int], ServiceUnavailable]
     )
@@ -48,7 +49,7 @@ class Runs:
         self.widest = max(self.widest, len(lines))
         for run_id, line in list(lines.items())[: self.ends_at_once]:
             self._trouble("results")
-            state, error = (RunState.FAILED, FAILED) if self.failing(line) else (RunState.SUCCEEDED, None)
+            state, error = (RunState.FAILED, self.error) if self.failing(line) else (RunState.SUCCEEDED, None)
             yield {run_id: RowResult(line, run_id, state, None, error)}
 
     def warnings(self, run_ids: Sequence[str]) -> tuple[str, ...]:
@@ -146,6 +147,24 @@ class TestThreshold:
         assert made.stopped
         assert sorted(runs.created) == sorted(written(results))
         assert len(runs.created) <= 2 * 16 + 40
+
+    @pytest.mark.parametrize("wrapped", [False, True])
+    def test_a_provider_that_refuses_the_account_stops_it_whatever_may_fail(
+        self, results: ResultFile, *, wrapped: bool
+    ) -> None:
+        said: dict[str, Any] = {
+            "code": "model_refused",
+            "message": "the credit is used up",
+            "details": {"pause": "job"},
+        }
+        if wrapped:
+            said = {"code": "agent_failed", "message": "the credit is used up", "cause": said}
+        runs = Runs(ends_at_once=10, failing=lambda line: line == 50, error=ErrorInfo.model_validate(said))
+        made = engine(results, runs, rows(1000), 1000, window=Window(40), failures_allowed=None)
+        made.run()
+        assert (made.stopped, made.hopeless) == (True, "the credit is used up")
+        assert sorted(runs.created) == sorted(written(results))
+        assert len(runs.created) <= 50 + 2 * 40
 
     def test_as_many_as_are_allowed_do_not_stop_it(self, results: ResultFile) -> None:
         made = engine(results, Runs(failing=lambda line: line <= 5), rows(2000), 2000, failures_allowed=5)

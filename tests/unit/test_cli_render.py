@@ -135,6 +135,9 @@ def test_the_page_of_an_agent() -> None:
     assert 'gives\n{\n  "type": "string"\n}' in page
 
 
+LONG = " ".join(["x" * 40] * 5)
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
     [
@@ -145,6 +148,7 @@ def test_the_page_of_an_agent() -> None:
         (event(kind="progress", state=None, message="half\nway", data={"fraction": 0.5}), "reader: half way (50%)"),
         (event(kind="progress", state=None, message="on"), "reader: on"),
         (event(kind="run", task=None), None),
+        (event(state="suspended", message=f"{LONG}\n`raise it`"), f"reader {LONG} `raise it`"),
     ],
 )
 def test_events_as_lines(given: RunEvent, line: str | None) -> None:

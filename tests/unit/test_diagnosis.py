@@ -208,6 +208,8 @@ SERVICE_CASES: dict[str, tuple[Facts, list[tuple[str, str]]]] = {
         facts(problems=(ProblemFact(origin="agents/a.py", message="a.py:1: SyntaxError"),) * 2),
         [("error", "agent_not_loaded")] * 2,
     ),
+    "a file of adapters with a typo": (facts(adapters_file_error="adapters.toml: ..."), [("error", "adapters_file_invalid")]),
+    "a file of models with a typo": (facts(models_file_error="models.toml: line 3: ..."), [("error", "models_file_invalid")]),
     "another version of an agent here": (facts(agents=(agent("b" * 8),)), [("warning", "agent_differs")]),
     "an agent that is only here": (facts(agents=(agent(announced=None),)), []),
     "an agent that is only there": (facts(agents=(agent(here=None),)), []),

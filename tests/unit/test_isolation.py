@@ -299,7 +299,7 @@ def thread() -> Iterator[ThreadPoolExecutor]:
 def model(world: World, monkeypatch: pytest.MonkeyPatch) -> MockLLM:
     """Answers in the worker: a child could not know its script."""
     made = MockLLM(*["answer"] * 5)
-    monkeypatch.setattr(world.runtime.providers, "provider_for", {"offline": made}.__getitem__)
+    monkeypatch.setattr(world.runtime.providers, "providers_for", {"offline": (made,)}.__getitem__)
     return made
 
 
@@ -489,7 +489,7 @@ def test_what_was_under_way_when_it_was_stopped_is_recorded_before_its_process_i
     model, look = MockLLM(answer), alone._Session._kill_what_goes_on  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(alone, "GRACE_SECONDS", 0.05)
     monkeypatch.setattr(alone._Session, "_kill_what_goes_on", lambda self: looks.release() or look(self))  # pyright: ignore[reportPrivateUsage, reportUnknownLambdaType, reportUnknownArgumentType]
-    monkeypatch.setattr(world.runtime.providers, "provider_for", {"offline": model}.__getitem__)
+    monkeypatch.setattr(world.runtime.providers, "providers_for", {"offline": (model,)}.__getitem__)
     running = thread.submit(world.execute, "thinker", suspect=True)
     assert asked.wait(20)
     [execution] = world.runtime.executions.all()
@@ -511,7 +511,7 @@ def test_what_is_under_way_when_its_worker_leaves_is_recorded_before_it_is_hande
         go.wait(20)
         return "paid for"
 
-    monkeypatch.setattr(world.runtime.providers, "provider_for", {"offline": MockLLM(answer)}.__getitem__)
+    monkeypatch.setattr(world.runtime.providers, "providers_for", {"offline": (MockLLM(answer),)}.__getitem__)
     running = thread.submit(world.execute, "impatient")
     assert asked.wait(20)
     [execution] = world.runtime.executions.all()
@@ -536,7 +536,7 @@ def test_what_one_agent_records_does_not_wait_for_the_model_of_another(
         go.wait(60)
         return "at last"
 
-    monkeypatch.setattr(world.runtime.providers, "provider_for", {"offline": MockLLM(answer)}.__getitem__)
+    monkeypatch.setattr(world.runtime.providers, "providers_for", {"offline": (MockLLM(answer),)}.__getitem__)
     world.runtime.isolation = replace(world.runtime.isolation, _threads=alone.Threads(calls=1, asks=1))
     running = thread.submit(world.execute, "thinker", suspect=True)
     try:

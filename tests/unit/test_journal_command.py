@@ -40,6 +40,17 @@ def effect(slot: str, **fields: Any) -> RecordedEffect:
     )
 
 
+def test_an_answer_that_cost_nothing_says_where_it_came_from() -> None:
+    given = {"kind": "model", "model": "m", "usage": Usage()}
+    effects = tuple(
+        effect(str(number), provenance=where, **given) for number, where in enumerate(("provider", "cache", "flight"))
+    )
+    task = RecordedTask(agent_run_id="1", task="a", agent="a", state=AgentRunState.SUCCEEDED, effects=effects)
+    rows = page(RunJournal(run_id="R", tasks=(task,))).splitlines()[-3:]
+    for row, words in zip(rows, ("0 in, 0 out", "from the cache", "of an equal call"), strict=True):
+        assert words in row
+
+
 def test_effects_are_a_tree_for_each_task() -> None:
     effects = (
         effect("0", request="load", milliseconds=12),

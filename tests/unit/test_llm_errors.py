@@ -7,15 +7,23 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import ModelRateLimited, ModelRefused, ModelUnavailable, NightfleetError
-from worker.llm.errors import Failure, model_error, retry_after_seconds, scrub, timed_out, unreachable, unreadable
+from orchestrator.errors import (
+    ModelCapabilityError,
+    ModelError,
+    ModelRateLimited,
+    ModelRefused,
+    ModelUnavailable,
+    NightfleetError,
+)
+from worker.llm.errors import Failure, cut_off, model_error, scrub, stalled, timed_out, unreachable, unreadable
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 KEY = "k3y-of-some-provider"
 
 
-def error_for(status: int, *codes: str, message: str = "no", **more: Any) -> NightfleetError:
-    failure = Failure(provider="openai", model="gpt-5-mini", status=status, codes=codes, message=message, **more)
+def error_for(status: int, *codes: str, message: str = "no", **more: Any) -> ModelError:
+    named = {"provider": "openai", "model": "gpt-5-mini", "key_variable": "OPENAI_API_KEY"}
+    failure = Failure(**named, status=status, codes=codes, message=message, **more)
     return model_error(failure, now=NOW, key=KEY)
 
 
@@ -86,6 +94,9 @@ def test_the_error_names_model_status_code_and_request():
         "status": 400,
         "provider_code": "invalid_value",
         "request_id": "req_1",
+        "reason": "request",
+        "pause": "none",
+        "billed": "no",
     }
 
 
@@ -101,57 +112,36 @@ def test_a_silent_provider_and_one_with_a_page_of_text_give_a_message_of_bounded
     assert len(error_for(500, message="x" * 100_000).message) < 1200
 
 
-@pytest.mark.parametrize(("headers", "seconds"), [
-    ({}, None),
-    ({"retry-after": "20"}, 20.0),
-    ({"retry-after": "0.25"}, 0.25),
-    ({"Retry-After": "Sun, 01 Mar 2026 12:01:30 GMT"}, 90.0),
-    ({"retry-after": "Sun, 01 Mar 2026 11:00:00 GMT"}, 0.0),
-    ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
-    ({"retry-after": "-5"}, 0.0),
-    ({"retry-after": "soon"}, None),
-    ({"retry-after": "nan"}, None),
-    ({"retry-after": "1e300"}, None),
-    ({"x-ratelimit-reset-requests": "6m0s", "x-ratelimit-remaining-requests": "0"}, 360.0),
-    ({"x-ratelimit-reset-tokens": "20ms", "x-ratelimit-remaining-tokens": "0"}, 0.02),
-    ({"x-ratelimit-reset-tokens": "1h2m3.5s"}, 3723.5),
-    ({"anthropic-ratelimit-requests-reset": "2026-03-01T12:00:10Z"}, 10.0),
-    ({"anthropic-ratelimit-requests-reset": "2026-03-01T12:00:10"}, None),
-    ({"x-ratelimit-reset-tokens": "?"}, None),
-])  # fmt: skip
-def test_the_time_to_wait_is_read_from_every_form_of_header(headers: dict[str, str], seconds: float | None):
-    assert retry_after_seconds(headers, now=NOW) == (seconds if seconds is None else pytest.approx(seconds))
-
-
-def test_all_limits_with_nothing_remaining_have_to_be_reset():
-    headers = {
-        "x-ratelimit-reset-requests": "2s",
-        "x-ratelimit-remaining-requests": "0",
-        "x-ratelimit-reset-tokens": "5s",
-        "x-ratelimit-remaining-tokens": "0",
-        "x-ratelimit-reset-project-tokens": "60s",
-        "x-ratelimit-remaining-project-tokens": "900",
-    }
-    assert retry_after_seconds(headers, now=NOW) == 5.0
-
-
-def test_where_no_limit_is_empty_the_first_reset_may_do():
-    headers = {
-        "anthropic-ratelimit-input-tokens-reset": "2026-03-01T12:00:40Z",
-        "anthropic-ratelimit-input-tokens-remaining": "1000",
-        "anthropic-ratelimit-output-tokens-reset": "2026-03-01T12:00:15Z",
-        "anthropic-ratelimit-output-tokens-remaining": "2000",
-    }
-    assert retry_after_seconds(headers, now=NOW) == 15.0
-
-
-def test_silence_bad_connections_and_unreadable_answers_are_retryable():
-    refused = unreachable("openai", "http://host/v1", OSError(f"refused for {KEY}"), key=KEY)
-    for error in (refused, timed_out("openai", "m", 2.5), unreadable("openai", "m", request_id=None)):
+def test_silence_bad_connections_and_unreadable_answers_are_retryable_and_may_be_billed():
+    lost = unreachable("openai", "http://host/v1", OSError(f"reset for {KEY}"), key=KEY)
+    silent = stalled("openai", "m", 2.5, request_id="req_1")
+    for error, reason in (
+        (lost, "connection"),
+        (timed_out("openai", "m", 2.5), "timeout"),
+        (silent, "timeout"),
+        (cut_off("openai", "m", request_id=None), "cut_off"),
+        (unreadable("openai", "m", request_id=None), "unreadable"),
+    ):
         assert type(error) is ModelUnavailable
-        assert error.retryable
-    assert KEY not in refused.message
-    assert "OPENAI_BASE_URL" in refused.message
+        assert (error.retryable, error.reason, error.pause, error.billed) == (True, reason, "none", "unknown")
+    assert KEY not in lost.message
+    assert silent.details["request_id"] == "req_1"
+
+
+def test_a_request_that_was_never_sent_is_not_billed():
+    assert unreachable("openai", "http://host/v1", OSError("refused"), key=KEY, sent=False).billed == "no"
+
+
+@pytest.mark.parametrize("error", [ModelRefused("no"), ModelCapabilityError("no"), ModelRateLimited("no")])
+def test_what_a_provider_declines_is_not_billed_whoever_says_so(error: ModelError):
+    assert (error.billed, error.pause, error.reason) == ("no", "none", None)
+
+
+def test_what_is_known_of_a_failure_crosses_processes():
+    error = error_for(429, "insufficient_quota")
+    again = NightfleetError.from_data(error.to_data())
+    assert isinstance(again, ModelError)
+    assert (again.reason, again.pause, again.billed) == ("money", "job", "no")
 
 
 def test_scrubbing_needs_no_key():

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import pytest
 from pydantic import BaseModel
 
 from orchestrator.contracts.usage import Usage
-from orchestrator.errors import ModelRefused, PluginInvalid
+from orchestrator.errors import ModelRefused, PluginInvalid, SettingsInvalid
 from worker.emulator.instances import instance_of
 from worker.llm import providers as providers_module
-from worker.llm.base import BaseLLMProvider, LLMRequest, LLMResponse, Message, estimate_tokens
+from worker.llm.base import BaseLLMProvider, Delta, LLMRequest, LLMResponse
+from worker.llm.endpoints import Credential
+from worker.llm.message import Message, estimate_tokens
 from worker.llm.offline import OfflineProvider
 from worker.llm.providers import ENTRY_POINT_GROUP, Providers
 from worker.llm.schema import strict
 
 
 class Parrot(BaseLLMProvider):
-    name: ClassVar[str] = "parrot"
+    name = "parrot"
+    host = "localhost"
     made: ClassVar[list[Parrot]] = []
 
     def __init__(self) -> None:
@@ -34,9 +39,7 @@ class Parrot(BaseLLMProvider):
         return cls()
 
     def invoke(self, request: LLMRequest) -> LLMResponse:
-        return LLMResponse(
-            text=request.messages[-1].content, model=request.model, usage=Usage(), stop_reason="end_turn"
-        )
+        return LLMResponse(text=request.messages[-1].text, model=request.model, usage=Usage(), stop_reason="end_turn")
 
     def close(self) -> None:
         self.closed += 1
@@ -62,6 +65,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     ({"OPENAI_API_KEY": "k"}, "openai:gpt-5-mini"),
     ({"ANTHROPIC_API_KEY": "k"}, "anthropic:claude-haiku-4-5"),
     ({"ANTHROPIC_API_KEY": "k", "OPENAI_API_KEY": "k"}, "openai:gpt-5-mini"),
+    ({"OPENAI_API_KEYS": "k,l", "ANTHROPIC_API_KEY": "k"}, "openai:gpt-5-mini"),
     ({"OPENAI_API_KEY": " "}, "offline"),
     ({"OPENAI_API_KEY": "k", "NIGHTFLEET_MODEL": "offline"}, "offline"),
 ])  # fmt: skip
@@ -75,13 +79,15 @@ def test_offline_needs_nothing():
 
 @pytest.mark.parametrize(("model", "says"), [
     ("opnai:gpt-5-mini", "did you mean 'openai'"),
-    ("zzz:m", "known are offline, openai, anthropic"),
+    ("zzz:m", "known are offline, openai, anthropic, azure"),
+    ("olama:llama4", "did you mean 'ollama'"),
     ("gpt-5-mini", "'openai:gpt-5-mini'"),
     ("claude-haiku-4-5", "'anthropic:claude-haiku-4-5'"),
     ("openai", "write 'openai:<model>'"),
     ("openai:", "write 'openai:<model>'"),
     ("openai:gpt-5-mini", "set OPENAI_API_KEY"),
     ("anthropic:claude-haiku-4-5", "set ANTHROPIC_API_KEY"),
+    ("azure:gpt-5", "set AZURE_OPENAI_ENDPOINT"),
 ])  # fmt: skip
 def test_a_model_that_cannot_be_asked_is_refused_with_the_cure(model: str, says: str):
     with pytest.raises(ModelRefused) as caught:
@@ -89,9 +95,52 @@ def test_a_model_that_cannot_be_asked_is_refused_with_the_cure(model: str, says:
     assert says in caught.value.message
 
 
-def test_a_gateway_is_asked_through_the_api_that_is_named():
-    with pytest.raises(ModelRefused, match="'responses' or 'chat'"):
-        Providers({"OPENAI_API_KEY": "k", "NIGHTFLEET_OPENAI_API": "soap"}).provider_for("openai:m")
+def test_each_key_is_a_provider_of_its_own_and_the_first_is_the_one():
+    providers = Providers({"OPENAI_API_KEY": "one", "OPENAI_API_KEYS": "two,one"})
+    found = providers.providers_for("openai:gpt-5-mini")
+    assert [each.credential for each in found] == [Credential.of(key).alias for key in ("one", "two")]
+    assert providers.provider_for("openai:gpt-5") is found[0]
+    providers.close()
+
+
+def test_endpoints_under_one_name_are_all_asked_for_it(tmp_path: Path):
+    file = tmp_path / "models.toml"
+    file.write_text("""
+        [endpoints.eu]
+        api = "chat"
+        base_url = "https://eu.example.org/v1"
+        key_from = "EU_KEY"
+        [endpoints.us]
+        api = "messages"
+        base_url = "https://us.example.org"
+        key_from = "US_KEY"
+        [endpoints.any]
+        members = ["eu", "us"]
+    """)
+    providers = Providers({"EU_KEY": "a", "EU_KEYS": "b", "US_KEY": "c"}, file)
+    found = providers.providers_for("any:model")
+    assert [each.name for each in found] == ["eu", "eu", "us"]
+    assert providers.provider_for("us:model") is found[2]
+    providers.close()
+
+
+def test_a_file_with_a_mistake_stops_who_needs_it_and_nobody_else(tmp_path: Path):
+    file = tmp_path / "models.toml"
+    file.write_text("[[prices]]\nmodel = 'openai:x'\nipnut = 1\noutput = 1\n")
+    providers = Providers({"OPENAI_API_KEY": "k"}, file)
+    assert isinstance(providers.provider_for("offline"), OfflineProvider)
+    with pytest.raises(SettingsInvalid, match="line 3"):
+        providers.provider_for("openai:gpt-5-mini")
+    file.write_text("")
+    assert providers.provider_for("openai:gpt-5-mini").name == "openai"
+    providers.close()
+
+
+def test_no_provider_shows_its_key():
+    providers = Providers({"OPENAI_API_KEY": "my-secret"})
+    provider = providers.provider_for("openai:m")
+    assert "my-secret" not in f"{provider!r} {vars(provider)['_setup']!r}"
+    providers.close()
 
 
 def test_a_missing_sdk_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch):
@@ -117,9 +166,24 @@ def test_a_provider_that_is_none_or_lacks_a_package_is_refused_by_name():
         Providers({}).provider_for("absent:m")
 
 
+def test_a_class_that_only_invokes_streams_and_answers_loops_as_well():
+    parrot = Parrot()
+    request = LLMRequest(model="parrot:grey", messages=(Message(role="user", content="Ahoy!"),))
+    answer = parrot.invoke(request)
+
+    async def ask() -> None:
+        assert await parrot.invoke_async(request) == answer
+        assert [piece async for piece in parrot.invoke_streaming_async(request)] == [Delta(text="Ahoy!"), answer]
+        assert await parrot.count_tokens_async(request) == parrot.count_tokens(request)
+        await parrot.aclose()
+
+    assert list(parrot.invoke_streaming(request)) == [Delta(text="Ahoy!"), answer]
+    asyncio.run(ask())
+
+
 def test_importing_the_package_imports_no_sdk():
     code = "import sys, worker.llm.providers, worker.llm.openai, worker.llm.anthropic, worker.emulator;"
-    code += "print(*{'openai', 'anthropic', 'httpx2'} & set(sys.modules))"
+    code += "print(*{'openai', 'anthropic', 'httpx2', 'genai_prices'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=".")
     assert found.stdout.strip() == ""
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from orchestrator.contracts.workflow import NODE_KINDS
 from orchestrator.errors import InputInvalid, OutputInvalid, PluginInvalid, UnknownAgent
-from worker.agent import AsyncContext, BaseAgent, Context, Limits
+from worker.agent import AsyncContext, BaseAgent, Context
 from worker.loader import AgentLoader, LoadedAgent, LoadedAgents, PluginProblem, load_class, shipped_agents
 
 GREETER = """
@@ -536,7 +536,6 @@ RETURN = "def execute(self, data, ctx): return {}"
     (f"model = 5\n    {RETURN}", "`model` is 5"),
     (f"timeouts = 30\n    {RETURN}", "`timeouts` is a int, and must be Timeouts(...)"),
     (f"limits = {{}}\n    {RETURN}", "`limits` is a dict, and must be Limits(...)"),
-    (f"limits = Limits(usd=1)\n    {RETURN}", "Limits(usd=...) would not be kept, there are no budgets yet"),
     (f"limits = Limits(memory_mb=64)\n    {RETURN}", "can be kept in a process of its own alone: add isolation = 'process'"),
     (f"isolation = 'container'\n    {RETURN}", "`isolation` is 'container': write 'process'"),
     (f"def __init__(self, client): ...\n    {RETURN}", "made without arguments"),
@@ -585,9 +584,9 @@ def test_code_of_a_plugin_that_runs_while_its_class_is_examined_cannot_end_the_p
 def test_everything_that_is_wrong_with_a_class_is_said_at_once():
     class Broken(BaseAgent):
         CAPABILITIES = "greet"  # pyright: ignore[reportAssignmentType]
-        limits = Limits(usd=1)  # pyright: ignore[reportArgumentType]
+        isolation = "prison"  # pyright: ignore[reportAssignmentType]
 
-    with pytest.raises(PluginInvalid, match=r"Broken: CAPABILITIES .*; Limits\(usd=.*; it must define execute"):
+    with pytest.raises(PluginInvalid, match=r"Broken: CAPABILITIES .*; `isolation` is .*; it must define execute"):
         load_class(Broken, origin="a test", digest="of a test")
 
 

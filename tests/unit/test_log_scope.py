@@ -30,7 +30,17 @@ def _put_back() -> Iterator[None]:
         "celery.bootsteps",
         "celery.utils.functional",
     )
-    names += ("celery.worker.strategy", "httpcore", "httpx", "kombu", "openai", "sqlalchemy", "nightfleet.scope")
+    names += (
+        "celery.worker.strategy",
+        "httpcore",
+        "httpcore2",
+        "httpx",
+        "httpx2",
+        "kombu",
+        "openai",
+        "sqlalchemy",
+        "nightfleet.scope",
+    )
     levels = {name: logging.getLogger(name).level for name in names}
     yield
     logging.captureWarnings(capture=False)
@@ -61,6 +71,12 @@ def lines() -> Callable[[], dict[str, dict[str, Any]]]:
 
 
 log = get_logger("nightfleet.scope")
+
+
+def test_what_libraries_say_of_each_request_to_a_model_is_not_said(lines: Any) -> None:
+    for library in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic"):
+        logging.getLogger(library).info("HTTP Request: POST https://api.example.org")
+    assert lines() == {}
 
 
 # Fields of a block ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ from orchestrator.observability.logging import redactor, setup_logging
 def _put_back() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level, shown = root.handlers[:], root.level, warnings.showwarning
-    levels = {name: logging.getLogger(name).level for name in ("celery.app.trace", "amqp", "sqlalchemy")}
+    levels = {
+        name: logging.getLogger(name).level for name in ("celery.app.trace", "amqp", "httpx2", "mcp", "sqlalchemy")
+    }
     yield
     logging.captureWarnings(capture=False)
     warnings.showwarning = shown
@@ -153,3 +155,10 @@ def test_warnings_are_lines_too() -> None:
         logging.captureWarnings(capture=True)
         warnings.warn("old", DeprecationWarning, stacklevel=1)
     assert "DeprecationWarning: old" in read()[0]["event"]
+
+
+def test_requests_of_tools_are_not_told_with_their_query() -> None:
+    stream, _ = json_lines()
+    logging.getLogger("httpx2").info("HTTP Request: GET https://crm.example/contacts?key=a1b2c3")
+    logging.getLogger("mcp.client.streamable_http").info("Received session ID: 7")
+    assert stream.getvalue() == ""

@@ -8,7 +8,8 @@ import pytest
 from counting import lines_run
 
 from orchestrator.errors import ModelCapabilityError
-from worker.llm.base import LLMRequest, Message
+from worker.llm.base import LLMRequest
+from worker.llm.message import Message
 from worker.llm.offline import (
     OfflineProvider,
     compare,

@@ -344,7 +344,7 @@ def test_an_answer_that_does_not_fit_is_asked_for_again() -> None:
 
     def execute(ctx: Context) -> Any:
         ctx.llm("first")
-        return ctx.llm("second", output=Answer)
+        return ctx.llm("second", output=Answer, repairs=0)
 
     with pytest.raises(OutputInvalid):
         replays.run(execute)
@@ -352,10 +352,24 @@ def test_an_answer_that_does_not_fit_is_asked_for_again() -> None:
     assert replays.desk.calls == ["first", "second", "second"]
 
 
+def test_of_an_answer_that_no_repair_has_helped_the_last_repair_is_asked_for_again() -> None:
+    answers = iter(["no json", "nor this", '{"text": "yes"}'])
+    replays = Replays(answer=lambda _: next(answers))
+
+    def execute(ctx: Context) -> Any:
+        return ctx.llm("second", output=Answer, repairs=1)
+
+    with pytest.raises(OutputInvalid):
+        replays.run(execute)
+    assert replays.run(execute) == Answer(text="yes")
+    first, repair, again = replays.desk.calls
+    assert (first, repair) == ("second", again)
+
+
 def test_an_answer_that_does_not_fit_and_is_caught_stays(replays: Replays) -> None:
     def execute(ctx: Context) -> Any:
         try:
-            return ctx.llm("structured", output=Answer)
+            return ctx.llm("structured", output=Answer, repairs=0)
         except OutputInvalid:
             return ctx.llm("plain")
 
@@ -401,7 +415,7 @@ def test_a_failed_effect_is_the_last_effect_too(replays: Replays, work: Counted)
 def test_an_answer_that_does_not_fit_is_what_an_error_that_follows_from_it_came_from(replays: Replays) -> None:
     def execute(ctx: Context) -> Any:
         try:
-            ctx.llm("structured", output=Answer)
+            ctx.llm("structured", output=Answer, repairs=0)
         except OutputInvalid as error:
             raise ValueError("gives up") from error
 
@@ -852,7 +866,21 @@ def test_a_step_that_wants_an_idempotency_key_gets_the_same_one_again(replays: R
     with pytest.raises(Killed):
         replays.run(execute)
     assert replays.run(execute) == [3]
-    assert keys == [f"{replays.id}:0:0"] * 2
+    assert keys[0] == keys[1]
+    assert keys[0].startswith(f"{replays.id}:0:0:")
+
+
+def test_another_call_in_the_place_of_one_that_has_failed_has_another_key(replays: Replays) -> None:
+    keys: list[str] = []
+
+    def pay(amount: int, idempotency_key: str) -> int:
+        keys.append(idempotency_key)
+        raise RetryableError("no money")
+
+    for amount in (3, 4, 4):
+        with pytest.raises(RetryableError):
+            replays.run(lambda ctx, amount=amount: ctx.step(pay, amount))
+    assert keys[0] != keys[1] == keys[2]
 
 
 # Another agent than has recorded --------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from worker.effects.motion import Motion
 class Flaky(MemoryJournal):
     """Is away for the first writes; each write that is refused calls `meanwhile`."""
 
+    blocks = True
+
     def __init__(self, away: int, meanwhile: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self.away = away

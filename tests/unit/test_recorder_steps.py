@@ -116,11 +116,11 @@ def test_a_call_is_told_as_people_write_it() -> None:
 
 
 def test_a_key_goes_to_functions_that_have_the_parameter_and_were_given_none() -> None:
-    assert steps.call(with_key, (1,), {}, "key") == "key"
-    assert steps.call(with_key, (1,), {"idempotency_key": "mine"}, "key") == "mine"
-    assert steps.call(functools.partial(with_key, idempotency_key="mine"), (1,), {}, "key") == "mine"
-    assert steps.call(plain_function, (1,), {}, "key") == 1
-    assert steps.call(len, ("abc",), {}, "key") == 3
+    assert steps.call(with_key, (1,), {}, lambda: "key") == "key"
+    assert steps.call(with_key, (1,), {"idempotency_key": "mine"}, lambda: "key") == "mine"
+    assert steps.call(functools.partial(with_key, idempotency_key="mine"), (1,), {}, lambda: "key") == "mine"
+    assert steps.call(plain_function, (1,), {}, lambda: "key") == 1
+    assert steps.call(len, ("abc",), {}, lambda: "key") == 3
 
 
 def awaits() -> Awaitable[Item]:

@@ -16,6 +16,7 @@ from orchestrator.observability.redact import redactor
         ("NIGHTFLEET_RABBITMQ_API_URL", "http://nf:apipassword@rabbit:15672/api/", ["apipassword"]),
         ("NIGHTFLEET_FLOWER_AUTH", "ann:annspassword, bob:bobspassword", ["annspassword", "bobspassword"]),
         ("SOME_API_KEY", "0123456789abc", ["0123456789abc"]),
+        ("GEMINI_API_KEYS", "AIzaSy-the-first, AIzaSy-the-second", ["AIzaSy-the-first", "AIzaSy-the-second"]),
     ],
 )
 def test_a_secret_is_masked_where_it_stands_alone(variable: str, value: str, secrets: list[str]) -> None:

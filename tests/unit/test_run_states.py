@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import TypeVar
@@ -11,7 +10,6 @@ import pytest
 from celery import states as celery_states
 
 from orchestrator.contracts.run import AGENT_RUN_TRANSITIONS, RUN_TRANSITIONS, AgentRunState, RunState
-from orchestrator.contracts.usage import Usage
 from orchestrator.store.backend import CELERY_STATES
 
 State = TypeVar("State", bound=StrEnum)
@@ -72,10 +70,3 @@ def test_whatever_is_open_can_be_cancelled() -> None:
 @pytest.mark.parametrize("state", AgentRunState)
 def test_celerys_tools_show_final_states_as_ready_and_open_ones_as_not(state: AgentRunState) -> None:
     assert (CELERY_STATES[state] in celery_states.READY_STATES) is state.final
-
-
-def test_usage_adds_up_field_by_field() -> None:
-    one = Usage(model_calls=1, input_tokens=2, output_tokens=3, cached_input_tokens=4, reasoning_tokens=5)
-    total = sum(itertools.repeat(one, 3), Usage())
-    assert total.model_dump() == {name: 3 * value for name, value in one.model_dump().items()}
-    assert set(one.model_dump().values()) == {1, 2, 3, 4, 5}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+from spending import TENANT, Purse, call_of
 from steps import WORKER, Steps, ago, plan_of, task
 
 from orchestrator import recovery
@@ -96,3 +97,27 @@ def test_a_sweep_that_fails_in_the_middle_lets_the_next_one_begin(
         tick(sweep, steps)
     with steps.store.database.connect() as connection:
         assert connection.execute(sweep_table.select()).mappings().one()["held_until"] is None
+
+
+# Model calls ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_gives_up_calls_of_the_dead_and_publishes_who_waits_for_a_budget_with_room(
+    steps: Steps, broker: Broker, sweep: Sweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    purse = Purse(steps)
+    purse.set(TENANT, 1000)
+    dead, waiting = (steps.claim(run_id, "a") for run_id in steps.start(2))
+    purse.ledger.reserve(call_of(dead), 600)
+    purse.ledger.reserve(call_of(waiting), 600)
+    steps.store.waits.suspend(waiting, left_seconds=None, waiting_for="waits for the budget of tenant")
+    steps.store.runs.cancel(dead.run_id)
+    with caplog.at_level(logging.WARNING, "nightfleet.recovery"):
+        tick(sweep, steps)
+    assert purse.amounts(TENANT) == (0, 0, 600)
+    assert "kept as unknown what was reserved for model calls" in caplog.text
+    assert broker.published == []
+    purse.budgets.raise_to(TENANT.scope, "none", 1200)
+    tick(sweep, steps)
+    assert broker.published == [f"{waiting.id}.2"]
+    assert sweep.counts["due"] == 1

@@ -26,7 +26,8 @@ from orchestrator.errors import (
 )
 from orchestrator.planning.inputs import Upstream
 from worker.agent import AsyncContext, BaseAgent, Context, Limits
-from worker.llm.base import LLMRequest, LLMResponse, Message
+from worker.llm.base import LLMRequest, LLMResponse
+from worker.llm.message import Message
 from worker.testing import LogLine, MockLLM, Recorder, Report, run_agent
 
 
@@ -300,7 +301,7 @@ def test_a_model_as_reply_is_json_that_the_agent_validates():
     assert run_agent(Structured, {"text": "Why?"}, model=model) == answer
     assert model.calls[0].output_schema == Answer.model_json_schema()
     with pytest.raises(OutputInvalid, match="no valid Answer"):
-        run_agent(Structured, {"text": "Why?"}, model=MockLLM(Text(text="a")))
+        run_agent(Structured, {"text": "Why?"}, model=MockLLM(*[Text(text="a")] * 3))
 
 
 def test_an_exception_as_reply_is_raised_and_the_agent_may_go_on():
@@ -314,7 +315,7 @@ def test_an_exception_as_reply_is_raised_and_the_agent_may_go_on():
 
 
 def test_a_function_as_reply_answers_the_request():
-    model = MockLLM(lambda request: request.messages[0].content.upper(), lambda request: ModelUnavailable("busy"))
+    model = MockLLM(lambda request: request.messages[0].text.upper(), lambda request: ModelUnavailable("busy"))
     assert model.invoke(ask("loud")).text == "LOUD"
     with pytest.raises(ModelUnavailable, match="busy"):
         model.invoke(ask("again"))
@@ -378,3 +379,53 @@ def test_a_question_that_a_test_does_not_answer_is_an_error_of_the_test(
 ) -> None:
     with pytest.raises(AssertionError, match=complaint):
         run_agent(Approver, {}, answers=answers)
+
+
+class Plain(BaseAgent):
+    def execute(self, data: dict[str, Any], ctx: Context) -> str:
+        return ctx.llm("Go on.")
+
+
+@pytest.mark.parametrize(
+    ("agent", "options", "told"),
+    [
+        (dict, {}, "an agent is a name, a class derived from BaseAgent or an instance of one, not <class 'dict'>"),
+        (Plain, {"model": 3}, "`model` is a MockLLM, a RecordedLLM or a name such as 'openai:gpt-5-mini', not 3"),
+    ],
+)
+def test_what_is_no_agent_and_no_model_is_named(agent: Any, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        run_agent(agent, {}, **options)
+    assert str(raised.value) == told
+
+
+def test_an_agent_that_is_not_found_is_an_error_that_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NIGHTFLEET_AGENTS_PATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownAgent) as raised:
+        run_agent("quoter", {})
+    assert raised.value.__notes__ == [
+        f"Agents come from ./agents, seen from {tmp_path}: say agents_path=..., or run the tests there."
+    ]
+    assert raised.value.__context__ is None
+
+
+def test_an_error_of_an_agent_has_no_error_of_ours_before_it() -> None:
+    class Failing(BaseAgent):
+        def execute(self, data: dict[str, Any], ctx: Context) -> str:
+            raise LookupError(data["text"])
+
+    with pytest.raises(LookupError) as raised:
+        run_agent(Failing, {"text": "no such tin"})
+    assert raised.value.__context__ is None
+
+
+def test_an_output_that_is_no_model_is_named() -> None:
+    class Loose(BaseAgent):
+        def execute(self, data: dict[str, Any], ctx: Context) -> Any:
+            return ctx.llm("Go on.", output=dict)  # pyright: ignore[reportCallIssue, reportArgumentType, reportUnknownVariableType]
+
+    with pytest.raises(TypeError, match="output is a class derived from pydantic's BaseModel, not <class 'dict'>"):
+        run_agent(Loose, {}, model=MockLLM("{}"))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from orchestrator.clock import system_clock
 from orchestrator.contracts.effect import PREVIEW, Entry, EntryState, EventLine, Slot, fingerprint, preview
 from orchestrator.contracts.jsonvalue import JsonValue
+from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.errors import (
     ClaimLost,
     EffectUncertain,
@@ -23,22 +28,56 @@ from orchestrator.journal.base import Journal
 from orchestrator.observability.redact import Redact
 from orchestrator.store.agent_runs import Claim
 from worker.effects import steps
-from worker.effects.base import CallModel, Effect, RunStep
+from worker.effects.base import Effect, RunStep
 from worker.effects.motion import Motion
+from worker.effects.progress import NotYet, Progress
 from worker.effects.raised import describe, rebuild
 from worker.effects.said import clean
-from worker.effects.scopes import Mark, Scope, marks_of, set_marks
+from worker.effects.scopes import Mark, Scope, leave_scope, marks_of, set_marks
+from worker.llm.base import LLMRequest, LLMResponse
+from worker.tools.needs import ServiceLimit
 
 T = TypeVar("T")
+
+#: A conversation of more messages is long. It takes several times its size until it is written: a few of a process at a time.
+_LONG = 200
+_long_ones = threading.BoundedSemaphore(2)
 
 
 class Host(Protocol):
     """Who performs effects: the live runtime, a test, or a proxy of either. Steps are called where the agent is."""
 
-    def perform(self, effect: Effect) -> Any: ...
+    @property
+    def blocks(self) -> bool:
+        """Whether model calls are made in threads, from event loops too, so that none ends with its loop."""
+        ...
 
-    async def in_thread(self, work: Callable[[], T], effect: Effect | None = None) -> T:
-        """Do what blocks, from an event loop; `effect` is what it performs, if it does."""
+    def perform(self, effect: Effect) -> Any:
+        """Do an effect that is neither a step nor a model call."""
+        ...
+
+    def call(self, request: LLMRequest, slot: Slot, progress: Progress) -> LLMResponse:
+        """Ask a model for the effect at a slot; raises `NotYet`, or a `ModelError` when no further try is worth it."""
+        ...
+
+    async def call_async(self, request: LLMRequest, slot: Slot, progress: Progress) -> LLMResponse:
+        """Ask a model from an event loop."""
+        ...
+
+    def memory(self, request: MemoryRequest, slot: Slot, progress: Progress) -> MemoryOutcome:
+        """Ask the memory for the effect at a slot; raises `NotYet` where vectors have to be waited for."""
+        ...
+
+    def admitted(self, limit: ServiceLimit, slot: Slot, progress: Progress) -> AbstractContextManager[None]:
+        """Hold a place within the limit of a service for the length of a `with` block; raises `NotYet`."""
+        ...
+
+    def admitted_async(self, limit: ServiceLimit, slot: Slot, progress: Progress) -> AbstractAsyncContextManager[None]:
+        """Do the same from an event loop."""
+        ...
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Do what blocks, from an event loop."""
         ...
 
     def log(self, event: str, fields: Mapping[str, Any]) -> None: ...
@@ -95,8 +134,9 @@ class Writer:
 
     def record(self, effect: Effect, slot: Slot, state: EntryState, **fields: Any) -> None:
         """Store what came of an effect."""
-        entry = self.entry(effect, slot, state, **fields)
-        self.motion.patiently(lambda: self.journal.record(self.claim, entry))
+        with _long_ones if len(fields.get("conversation") or ()) > _LONG else nullcontext():
+            entry = self.entry(effect, slot, state, **fields)
+            self.motion.patiently(lambda: self.journal.record(self.claim, entry))
 
 
 def mark_failed(error: Exception, mark: Mark, *, final: bool, came_from: BaseException | None = None) -> None:
@@ -127,31 +167,66 @@ class Attempt:
         return f"{claim.task} {claim.epoch} {self._slot} {self._effect.told() or self._effect.kind}"
 
     def run(self, host: Host) -> JsonValue:
+        return self.perform(self._call if isinstance(self._effect, RunStep) else lambda: host.perform(self._effect))
+
+    def perform(self, work: Callable[[], Any]) -> JsonValue:
+        """Do it; raises `NotYet`, where nothing was done and so nothing is recorded."""
         with self._writer.motion.flight(self._slot):
             self._begin()
             inside = self._scope.inside(self._slot)
             try:
                 with inside.entered():
-                    value = self._call() if isinstance(self._effect, RunStep) else host.perform(self._effect)
+                    value = work()
+            except NotYet:
+                raise
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raised is its outcome
                 return self._failed(error, inside)
             return self._done(value, inside)
 
-    async def run_async(self, host: Host) -> JsonValue:
-        effect = self._effect
+    async def perform_async(self, host: Host, work: Callable[[], Awaitable[Any]]) -> JsonValue:
+        """Do what is awaited; what was paid for is recorded even if nobody waits for it any more."""
+        context = copy_context()
+        context.run(leave_scope)
+        task = context.run(asyncio.get_running_loop().create_task, self._awaited(host, work))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await self._within_flight(lambda: asyncio.shield(task))
+
+    async def _within_flight(self, work: Callable[[], Awaitable[JsonValue]]) -> JsonValue:
         with self._writer.motion.flight(self._slot):
             try:
-                if isinstance(effect, RunStep) and steps.is_coroutine_step(effect.function):
-                    return await self._run_coroutine(effect, host)
-                # Performed and recorded in one go: what was paid for is recorded even if nobody waits for it any more.
-                return await host.in_thread(lambda: self.run(host), effect)
+                return await work()
             except BaseException as error:
                 self._interrupted(error)
                 raise
 
+    async def _awaited(self, host: Host, work: Callable[[], Awaitable[Any]]) -> JsonValue:
+        with self._writer.motion.flight(self._slot):
+            self._begin()
+            inside = self._scope.inside(self._slot)
+            try:
+                value = await work()
+            except NotYet:
+                raise
+            except (Exception, SystemExit) as raised:  # noqa: BLE001
+                error = raised
+            else:
+                return await self._stored(host, lambda: self._done(value, inside))
+            return await self._stored(host, lambda: self._failed(error, inside))
+
+    async def run_async(self, host: Host) -> JsonValue:
+        effect = self._effect
+        if not (isinstance(effect, RunStep) and steps.is_coroutine_step(effect.function)):
+            # Performed and recorded in one go: what was paid for is recorded even if nobody waits for it any more.
+            return await self._within_flight(lambda: host.in_thread(lambda: self.run(host)))
+        return await self._within_flight(lambda: self._run_coroutine(effect, host))
+
+    async def perform_in_thread(self, host: Host, work: Callable[[], Any]) -> JsonValue:
+        """Do what blocks."""
+        return await self._within_flight(lambda: host.in_thread(lambda: self.perform(work)))
+
     async def _run_coroutine(self, step: RunStep, host: Host) -> JsonValue:
         if step.at_most_once:
-            await host.in_thread(self._begin)
+            await self._stored(host, self._begin)
         else:
             self._begin()
         inside = self._scope.inside(self._slot)
@@ -161,12 +236,17 @@ class Attempt:
         except (Exception, SystemExit) as raised:  # noqa: BLE001
             error = raised
         else:
-            return await host.in_thread(lambda: self._done(value, inside))
-        return await host.in_thread(lambda: self._failed(error, inside))
+            return await self._stored(host, lambda: self._done(value, inside))
+        return await self._stored(host, lambda: self._failed(error, inside))
 
-    @property
+    async def _stored(self, host: Host, work: Callable[[], T]) -> T:
+        """Store from an event loop: in a thread where that waits for the database."""
+        return await host.in_thread(work) if self._writer.journal.blocks else work()
+
     def _key(self) -> str:
-        return f"{self._writer.claim.id}:{self._slot.scope}:{self._slot.number}"
+        """Give the key of this very call: what is asked in this place after it was begun anew may be another one."""
+        mark = fingerprint(self._effect.kind, self._effect.asked())[:12]
+        return f"{self._writer.claim.id}:{self._slot.scope}:{self._slot.number}:{mark}"
 
     def _call(self) -> Any:
         step = self._effect
@@ -175,7 +255,9 @@ class Attempt:
         if inspect.isawaitable(value):
             if inspect.iscoroutine(value):
                 value.close()
-            raise InputInvalid("ctx.step was given a coroutine function: make `execute` async, or pass a plain one")
+            raise InputInvalid(
+                f"a {step.kind} of a plain `execute` is a coroutine function: make `execute` async, or the function plain"
+            )
         return value
 
     def _begin(self) -> None:
@@ -186,12 +268,10 @@ class Attempt:
 
     def _done(self, value: Any, inside: Scope) -> JsonValue:
         self._let_stop(inside)
-        spent: dict[str, Any] = {}
-        if isinstance(self._effect, CallModel):
-            spent = {"usage": value.usage, "model": value.model}
         try:
             outcome = self._effect.encode(value, self._writer.limit_bytes)
-            self._record(EntryState.DONE, outcome=outcome, event=self._writer.masked(self._effect.event()), **spent)
+            event = self._writer.masked(self._effect.event(outcome))
+            self._record(EntryState.DONE, outcome=outcome, event=event, **self._effect.spent(value))
         except (OutputInvalid, ValueTooLarge) as error:
             return self._failed(error, inside)
         return outcome

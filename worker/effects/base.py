@@ -5,23 +5,21 @@ One flow serves a sync and an async agent, a test and a replay: they differ in w
 
 from __future__ import annotations
 
-import json
 import threading
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
 from orchestrator.contracts.effect import EventLine
 from orchestrator.contracts.jsonvalue import JsonValue
 from orchestrator.contracts.policy import Limits
 from orchestrator.contracts.usage import Usage
-from orchestrator.errors import AgentError, ClaimLost, OutputInvalid
+from orchestrator.errors import AgentError, ClaimLost
 from worker.effects import steps
-from worker.llm.base import LLMRequest, LLMResponse, Message
+from worker.llm.base import LLMRequest, LLMResponse
 
 T = TypeVar("T")
 
@@ -34,6 +32,8 @@ class Effect(ABC):
     kind: ClassVar[str]
     #: Whether it must not be repeated where it may have begun.
     at_most_once: bool = False
+    #: Whether an outcome of None leaves no record and takes no slot: where something else is recorded, that is what it was.
+    leaves_out: ClassVar[bool] = False
 
     @abstractmethod
     def asked(self) -> JsonValue:
@@ -55,33 +55,13 @@ class Effect(ABC):
         """Give the messages of a model request."""
         return None
 
-    def event(self) -> EventLine | None:
+    def event(self, outcome: JsonValue) -> EventLine | None:  # noqa: ARG002
         """Give the line that is told to watchers together with the record."""
         return None
 
-
-@dataclass(frozen=True, slots=True)
-class CallModel(Effect):
-    """One model call."""
-
-    request: LLMRequest
-    kind = "model"
-
-    def asked(self) -> JsonValue:
-        # Not the model's name: it is the installation's choice, and what an agent was answered stays an answer.
-        return self.request.model_dump(mode="json", exclude_defaults=True, exclude={"model"})
-
-    def told(self) -> str:
-        return self.request.messages[-1].content
-
-    def encode(self, outcome: Any, limit_bytes: int) -> JsonValue:  # noqa: ARG002
-        return outcome.model_dump(mode="json", exclude_defaults=True)
-
-    def decode(self, recorded: JsonValue) -> LLMResponse:
-        return LLMResponse.model_validate(recorded)
-
-    def conversation(self) -> Sequence[JsonValue]:
-        return [message.model_dump(mode="json") for message in self.request.messages]
+    def spent(self, outcome: Any) -> Mapping[str, Any]:  # noqa: ARG002
+        """Give what is recorded beside the outcome: what was used, and the model that answered."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +99,7 @@ class Report(Effect):
         # Any line is as good as any other: nothing follows from it.
         return None
 
-    def event(self) -> EventLine:
+    def event(self, outcome: JsonValue) -> EventLine:  # noqa: ARG002
         return EventLine(self.message, None if self.fraction is None else {"fraction": self.fraction})
 
 
@@ -151,10 +131,16 @@ class Account:
     usage: Usage = field(default_factory=Usage)
     #: The model that answered last: what the agent run's row will name.
     answered_by: str | None = None
+    #: What is said to the model before everything, in place of what the agent says; None for what it says.
+    system: str | None = None
     #: Why the next effect must not happen: the claim was lost, or the soft limit has passed.
     stopped: AgentError | ClaimLost | None = None
     #: How many model calls have begun.
     calls: int = 0
+    #: How often the agent has begun in this claim.
+    begun: int = 0
+    #: How often each question was asked, by its mark.
+    asked: Counter[int] = field(default_factory=Counter[int], repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def check(self) -> None:
@@ -162,27 +148,41 @@ class Account:
         if self.stopped is not None:
             raise self.stopped
 
-    def begin_call(self) -> None:
-        """Count a model call; raises `AgentError` when the agent has used all that it may."""
-        most = self.limits.model_calls
+    @property
+    def restarts(self) -> int:
+        """How often the agent has begun anew in this claim."""
+        return max(0, self.begun - 1)
+
+    def begin_again(self) -> None:
+        """Count from the beginning: an agent that is repeated asks all that it has asked."""
+        self.begun += 1
+        self.calls = 0
+        self.asked.clear()
+
+    def begin_call(self, request: LLMRequest) -> LLMRequest:
+        """Count a model call, and number its question; raises `AgentError` when the agent has used all that it may."""
+        most, mark = self.limits.model_calls, request.mark if request.cache else None
         with self._lock:
             if most is not None and self.calls >= most:
                 raise AgentError(f"the agent has used its {most} model calls (Limits.model_calls)")
             self.calls += 1
+            if mark is None:
+                return request
+            sample = self.asked[mark]
+            self.asked[mark] += 1
+        return request if sample == 0 else request.model_copy(update={"sample": sample})
+
+    def add(self, usage: Mapping[str, int]) -> None:
+        """Add what was used beside the model's answers."""
+        if usage:
+            with self._lock:
+                self.usage += Usage(**usage)
 
     def charge(self, response: LLMResponse) -> None:
         """Add what a model call used."""
         with self._lock:
             self.usage += response.usage
             self.answered_by = response.model
-
-
-def llm_flow(account: Account, request: LLMRequest, output: type[BaseModel] | None) -> Flow[Any]:
-    """Call a model within the agent's limits; gives its text, or the validated `output`."""
-    account.begin_call()
-    response: LLMResponse = yield CallModel(request)
-    account.charge(response)
-    return response.text if output is None else _structured(response, output)
 
 
 def step_flow(step: RunStep) -> Flow[Any]:
@@ -200,25 +200,6 @@ def progress_flow(message: str, fraction: float | None) -> Flow[None]:
 def now_flow() -> Flow[datetime]:
     """Tell the time."""
     return (yield ReadClock())
-
-
-def make_request(
-    model: str,
-    prompt: str | Sequence[Message | Mapping[str, str]],
-    *,
-    system: str | None,
-    output: type[BaseModel] | None,
-    max_output_tokens: int,
-) -> LLMRequest:
-    """Make the request of an `llm` call: text is one user message, `system` goes before everything."""
-    given = [Message(role="user", content=prompt)] if isinstance(prompt, str) else [_message(item) for item in prompt]
-    first = [] if system is None else [Message(role="system", content=system)]
-    return LLMRequest(
-        model=model,
-        messages=(*first, *given),
-        max_output_tokens=max_output_tokens,
-        output_schema=None if output is None else output.model_json_schema(),
-    )
 
 
 def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
@@ -249,19 +230,3 @@ async def drive_async(flow: Generator[Any, Any, T], perform: Callable[[Any], Awa
                 asked = flow.send(outcome)
     except StopIteration as stop:
         return stop.value
-
-
-def _message(item: Message | Mapping[str, str]) -> Message:
-    return item if isinstance(item, Message) else Message.model_validate(item)
-
-
-def _structured(response: LLMResponse, output: type[BaseModel]) -> BaseModel:
-    try:
-        return output.model_validate_json(response.text)
-    except ValidationError as error:
-        faults = json.loads(error.json(include_url=False, include_input=False, include_context=False))
-        listed = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'answer'}: {fault['msg']}" for fault in faults[:5])
-        raise OutputInvalid(
-            f"{response.model} answered with no valid {output.__name__} (stop reason {response.stop_reason}): {listed}",
-            retryable=True,
-        ) from None

@@ -67,6 +67,8 @@ class Recorder:
     _once: set[Slot] = field(default_factory=set[Slot])
     #: The scopes inside of what was given back: nothing in there was asked for, and nothing need be.
     _given_back: set[str] = field(default_factory=set[str])
+    #: What is recorded at slots that something else was asked for first, which has left no record.
+    _ahead: dict[Slot, Entry] = field(default_factory=dict[Slot, Entry])
 
     def __post_init__(self) -> None:
         self.scopes = Scopes(self.writer.claim.id)
@@ -90,6 +92,7 @@ class Recorder:
 
     def journaled(self, flow: Flow[T]) -> Generator[Operation, Any, T]:
         """Run a flow; each of its effects is given back, or performed and recorded, before the flow goes on."""
+        first: Mark | None = None
         mark: Mark | None = None
         try:
             effect = next(flow)
@@ -99,7 +102,11 @@ class Recorder:
                     scope = self._admit()
                     slot = scope.slot()
                     outcome = yield from self.outcome(effect, scope, slot)
-                    mark = self._passed(effect, Mark(slot, scope))
+                    if outcome is None and effect.leaves_out:
+                        scope.give_back(slot)
+                    else:
+                        passed = self._passed(effect, Mark(slot, scope))
+                        mark = first = first or passed
                     value = effect.decode(outcome)
                 except BaseException as error:  # noqa: BLE001 - for the flow to see
                     for failed in own_marks(error)[:1]:
@@ -111,7 +118,7 @@ class Recorder:
             return stop.value
         except Exception as error:
             if mark is not None and not own_marks(error):
-                # What the effect gave was refused: it is what a retry has to repeat.
+                # What the effects gave was refused: they are what a retry has to repeat, from the first one on.
                 set_marks(error, [mark])
             raise
 
@@ -133,10 +140,12 @@ class Recorder:
         if effect.at_most_once:
             self._once.add(slot)
         try:
-            if self.recording.at_hand(slot):
-                entry = self.recording.take(slot)
+            if slot in self._ahead or self.recording.at_hand(slot):
+                entry = self.taken(slot)
             else:
-                entry = yield Blocking(self.motion, slot, lambda: self.recording.take(slot))
+                entry = yield Blocking(self.motion, slot, lambda: self.taken(slot))
+            if entry is not None and self.left_out(effect, entry):
+                return None
             if entry is not None:
                 self._compare(entry, effect, scope)
             if entry is not None and entry.state is not EntryState.BEGUN:
@@ -148,6 +157,17 @@ class Recorder:
             if error is self.motion.ended or error is self.motion.account.stopped:
                 scope.refuse()
             raise
+
+    def taken(self, slot: Slot) -> Entry | None:
+        """Give what is recorded at a slot."""
+        return self._ahead.pop(slot, None) or self.recording.take(slot)
+
+    def left_out(self, effect: Effect, entry: Entry) -> bool:
+        """Tell whether an effect has left no record: then what is recorded in its place is kept for who asks next."""
+        if not effect.leaves_out or self._is_of(effect, entry):
+            return False
+        self._ahead[entry.slot] = entry
+        return True
 
     def check_may_wait(self) -> None:
         """Refuse to wait inside a step that may happen at most once: to go on, it would be called again."""
@@ -161,18 +181,17 @@ class Recorder:
 
     def _compare(self, entry: Entry, effect: Effect, scope: Scope) -> None:
         """Refuse to go on where something else is recorded, or where nobody knows what became of it."""
-        if (entry.kind, entry.fingerprint) != (effect.kind, fingerprint(effect.kind, effect.asked())):
+        if not self._is_of(effect, entry):
             scope.refuse()
             raise self._contradiction(
                 differences.other_effect(entry, self.writer.entry(effect, entry.slot, EntryState.BEGUN))
             )
         if entry.state is EntryState.BEGUN and effect.at_most_once and not isinstance(effect, Waiting):
-            raise EffectUncertain(
-                f"effect {entry.slot} ({entry.request or entry.kind}) may happen at most once; it has begun, and its worker "
-                "died before it could say what came of it. Look whether it has happened; `nightfleet runs retry ID "
-                "--repeat-uncertain` lets it happen (again)",
-                details={"slot": str(entry.slot), "request": entry.request},
-            )
+            raise uncertain(entry)
+
+    @staticmethod
+    def _is_of(effect: Effect, entry: Entry) -> bool:
+        return (entry.kind, entry.fingerprint) == (effect.kind, fingerprint(effect.kind, effect.asked()))
 
     def _give_back(self, effect: Effect, entry: Entry, scope: Scope) -> Any:
         self._given_back.add(entry.slot.child)
@@ -198,6 +217,8 @@ class Recorder:
     def finish(self) -> None:
         """Let no effect follow, after an agent has returned; raises what ended it, or `NondeterminismError` for what is left."""
         self.check_ended()
+        for entry in self._ahead.values():
+            raise self._contradiction(differences.left_out(entry, self.writer.digest))
         while (entry := self.motion.patiently(self.recording.left)) is not None:
             if not self._is_covered(entry.slot):
                 raise self._contradiction(differences.left_out(entry, self.writer.digest))
@@ -248,3 +269,13 @@ class Recorder:
         if any(part.startswith("-") for part in parts):
             return True  # a question about an effect: where that is settled otherwise, nobody asks it again
         return any(".".join(parts[:depth]) in self._given_back for depth in range(1, len(parts) + 1))
+
+
+def uncertain(entry: Entry) -> EffectUncertain:
+    """Give the error of what may happen at most once, and may have happened."""
+    return EffectUncertain(
+        f"effect {entry.slot} ({entry.request or entry.kind}) may happen at most once; it has begun, and its worker "
+        "died before it could say what came of it. Look whether it has happened; `nightfleet runs retry ID "
+        "--repeat-uncertain` lets it happen (again)",
+        details={"slot": str(entry.slot), "request": entry.request},
+    )

@@ -180,6 +180,11 @@ class Scope:
         self.taken += 1
         return slot
 
+    def give_back(self, slot: Slot) -> None:
+        """Let the number that was taken last be that of what comes next: nothing has happened there."""
+        assert slot == Slot(self.path, self.taken - 1)
+        self.taken -= 1
+
     def inside(self, slot: Slot) -> Scope:
         """Give the scope of what happens inside an effect."""
         inside = Scope(self.of, slot.child, self)
@@ -226,6 +231,11 @@ class Scope:
 
 
 _current: ContextVar[Scope | None] = ContextVar("nightfleet_scope", default=None)
+
+
+def leave_scope() -> None:
+    """Let the code of this context belong to no scope: it is ours, not the agent's."""
+    _current.set(None)
 
 
 def task_factory(

@@ -25,7 +25,8 @@ from orchestrator.errors import OutputInvalid
 
 #: A plugin's modules are named by its place and its content too, and neither makes another function of a function.
 _PLUGIN = re.compile(r"^_nightfleet_agent_(\w+)_[0-9a-f]{8}(?=\.|$)")
-_KEY = "idempotency_key"
+#: The parameter that gets a key which stays the same when the call is repeated.
+KEY = "idempotency_key"
 _PLAIN: tuple[Any, ...] = (Any, object, None, NoneType, str, int, float, bool, list, dict)
 
 _CONFIG = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="allow")
@@ -100,12 +101,12 @@ def takes_key(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
     while isinstance(function, functools.partial):
         kwargs = {**function.keywords, **kwargs}
         function = function.func
-    return _KEY not in kwargs and _about(function)[1]
+    return KEY not in kwargs and _about(function)[1]
 
 
-def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], key: str) -> Any:
-    """Call a step; one that wants an idempotency key gets `key`."""
-    return function(*args, **{**kwargs, _KEY: key}) if takes_key(function, kwargs) else function(*args, **kwargs)
+def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], key: Callable[[], str]) -> Any:
+    """Call a step; one that wants an idempotency key gets that of `key`."""
+    return function(*args, **{**kwargs, KEY: key()}) if takes_key(function, kwargs) else function(*args, **kwargs)
 
 
 def encode(function: Callable[..., Any], value: Any, *, limit_bytes: int) -> JsonValue:
@@ -176,7 +177,7 @@ def _about(function: Callable[..., Any]) -> tuple[TypeAdapter[Any] | None, bool]
 
 def _has_key(function: Callable[..., Any]) -> bool:
     try:
-        return _KEY in inspect.signature(function).parameters
+        return KEY in inspect.signature(function).parameters
     except (TypeError, ValueError):
         return False
 

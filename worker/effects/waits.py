@@ -16,7 +16,7 @@ from orchestrator.contracts.jsonvalue import JsonValue, dump, plain, storable
 from orchestrator.contracts.question import Inquiry, QuestionState, Reply
 from orchestrator.errors import AgentError, InputInvalid, QuestionExpired
 from worker.effects.attempt import Attempt, Blocking, Host, Writer
-from worker.effects.base import Effect, Flow
+from worker.effects.base import Flow
 from worker.effects.parking import Events, Park, Parking, Wait
 from worker.effects.recorder import Operation, Recorder, Waiting
 
@@ -42,12 +42,12 @@ class Sleep(Waiting):
         return f"{self.seconds:g} s" if self.until is None else f"until {_moment(self.until)}"
 
     def wait(self, recorder: Recorder, slot: Slot, entry: Entry | None) -> Generator[Operation, Any, Any]:
-        parking = _parking(recorder)
+        parking = parking_of(recorder)
         attempt = Attempt(recorder.writer, self, recorder.scopes.here(), slot)
         end = self._end(entry)
         if end is not None and (yield Blocking(recorder.motion, slot, lambda: parking.events.has_come(end))):
             # As after nearly every wake-up: with thousands of them at once, each question to the database counts.
-            return (yield _Settle(attempt, lambda: None))
+            return (yield Settle(attempt, lambda: None))
         left = self.seconds
         if left is None or entry is not None:
             now = yield Blocking(recorder.motion, slot, parking.events.now)
@@ -57,7 +57,7 @@ class Sleep(Waiting):
         waiting_for = f"sleeps until {_moment(self.until or system_clock.now() + timedelta(seconds=left))}"
         wait = Wait(slot.scope, waiting_for, system_clock.monotonic() + left)
         yield Park(parking, wait, recorder.scopes)
-        return (yield _Settle(attempt, lambda: None))
+        return (yield Settle(attempt, lambda: None))
 
     def _end(self, entry: Entry | None) -> datetime | None:
         """Give when it is over, of one that an earlier claim has begun."""
@@ -98,7 +98,7 @@ class Ask(Waiting):
         return recorded if self.model is None else self.model.model_validate(recorded)
 
     def wait(self, recorder: Recorder, slot: Slot, entry: Entry | None) -> Generator[Operation, Any, Any]:
-        parking, claim = _parking(recorder), recorder.writer.claim
+        parking, claim = parking_of(recorder), recorder.writer.claim
         attempt = Attempt(recorder.writer, self, recorder.scopes.here(), slot)
         waiting_for = recorder.writer.redact(f"waits for an answer: {_cut(self.inquiry.text)}")
         look = Blocking(recorder.motion, slot, lambda: parking.events.reply(claim.id, slot))
@@ -113,7 +113,7 @@ class Ask(Waiting):
             yield Park(parking, Wait(slot.scope, waiting_for, until, now + _LOOK_SECONDS), recorder.scopes)
             reply = yield look
             parking.heard |= reply.state is QuestionState.ANSWERED
-        return (yield _Settle(attempt, lambda: self._outcome(reply)))
+        return (yield Settle(attempt, lambda: self._outcome(reply)))
 
     def _ask(self, writer: Writer, events: Events, slot: Slot) -> None:
         """Put the question, then its beginning into the journal: only with both it is open."""
@@ -138,7 +138,7 @@ class Ask(Waiting):
         return value
 
 
-class _Settle:
+class Settle:
     """The operation that records what came of a wait, as of any effect."""
 
     __slots__ = ("_attempt", "_outcome")
@@ -147,24 +147,11 @@ class _Settle:
         self._attempt = attempt
         self._outcome = outcome
 
-    def run(self, host: Host) -> JsonValue:
-        return self._attempt.run(_Came(host, self._outcome))
+    def run(self, host: Host) -> JsonValue:  # noqa: ARG002 - an operation's
+        return self._attempt.perform(self._outcome)
 
     async def run_async(self, host: Host) -> JsonValue:
-        return await self._attempt.run_async(_Came(host, self._outcome))
-
-
-class _Came:
-    """A host whose one effect has come about already."""
-
-    def __init__(self, host: Host, outcome: Callable[[], JsonValue]) -> None:
-        self._outcome = outcome
-        self.in_thread = host.in_thread
-        self.log = host.log
-
-    def perform(self, effect: Effect) -> JsonValue:
-        del effect
-        return self._outcome()
+        return await self._attempt.perform_in_thread(host, self._outcome)
 
 
 def sleep_flow(duration: float | timedelta) -> Flow[None]:
@@ -233,7 +220,8 @@ def _masked(inquiry: Inquiry, redact: Callable[[str], str]) -> Inquiry:
     return replace(inquiry, text=redact(inquiry.text), about=plain(inquiry.about, redact))
 
 
-def _parking(recorder: Recorder) -> Parking:
+def parking_of(recorder: Recorder) -> Parking:
+    """Give where an effect waits; raises `AgentError` where none can."""
     if recorder.parking is None:
         raise AgentError("here nobody can wait: this execution has no timers and asks nobody")
     recorder.check_may_wait()

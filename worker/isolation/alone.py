@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
@@ -33,10 +33,9 @@ from worker.host import Host
 from worker.isolation.channel import ChannelClosed
 from worker.isolation.processes import Child, ForkServer
 from worker.isolation.serving import Serving
-from worker.limits import timeouts_of
-from worker.llm.providers import Providers
 from worker.plugin import LoadedAgent
-from worker.pool import AGENT_THREADS, EventLoop, slot_lent
+from worker.pool import AGENT_THREADS, slot_lent
+from worker.timelimits import timeouts_of
 
 #: How many suspects run at a time; others wait, and lend their slots. A child takes a few megabytes, and what its plugin imports.
 SUSPECTS_AT_ONCE = 16
@@ -59,8 +58,8 @@ class Isolation:
     settings: Settings
     journal: Journal
     events: Events
-    providers: Providers
-    loop: EventLoop
+    #: Gives what performs effects for an execution.
+    host: Callable[[Execution], Host]
     deadlines: Deadlines
     #: The folder that plugins were looked for in, whatever an agent makes of the working directory.
     base: Path = field(default_factory=Path.cwd)
@@ -81,7 +80,7 @@ class Isolation:
         process ended otherwise, and `ForkServerLost` when nobody knows why.
         """
         timeouts = timeouts_of(execution.task, loaded.agent_class.timeouts)
-        serving = Serving(execution.claim, Host(self.providers, self.loop), self.journal, self.events)
+        serving = Serving(execution.claim, self.host(execution), self.journal, self.events)
         with self._suspects.taken(execution) if execution.claim.suspect else nullcontext():
             child = self._server.fork()
             try:
@@ -90,6 +89,7 @@ class Isolation:
             finally:
                 execution.interrupt = execution.tell_stopped = None
                 child.close()
+                serving.close()
         return _output(execution.account, end)
 
     def close(self) -> None:
@@ -105,12 +105,18 @@ class Isolation:
             "card": loaded.card.model_dump(mode="json"),
             "agents_path": self.settings.agents_path,
             "base": str(self.base),
+            "adapters_file": self._adapters_file(),
             "model": execution.account.model,
+            "system": execution.account.system,
             "moment_seconds": self.settings.suspend_after.total_seconds(),
             "limit_bytes": self.settings.max_value_bytes,
             "memory_mb": loaded.agent_class.limits.memory_mb,
             "log_level": logging.getLogger().getEffectiveLevel(),
         }
+
+    def _adapters_file(self) -> str | None:
+        path = self.settings.adapters_file
+        return None if path is None else str(self.base / path)
 
 
 class Threads:

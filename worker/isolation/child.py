@@ -43,6 +43,7 @@ from worker.isolation.remote import RemoteEvents, RemoteHost, RemoteJournal, Rem
 from worker.loader import AgentLoader
 from worker.nodes.function import function_agent
 from worker.plugin import LoadedAgent
+from worker.tools.servers.adapters import use_adapters_file
 
 _MEGABYTE = 1024 * 1024
 _UNWIND_SECONDS = 0.5
@@ -67,7 +68,7 @@ class _Execution:
     def __init__(self, channel: Channel, order: Mapping[str, Any]) -> None:
         self._order = order
         self._claim = Claim(**order["claim"])
-        self._account = Account(model=order["model"])
+        self._account = Account(model=order["model"], system=order["system"])
         self._motion = Motion(self._account)
         self._interrupt: Callable[[], None] = lambda: None
         self._link = Link(channel, self._stop)
@@ -95,8 +96,9 @@ class _Execution:
         return {"ended": ended, "usage": usage, "answered_by": self._account.answered_by}
 
     def _execute(self) -> str:
+        if self._order["adapters_file"] is not None:
+            use_adapters_file(Path(self._order["adapters_file"]))
         loaded = self._loaded()
-        self._account.model = loaded.agent_class.model or self._account.model
         self._account.limits = loaded.agent_class.limits
         data = loaded.parse_input(self._order["data"])
         make = partial(self._recorder, loaded)
@@ -117,7 +119,7 @@ class _Execution:
             raise AgentFailed(f"not loaded in a process of its own: {error.message}", retryable=True) from None
 
     def _recorder(self, loaded: LoadedAgent) -> Recorder:
-        self._account.calls = 0
+        self._account.begin_again()
         self._motion = Motion(self._account)
         writer = Writer(
             self._claim,
@@ -134,7 +136,7 @@ class _Execution:
 
     def _call(self, loaded: LoadedAgent, data: Any, recorder: Recorder) -> Any:
         given = Given.to(self._claim)
-        context = given.context(self._claim, recorder, self._account, is_async=loaded.is_async)
+        context = given.context(self._claim, recorder, self._account, loaded)
         execute = loaded.agent_class().execute
         if not loaded.is_async:
             return in_scope(recorder.scopes.root, execute, data, context)

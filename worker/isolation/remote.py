@@ -6,21 +6,27 @@ import asyncio
 import contextvars
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from orchestrator.clock import system_clock
 from orchestrator.contracts.effect import Entry, Slot
 from orchestrator.contracts.jsonvalue import JsonValue
+from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.contracts.question import Inquiry, Reply
 from orchestrator.store.agent_runs import Claim
-from worker.effects.base import CallModel, Effect, ReadClock, Report
+from worker.effects.base import Effect, ReadClock, Report
+from worker.effects.progress import NotYet, Progress
+from worker.effects.window import FitWindow
 from worker.isolation import wire
 from worker.isolation.link import Link
-from worker.llm.base import LLMResponse
+from worker.llm.base import LLMRequest, LLMResponse
+from worker.tools.needs import ServiceLimit
 
 T = TypeVar("T")
 
@@ -28,7 +34,9 @@ _THREADS = 64
 
 
 class RemoteHost:
-    """Performs effects: a model call by the worker, who has the keys; the clock is the same here and there."""
+    """Performs effects: model calls by the worker, who has the keys; the clock is the same here and there."""
+
+    blocks = True
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -36,16 +44,50 @@ class RemoteHost:
 
     def perform(self, effect: Effect) -> Any:
         match effect:
-            case CallModel(request):
-                return LLMResponse.model_validate(self._link.ask("model", request=request.model_dump(mode="json")))
             case ReadClock():
                 return system_clock.now()
             case Report():
                 return None  # it is told with its record
+            case FitWindow(request):
+                return self._link.ask("window", request=request.model_dump(mode="json"))
             case _:
                 raise NotImplementedError(f"no way to perform {effect.kind}")
 
-    async def in_thread(self, work: Callable[[], T], effect: Effect | None = None) -> T:  # noqa: ARG002 - the port's
+    def call(self, request: LLMRequest, slot: Slot, progress: Progress) -> LLMResponse:
+        answer = self._link.ask(
+            "model", request=request.model_dump(mode="json"), slot=list(slot), progress=list(progress)
+        )
+        return LLMResponse.model_validate(_now(answer)["response"])
+
+    async def call_async(self, request: LLMRequest, slot: Slot, progress: Progress) -> LLMResponse:
+        raise NotImplementedError(
+            "the loop of a child ends with its agent, what it has paid for does not: see `blocks`"
+        )
+
+    def memory(self, request: MemoryRequest, slot: Slot, progress: Progress) -> MemoryOutcome:
+        answer = self._link.ask(
+            "memory", request=request.model_dump(mode="json"), slot=list(slot), progress=list(progress)
+        )
+        return MemoryOutcome.model_validate(_now(answer)["outcome"])
+
+    @contextmanager
+    def admitted(self, limit: ServiceLimit, slot: Slot, progress: Progress) -> Generator[None]:
+        _now(self._link.ask("admit", limit=limit.model_dump(mode="json"), slot=list(slot), progress=list(progress)))
+        try:
+            yield
+        finally:
+            self._link.ask("leave", slot=list(slot))
+
+    @asynccontextmanager
+    async def admitted_async(self, limit: ServiceLimit, slot: Slot, progress: Progress) -> AsyncGenerator[None]:
+        turn = self.admitted(limit, slot, progress)
+        await self.in_thread(turn.__enter__)
+        try:
+            yield
+        finally:
+            await self.in_thread(partial(turn.__exit__, None, None, None))
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(work))
 
@@ -53,8 +95,19 @@ class RemoteHost:
         self._link.tell("log", event=event, fields=json.loads(json.dumps(fields, default=str)))
 
 
+def _now(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give an answer of the worker; raises `NotYet` for one that says to ask later."""
+    match answer:
+        case {"later": [seconds, waiting_for, progress]}:
+            raise NotYet(seconds, waiting_for, Progress.of(progress))
+        case _:
+            return answer
+
+
 class RemoteJournal:
     """The worker's journal. Claims are known there, so that no child writes under another one's."""
+
+    blocks = True
 
     def __init__(self, link: Link) -> None:
         self._link = link

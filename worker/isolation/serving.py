@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-from orchestrator.contracts.effect import Entry
+from orchestrator.contracts.effect import Entry, Slot
+from orchestrator.contracts.memory import memory_request
 from orchestrator.journal.base import Journal, Recording
 from orchestrator.observability.logging import get_logger
 from orchestrator.store.agent_runs import Claim
 from worker.effects.attempt import Host
-from worker.effects.base import CallModel
 from worker.effects.parking import Events
+from worker.effects.progress import NotYet, Progress
+from worker.effects.window import FitWindow
 from worker.isolation import wire
-from worker.llm.base import LLMRequest, LLMResponse
+from worker.llm.base import LLMRequest
+from worker.tools.needs import ServiceLimit
 
 log = get_logger("nightfleet.worker")
 
@@ -28,6 +33,10 @@ class Serving:
         self._journal = journal
         self._events = events
         self._recording: Recording | None = None
+        #: Its calls of services that are under way.
+        self._turns: dict[Slot, AbstractContextManager[None]] = {}
+        self._closed = False
+        self._lock = threading.Lock()
 
     def told(self, message: Mapping[str, Any]) -> None:
         """Take what has no answer: lines for the log. None of them ends the agent, whatever it has in it."""
@@ -45,9 +54,8 @@ class Serving:
     def answer(self, message: Mapping[str, Any]) -> Any:
         """Give the answer, as JSON values; raises what the child shall see raised. From any thread."""
         match message:
-            case {"ask": "model", "request": request}:
-                response: LLMResponse = self._host.perform(CallModel(LLMRequest.model_validate(request)))
-                return response.model_dump(mode="json")
+            case {"ask": "model" | "memory" | "window" | "admit" | "leave"}:
+                return self._hosted(message)
             case {"ask": "now"}:
                 return self._events.now().isoformat()
             case {"ask": "question", "slot": slot, "inquiry": inquiry}:
@@ -56,6 +64,59 @@ class Serving:
                 return wire.reply_out(self._events.reply(self._claim.id, wire.slot_in(slot)))
             case _:
                 return self._journaled(message)
+
+    def _hosted(self, message: Mapping[str, Any]) -> Any:
+        """Do what the host does for an effect; what cannot be done yet is said, with how far it has come."""
+        try:
+            return self._performed(message)
+        except NotYet as later:
+            return {"later": [later.seconds, later.waiting_for, list(later.progress)]}
+
+    def _performed(self, message: Mapping[str, Any]) -> Any:
+        match message:
+            case {"ask": "model", "request": request, "slot": slot, "progress": progress}:
+                response = self._host.call(
+                    LLMRequest.model_validate(request), wire.slot_in(slot), Progress.of(progress)
+                )
+                return {"response": response.model_dump(mode="json")}
+            case {"ask": "memory", "request": request, "slot": slot, "progress": progress}:
+                outcome = self._host.memory(
+                    memory_request.validate_python(request), wire.slot_in(slot), Progress.of(progress)
+                )
+                return {"outcome": outcome.model_dump(mode="json")}
+            case {"ask": "admit", "limit": limit, "slot": slot, "progress": progress}:
+                return self._admitted(ServiceLimit.model_validate(limit), wire.slot_in(slot), Progress.of(progress))
+            case {"ask": "leave", "slot": slot}:
+                return self._leave(wire.slot_in(slot))
+            case {"ask": "window", "request": request}:
+                return self._host.perform(FitWindow(LLMRequest.model_validate(request)))
+            case _:
+                raise ValueError(f"an agent's process asks for {message['ask']} in a way that nobody understands")
+
+    def _admitted(self, limit: ServiceLimit, slot: Slot, progress: Progress) -> Any:
+        turn = self._host.admitted(limit, slot, progress)
+        turn.__enter__()
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._turns[slot] = turn
+        if closed:
+            turn.__exit__(None, None, None)
+        return {}
+
+    def _leave(self, slot: Slot) -> None:
+        with self._lock:
+            turn = self._turns.pop(slot, None)
+        if turn is not None:
+            turn.__exit__(None, None, None)
+
+    def close(self) -> None:
+        """Give back the places that a child has held until its end, and those that are granted to it from now on."""
+        with self._lock:
+            self._closed = True
+            slots = list(self._turns)
+        for slot in slots:
+            self._leave(slot)
 
     def _journaled(self, message: Mapping[str, Any]) -> Any:
         """Do what a child asks of the journal: under the claim that this process holds, whatever the child says."""

@@ -24,7 +24,7 @@ def entry_out(entry: Entry) -> dict[str, Any]:
         "model": entry.model,
         "digest": entry.digest,
         "milliseconds": entry.milliseconds,
-        "conversation": entry.conversation,
+        "conversation": None if entry.conversation is None else list(entry.conversation),
         "event": None if entry.event is None else [entry.event.message, entry.event.data],
         "head": entry.head,
         "epoch": entry.epoch,

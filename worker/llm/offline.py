@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import pairwise
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from orchestrator.contracts.policy import Value
 from orchestrator.contracts.usage import Usage
 from orchestrator.errors import ModelCapabilityError
 from worker.llm import stopwords
-from worker.llm.base import BaseLLMProvider, LLMRequest, LLMResponse
+from worker.llm.base import BaseLLMProvider, EmbeddingRequest, EmbeddingResponse, LLMRequest, LLMResponse
+from worker.llm.features import vector_of
 from worker.llm.markdown import paragraphs
 
 _SUMMARY_SENTENCES = 3
@@ -156,7 +157,8 @@ def shorten(text: str, limit: int) -> str:
 class OfflineProvider(BaseLLMProvider):
     """Answers `offline` with an extractive summary of the last user message: no model, no network, no cost."""
 
-    name: ClassVar[str] = "offline"
+    name = "offline"
+    metered = False
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:  # noqa: ARG003 - it needs nothing
@@ -170,8 +172,13 @@ class OfflineProvider(BaseLLMProvider):
                 "`offline` is a text processor and gives no structured output: set OPENAI_API_KEY or ANTHROPIC_API_KEY "
                 "(or name a model whose key is set: NIGHTFLEET_MODEL, or `model` of the agent)"
             )
-        asked = next((message.content for message in reversed(request.messages) if message.role == "user"), "")
+        asked = next((message.text for message in reversed(request.messages) if message.role == "user"), "")
         return LLMResponse(text=summary(asked), model=self.name, usage=Usage(), stop_reason="end_turn")
+
+    def embed(self, request: EmbeddingRequest) -> EmbeddingResponse:
+        """Give vectors by which texts that share words, or parts of words, are near each other."""
+        vectors = tuple(vector_of(message.text) for message in request.messages)
+        return EmbeddingResponse(vectors=vectors, model=self.name, usage=Usage())
 
     def close(self) -> None:
         """Do nothing: there is nothing to let go of."""

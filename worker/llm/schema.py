@@ -27,6 +27,23 @@ def strict(schema: Schema) -> Schema | None:
     return closed | ({"$defs": closed_definitions} if closed_definitions else {})
 
 
+def exact(schema: Schema) -> Schema | None:
+    """Give the closed form of a schema whose every field is required already, or None: then it says the same."""
+    return strict(schema) if _all_required(schema) else None
+
+
+def _all_required(schema: Any) -> bool:
+    if isinstance(schema, list):
+        return all(_all_required(each) for each in schema)  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(schema, dict):
+        return True
+    found: Schema = schema
+    fields = found.get("properties")
+    if isinstance(fields, dict) and found.get("type") == "object" and set(found.get("required", ())) != set(fields):  # pyright: ignore[reportUnknownArgumentType]
+        return False
+    return all(_all_required(each) for each in found.values())
+
+
 class _NotStrict(Exception):
     pass
 

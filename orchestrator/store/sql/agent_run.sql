@@ -23,7 +23,7 @@ SELECT c.id, c.task, c.position, c.agent, c.epoch, c.failures, c.crashes, r.work
        CASE WHEN cardinality(c.predecessors) > 0 THEN (
            SELECT json_agg(json_build_array(p.task, p.state, p.output, p.error) ORDER BY p.position)
            FROM @agent_run p WHERE p.id = ANY(c.predecessors)
-       ) END, c.suspect, c.input
+       ) END, c.suspect, c.input, r.project_id
 FROM claimed c JOIN @run r ON r.id = c.run_id AND r.id = ANY(:run_ids::uuid[])
 
 -- start_run: the first claim of a run makes it running
@@ -39,7 +39,7 @@ WHERE id = :id AND state = 'queued' AND (due_at IS NULL OR due_at <= now())
 RETURNING task, position, agent, epoch, failures, crashes, predecessors, suspect, input
 
 -- claim_context: what an agent run needs besides its own row
-SELECT workflow_id, tenant_id, input FROM @run WHERE id = :run_id
+SELECT workflow_id, tenant_id, input, project_id FROM @run WHERE id = :run_id
 
 -- upstream: states and outputs of some agent runs of a run, on SQLite
 SELECT task, state, output, error FROM @agent_run

@@ -1,5 +1,7 @@
 -- run_for_fork: a run that is about to be forked, held in its state
-SELECT state, input FROM @run WHERE id = :run_id /*pg FOR SHARE */
+SELECT r.state, r.input, r.user_label, r.variant, b.limit_nanousd, b.mode, b.on_cap
+FROM @run r LEFT JOIN @budget b ON b.run_id = r.id AND b.scope = 'run/' || r.id
+WHERE r.id = :run_id /*pg FOR SHARE OF r */
 
 -- states_for_fork: how its tasks ended, and behind them its compensations, and whether they began
 SELECT position, state, started_at IS NOT NULL FROM @agent_run WHERE run_id = :run_id ORDER BY position

@@ -88,7 +88,7 @@ WHERE state <> 'void' AND agent_run_id IN (SELECT id FROM @agent_run WHERE run_i
 -- journal_void_uncertain: let a run repeat what may happen at most once and may have happened; waits have begun too, and go on
 -- Of a question about such a step the answer is known by this.
 UPDATE @journal SET state = 'void'
-WHERE state = 'begun' AND (kind = 'step' OR replace(scope, '.-1', '') <> scope)
+WHERE state = 'begun' AND (kind IN ('step', 'tool') OR replace(scope, '.-1', '') <> scope)
   AND agent_run_id IN (SELECT id FROM @agent_run WHERE run_id = :run_id)
 
 -- journal_row: what stands in one place

@@ -73,6 +73,9 @@ DELETE FROM @journal WHERE agent_run_id IN (SELECT id FROM @agent_run WHERE run_
 -- delete_content: long text and conversations of some runs
 DELETE FROM @content WHERE run_id = ANY(:ids::uuid[])
 
+-- delete_pieces: what watchers of some runs were shown of answers
+DELETE FROM @stream_piece WHERE run_id = ANY(:ids::uuid[])
+
 -- definitions_after: definitions in the order of their ids, and whether they are wanted
 SELECT w.id, w.created_at > ago(:age) OR EXISTS (SELECT 1 FROM @run r WHERE r.workflow_id = w.id)
 FROM @workflow w WHERE w.id > :after/*pg ::uuid*/ ORDER BY w.id LIMIT :most

@@ -6,6 +6,9 @@ SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')
        to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'),
        current_database()::text, to_regclass(:table::text)::oid::bigint
 
+-- project_names: what a project and its tenant are called
+SELECT t.name, p.name FROM @project p JOIN @tenant t ON t.id = p.tenant_id WHERE p.id = :id
+
 -- find_project: a project by name
 SELECT p.id, p.tenant_id FROM @project p WHERE p.name = :name AND p.tenant_id = :tenant_id
 
@@ -66,7 +69,7 @@ UPDATE @countdown SET remaining = :remaining WHERE id = :id
 
 -- run_head: the run itself
 SELECT r.id, p.name, w.name, r.state, r.input, r.error, r.created_at, r.started_at, r.finished_at, r.workflow_id,
-       r.ending, r.deadline_at, r.forked_from
+       r.ending, r.deadline_at, r.forked_from, r.user_label, r.variant
 FROM @run r JOIN @project p ON p.id = r.project_id JOIN @workflow w ON w.id = r.workflow_id
 WHERE r.id = :run_id
 

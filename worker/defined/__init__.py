@@ -1,0 +1,1 @@
+"""Agents without code: files of YAML that become classes derived from `BaseAgent`."""

@@ -1,0 +1,1 @@
+"""What agents remember: ports and their adapters, conversations, and passages of documents."""

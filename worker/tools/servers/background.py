@@ -1,0 +1,64 @@
+"""An event loop in a thread of its own: what clients of servers need, so that sync and async agents have their tools alike."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
+from typing import Any, TypeVar
+
+from orchestrator.errors import ToolError
+
+T = TypeVar("T")
+
+_LAST_SECONDS = 15.0
+
+
+class Background:
+    """Runs coroutines for callers in any thread; starts with the first one, and not again once it was closed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Give what a coroutine gives, or raise what it raises; `ToolError` where it is closed meanwhile."""
+        try:
+            return asyncio.run_coroutine_threadsafe(work(), self._started()).result()
+        except CancelledError:
+            raise ToolError(
+                "the call was given up, since its process ends; whether it has done its work is not known"
+            ) from None
+
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a last coroutine, cancel what still goes on, and end the thread, if there is one; waits for 15 seconds at most."""
+        with self._lock:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop is None or thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(_finished(last), loop)
+        thread.join(_LAST_SECONDS)
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
+                self._thread.start()
+            return self._loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.get_loop().run_forever()
+
+
+async def _finished(last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    try:
+        async with asyncio.timeout(_LAST_SECONDS - 2):
+            await last()
+    finally:
+        asyncio.get_running_loop().stop()  # the runner cancels what is left
