@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from fleet import Fleet, fleet
@@ -33,8 +34,10 @@ def test_a_worker_stopped_by_sigterm_hands_back_nothing_that_ends_in_time_and_fa
 def test_what_outlives_the_drain_timeout_is_handed_back_at_once_and_charged_nothing(tmp_path: Path) -> None:
     with fleet(tmp_path, concurrency=4, drain_timeout=1, lease_ttl=TTL_SECONDS) as installation:
         first = installation.start_worker()
-        run = installation.orchestrator.submit("a=held", {"seconds": 8})
+        run = installation.orchestrator.submit("a=held", {"seconds": 600})
         installation.until(lambda: installation.executions("begin"), "it runs")
+        # It is held for as long as the first worker lives, however slow the second one's start is.
+        installation.query("UPDATE run SET input = %s WHERE id = %s", json.dumps({"seconds": 0}), run.id)
         installation.start_worker()
         assert installation.stop_worker(first) == 0
         installation.until(lambda: sum(installation.executions("begin").values()) == 2, "another worker runs it")
