@@ -269,7 +269,7 @@ class AgentError(NightfleetError):
 
 
 class AgentFailed(AgentError):
-    """The agent raised an exception of its own; `details["type"]` names its class."""
+    """The agent raised an exception of its own; `details` have its class (`type`) and the line of the agent's (`at`)."""
 
     code = "agent_failed"
 

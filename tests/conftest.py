@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import schemas
 import services
 from servers import private_pgvector
-from sqlalchemy import text
 
 from orchestrator.store import schema
 from orchestrator.store.database import Database
@@ -78,12 +78,11 @@ def _opened(url: str, *, prepare: bool = True) -> Generator[Database]:
     name = f"test_{secrets.token_hex(8)}"
     database = Database(url, schema=name, pool_size=24, connect_timeout=timedelta(seconds=4), prepare=prepare)
     try:
-        schema.upgrade(database)
+        schemas.make(url, name)
         yield database
     finally:
         if database.dialect == "postgresql":
-            with database.connect() as connection:
-                connection.execute(text(f'DROP SCHEMA IF EXISTS "{name}" CASCADE'))
+            schema.remove(database)
         database.close()
 
 

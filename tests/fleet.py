@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import schemas
 import services
 from chaos.deliveries import multiply_and_mix
 from kombu.transport import redis
@@ -27,7 +28,6 @@ from orchestrator.broker.message import TaskMessage
 from orchestrator.broker.publisher import Publisher
 from orchestrator.kernel import Kernel
 from orchestrator.service import Service
-from orchestrator.store import schema
 
 PROOF_AGENTS = Path(__file__).parent / "proof_agents"
 BROKERS = ("rabbitmq", "redis")
@@ -113,7 +113,7 @@ class Fleet:
         }
         self.workers: list[subprocess.Popen[bytes]] = []
         self.kernel = self._kernel()
-        schema.upgrade(self.kernel.store.database)
+        schemas.make(self.environment["NIGHTFLEET_DATABASE_URL"], name)
         self.service = Service(self.kernel)
         self.orchestrator = Orchestrator(self.kernel.settings)
 

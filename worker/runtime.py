@@ -21,7 +21,6 @@ from orchestrator.errors import (
     NightfleetError,
     OutputInvalid,
     ServiceUnavailable,
-    from_exception,
 )
 from orchestrator.failpoints import failpoint
 from orchestrator.observability.logging import get_logger, log_scope
@@ -42,6 +41,7 @@ from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder
 from worker.effects.scopes import Suspended
 from worker.execution import Execution, Executions, Ignored, Verdict
+from worker.failure import described
 from worker.given import Given, ask_as_told
 from worker.host import Host
 from worker.isolation.alone import DiedAlone, Isolation
@@ -335,6 +335,6 @@ def _logged(claim: Claim) -> log_scope:
 
 
 def _described(error: BaseException) -> NightfleetError:
-    """Describe what an agent raised; where it did is in the log, for who looks for it."""
+    """Describe what an agent raised; the whole way there is in the log, for who looks for it."""
     log.debug("ended here", exc_info=error)
-    return from_exception(error)
+    return described(error)

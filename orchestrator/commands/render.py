@@ -130,7 +130,7 @@ def waits_of(result: RunResult) -> list[str]:
 
 def errors_of(result: RunResult) -> list[str]:
     """Give a line for each task that failed, and one for the run where no task is to blame."""
-    lines = [_error_line(part.error, part.task) for part in result.agent_runs if part.error]
+    lines = [f"{_error_line(part.error, part.task)}{_at(part.error)}" for part in result.agent_runs if part.error]
     if result.error and not any(part.error == result.error for part in result.agent_runs):
         line = _error_line(result.error)
         lines = lines if line in lines else [*lines, line]
@@ -141,6 +141,12 @@ def _error_line(error: ErrorInfo, task: str | None = None) -> str:
     """Give an error with the task that raised it and its code, by which runs can be found again."""
     place = task or error.task
     return f"{place}: {error.code}: {error.message}" if place else f"{error.code}: {error.message}"
+
+
+def _at(error: ErrorInfo) -> str:
+    """Give the line of the agent's that an exception came from."""
+    at = (error.details or {}).get("at")
+    return f" ({at})" if at else ""
 
 
 def headline(result: RunResult) -> str:

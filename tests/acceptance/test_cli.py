@@ -55,7 +55,7 @@ class TestRun:
         assert done.code == 1
         assert done.out == ""
         assert "Error: run " in done.err
-        assert "  picky: agent_failed: ValueError: not yet\n" in done.err
+        assert re.search(r"  picky: agent_failed: ValueError: not yet \(agents/probes\.py:\d+\)\n", done.err)
         assert f"nightfleet runs retry {run_id_in(done.err)}" in done.err
         assert "Traceback" not in done.err
 

@@ -151,6 +151,13 @@ class Retried(BaseAgent):
         raise RetryableError("later", retry_after=7.0)
 
 
+class Breaker(BaseAgent):
+    isolation = "process"
+
+    def execute(self, data: dict, ctx: Context) -> dict:
+        return data["missing"]
+
+
 class Leaver(BaseAgent):
     isolation = "process"
 
@@ -390,6 +397,12 @@ def test_an_error_crosses_with_its_kind_and_its_wish_for_a_retry(world: World) -
     assert isinstance(verdict, Retrying)
     assert (verdict.error.code, verdict.delay_seconds) == ("retryable", 7.0)
     assert (row["state"], row["failures"], row["crashes"], row["suspect"]) == ("queued", 1, 0, False)
+
+
+def test_an_error_names_the_line_that_it_came_from(world: World) -> None:
+    _, row = world.execute("breaker")
+    place, _, line = row["error"]["details"]["at"].rpartition(":")
+    assert Path(place).read_text().splitlines()[int(line) - 1].strip() == 'return data["missing"]'
 
 
 def test_a_regular_exit_is_a_failure_and_no_crash(world: World) -> None:

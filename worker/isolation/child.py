@@ -25,7 +25,6 @@ from orchestrator.errors import (
     NightfleetError,
     OutputInvalid,
     UnknownAgent,
-    from_exception,
 )
 from orchestrator.observability.redact import redactor
 from orchestrator.store.agent_runs import Claim
@@ -36,6 +35,7 @@ from worker.effects.parking import Parking
 from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder
 from worker.effects.scopes import Suspended, task_factory
+from worker.failure import described
 from worker.given import Given
 from worker.isolation.channel import Channel
 from worker.isolation.link import Link
@@ -88,7 +88,7 @@ class _Execution:
         except MemoryError:
             ended = {"error": self._out_of_memory().to_data()}
         except BaseException as error:  # noqa: BLE001 - whatever an agent raises is its outcome, an exit too
-            ended = {"error": from_exception(error).to_data()}
+            ended = {"error": described(error).to_data()}
         if isinstance(self._account.stopped, ClaimLost):
             # What was paid for is recorded first. Where nobody wants that any more, the worker ends this process.
             self._motion.wait_until_idle(None)

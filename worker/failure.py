@@ -1,0 +1,43 @@
+"""What an agent has raised, as an error that says where."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from pathlib import Path
+
+import orchestrator
+from orchestrator.errors import NightfleetError, from_exception
+
+_PARTS_OF_OURS = [Path(__file__).parent, Path(orchestrator.__file__).parent]
+#: Where lines are not the author's own.
+_ELSEWHERE = tuple(
+    f"{folder}/"
+    for folder in [
+        *_PARTS_OF_OURS,
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    ]
+)
+
+
+def described(error: BaseException) -> NightfleetError:
+    """Give any exception as one of ours; `details["at"]` of a foreign one is the line of the author's that it came from."""
+    found = from_exception(error)
+    place = None if found is error else _place(error)
+    if place is not None:
+        found.details["at"] = place
+    return found
+
+
+def _place(error: BaseException) -> str | None:
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(("<", *_ELSEWHERE))
+    ]
+    if not frames:
+        return None
+    path = Path(frames[-1].filename)
+    # An agent's file is told as its author calls it.
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f"{shown}:{frames[-1].lineno}"
