@@ -27,8 +27,9 @@ def form(*, short: T, long: T) -> T:
 
 #: Settings of the fleet: what waits for a heartbeat or a lease waits less in the short form.
 QUICK: dict[str, Any] = form(short={"heartbeat": 0.5, "lease_ttl": LEASE_TTL, "idle_grace": 1}, long={})
-#: The same where nobody is killed: there no lease has to end, and none does, however slow the machine is.
-STEADY: dict[str, Any] = {**QUICK, **form(short={"lease_ttl": 600}, long={})}
+#: The same where nobody is killed: there no lease has to end, and none does on a slow machine. It is not longer than that:
+#: a turn to sweep has a lease as well, and one that a worker leaves open as it stops should end.
+STEADY: dict[str, Any] = {**QUICK, **form(short={"lease_ttl": 60}, long={})}
 #: How long a scenario of the short form may take: most of them take seconds, where the machine has time for them.
 PATIENCE_SECONDS = 600
 

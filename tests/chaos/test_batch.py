@@ -22,7 +22,7 @@ from orchestrator.contracts.batch import BatchResult
 
 LEASE: dict[str, Any] = {"heartbeat": 0.5, "lease_ttl": 3, "idle_grace": 1}
 #: Where nobody is killed nobody loses a lease, however slow the machine is.
-STEADY: dict[str, Any] = {**LEASE, "lease_ttl": 600}
+STEADY: dict[str, Any] = {**LEASE, "lease_ttl": 60}
 
 
 @dataclass(frozen=True)

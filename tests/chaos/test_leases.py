@@ -29,7 +29,7 @@ QUICK: dict[str, Any] = {**AGENTS, "heartbeat": 0.5, "lease_ttl": 5}
 #: Outlasts a restart of Postgres on a busy machine.
 LONGER: dict[str, Any] = {**QUICK, "lease_ttl": 20}
 #: Nobody loses it.
-STEADY: dict[str, Any] = {**QUICK, "lease_ttl": 600}
+STEADY: dict[str, Any] = {**QUICK, "lease_ttl": 60}
 
 #: Row 11: two leases in the long form.
 HELD_SECONDS = form(short=1.5 * forms.LEASE_TTL, long=30)

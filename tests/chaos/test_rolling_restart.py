@@ -14,7 +14,7 @@ WORKERS = 2
 
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_rolling_restart_under_load_fails_no_run_and_charges_no_failure(broker: str, tmp_path: Path) -> None:
-    with fleet(tmp_path, broker, concurrency=8, drain_timeout=120, lease_ttl=600) as installation:
+    with fleet(tmp_path, broker, concurrency=8, drain_timeout=120, lease_ttl=60) as installation:
         old = [installation.start_worker() for _ in range(WORKERS)]
         runs: list[RunHandle] = []
 

@@ -15,7 +15,7 @@ from orchestrator import RetryPolicy, TaskDefinition, Timeouts, sequential
 LIMIT = Timeouts(hard=timedelta(seconds=3))
 LEASE_AGENTS = Path(__file__).parent.parent / "lease_agents"
 #: No lease has to end here.
-QUICK: dict[str, Any] = {"agents_path": f"{PROOF_AGENTS}:{LEASE_AGENTS}", "heartbeat": 0.5, "lease_ttl": 600}
+QUICK: dict[str, Any] = {"agents_path": f"{PROOF_AGENTS}:{LEASE_AGENTS}", "heartbeat": 0.5, "lease_ttl": 60}
 
 
 def events(installation: Fleet) -> Counter[tuple[str, str]]:
