@@ -87,8 +87,8 @@ class Scene:
         def paused() -> bool:
             if not quiet():
                 return False
-            [(begun,)] = query("SELECT ran_at FROM sweep")
-            swept = "SELECT count(*) FROM sweep WHERE ran_at > %s AND held_until IS NULL"
+            [(begun,)] = query("SELECT ran_at FROM sweep WHERE id = 1")
+            swept = "SELECT count(*) FROM sweep WHERE id = 1 AND ran_at > %s AND held_until IS NULL"
             self.installation.until(lambda: query(swept, begun) == [(1,)], "a sweep has come to its end")
             return quiet()
 
