@@ -152,9 +152,9 @@ class Fleet:
 
     def kill(self, worker: subprocess.Popen[bytes]) -> None:
         worker.send_signal(signal.SIGKILL)
-        worker.wait(10)
+        worker.wait(60)
 
-    def stop_worker(self, worker: subprocess.Popen[bytes], timeout: float = 45) -> int:
+    def stop_worker(self, worker: subprocess.Popen[bytes], timeout: float = 120) -> int:
         worker.terminate()
         return worker.wait(timeout)
 
@@ -182,7 +182,7 @@ class Fleet:
         """How often each (run, task) wrote an event."""
         return Counter((run, task) for kind, run, task, _ in self.ledger() if kind == event)
 
-    def until(self, condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, timeout: float = 120) -> Any:
         """Wait for a condition of the world outside this process; fails with `what` and the workers' logs."""
         deadline = time.monotonic() + timeout
         pause = threading.Event()
@@ -192,7 +192,7 @@ class Fleet:
             pause.wait(0.05)
         return found
 
-    def finish(self, timeout: float = 120) -> None:
+    def finish(self, timeout: float = 300) -> None:
         """Wait until no run is open."""
         self.until(lambda: self.open_runs() == 0, "every run has ended", timeout)
 
@@ -205,7 +205,7 @@ class Fleet:
         for worker in self.workers:
             if worker.poll() is None:
                 worker.kill()
-                worker.wait(10)
+                worker.wait(60)
         with contextlib.suppress(Exception):
             self._delete_queues()
         self.orchestrator.close()

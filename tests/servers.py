@@ -42,6 +42,12 @@ HOST = "127.0.0.1"
 NAME = "nightfleet"  # of the user and of the database
 #: How long a server may take to come up: a broker that was killed with thousands of queues recovers them one by one.
 _START_SECONDS = 300
+#: How long one may take to go, asked or killed; one that was asked is killed after that.
+_STOP_SECONDS = 60
+#: How many processes of pytest-xdist have ports of their own.
+_PROCESSES = 4
+#: The ports that this process has given away: one whose server is down for a while is free to look at.
+_given: set[int] = set()
 
 # Where distributions keep server programs outside of PATH. These folders come first: the
 # rabbitmq-server that Debian has in PATH switches users and leaves our environment behind.
@@ -137,9 +143,15 @@ def free_ports(names: Iterable[str]) -> dict[str, int]:
 
     Inside that range a client that redials a stopped server can be given the very port it dials. Then
     it is connected to itself, and the server cannot come back.
+
+    None is given twice, and each process of pytest-xdist has others: a server that starts, or restarts, has not bound its
+    ports yet when somebody else looks for one.
     """
-    free = filter(is_free, random.sample(range(20000, 32000), 1000))
-    return dict(zip(names, free, strict=False))
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PROCESSES
+    ports = [port for port in range(20000 + process, 32000, _PROCESSES) if port not in _given]
+    found = dict(zip(names, filter(is_free, random.sample(ports, len(ports))), strict=False))
+    _given.update(found.values())
+    return found
 
 
 def installed(name: str) -> str | None:
@@ -305,7 +317,7 @@ class Server:
         for sign in (self.abrupt if immediate else self.gentle, signal.SIGKILL):
             if self.running():
                 os.kill(self.pid, sign)
-                wait_until(lambda: not self.running(), 15)
+                wait_until(lambda: not self.running(), _STOP_SECONDS)
         self.pid = 0
 
     def restart(self, *, immediate: bool = False) -> None:
@@ -388,7 +400,7 @@ log_timezone = 'UTC'
         # When the postmaster is killed, a busy backend works on, and no new postmaster starts beside it.
         for pid in self._backends():
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not self._backends(), 5)
+        wait_until(lambda: not self._backends(), _STOP_SECONDS)
         # It took a postmaster that is dead, but that init has not seen to yet, for a living one.
         (self.directory / "data" / "postmaster.pid").unlink(missing_ok=True)
 
@@ -489,8 +501,9 @@ management.tcp.port = {self.ports["management"]}
         # ends when it is told to, but not before it has noticed that the node is gone.
         if started and listens(HOST, port):
             kill = [program("epmd"), "-port", str(port), "-kill"]
-            wait_until(lambda: subprocess.call(kill, stdout=subprocess.DEVNULL) == 0, 5)
-            wait_until(lambda: not listens(HOST, port), 5)
+            told = lambda: subprocess.call(kill, stdout=subprocess.DEVNULL) == 0  # noqa: E731
+            wait_until(lambda: told() or not listens(HOST, port), _STOP_SECONDS)
+            wait_until(lambda: not listens(HOST, port), _STOP_SECONDS)
 
 
 class Redis(Server):

@@ -29,6 +29,8 @@ WORKFLOW = "first=branch | [a=branch, b=branch] | last=gather"
 TASKS = ("first", "a", "b", "last")
 _CALIBRATION_RUNS = 400
 _TICK_SECONDS = 0.25
+#: So many it takes to see what one leaves behind, however long they last on this machine.
+LEAST_RESTARTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +109,9 @@ class Soak:
             stack.callback(self._stop.set)
             self._watch(report, steady, first)
             self._stop.set()
-            loader.join(60)
+            loader.join(300)
             report.submitted = len(self._ids)
-            fleet.finish(120)
+            fleet.finish()
             report.samples.append(self._sample(steady))
         return report
 
@@ -138,14 +140,16 @@ class Soak:
         every = max(1.0, self._seconds / 120)
         next_restart = self._restart_every
         pause = threading.Event()
-        while (passed := time.monotonic() - began) < self._seconds:
+        while (passed := time.monotonic() - began) < self._seconds or report.restarts < LEAST_RESTARTS:
             if passed >= next_restart:
-                next_restart += self._restart_every
                 successor = self._fleet.start_worker()
                 assert self._fleet.stop_worker(restarted) == 0, self._fleet.logs()
                 self._fleet.workers.remove(restarted)
                 restarted = successor
                 report.restarts += 1
+                # There are samples between two of them, however long one takes.
+                passed = time.monotonic() - began
+                next_restart = max(next_restart + self._restart_every, passed + self._restart_every / 4)
             report.samples.append(self._sample(steady))
             pause.wait(every)
 
@@ -225,14 +229,14 @@ def _names_at_broker(fleet: Fleet) -> int:
     passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     passwords.add_password(None, url, place.username or "", place.password or "")
     opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords))
-    with opener.open(url, timeout=10) as answer:
+    with opener.open(url, timeout=60) as answer:
         return sum(1 for queue in json.load(answer) if namespace in queue["name"])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(20)
+        process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(10)
+        process.wait(60)

@@ -37,7 +37,7 @@ T = TypeVar("T")
 _IMPORTED = ["anthropic", "openai", "redis.asyncio", "psycopg", "sqlalchemy", "orchestrator", "worker.runtime"]
 #: A model that nothing limits.
 UNLIMITED = "unlimited"
-_PATIENCE_SECONDS = 120
+_PATIENCE_SECONDS = 300
 _THREADS = 16
 
 

@@ -34,7 +34,7 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(300)
 
     def _submit(self) -> None:
         settings: Settings = self._installation.kernel.settings
@@ -49,7 +49,7 @@ class Load:
                     self.refused += due
 
 
-def seconds_until_work(installation: Fleet, timeout: float = 120) -> float:
+def seconds_until_work(installation: Fleet, timeout: float = 300) -> float:
     """Give how long it takes from now until an agent run that begins now or later has succeeded."""
     began = time.monotonic()
     count = "SELECT count(*) FROM agent_run WHERE state = 'succeeded'"

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from worker.emulator import Answer, Emulator, Latency, Match, RateLimit, Setup
 
 _LOOKS_EVERY_SECONDS = 0.05
+#: How long somebody waits for what has to come.
+_MOST_SECONDS = 300
 _OUTPUT_TOKENS = 30
 _ESTIMATED_BYTES_PER_TOKEN = 3
 #: Times what binds: what else is limited, and never in the way.
@@ -133,13 +135,24 @@ class Watch:
     def first(self, what: str, since: float = 0.0) -> float:
         """Wait until tokens were taken, or calls refused, since a moment; gives when that was first seen."""
         before = max((getattr(sight, what) for sight in self.seen if sight.at <= since), default=0)
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + _MOST_SECONDS
         while time.monotonic() < deadline:
             for sight in list(self.seen):
                 if sight.at > since and getattr(sight, what) > before:
                     return sight.at
             self._stop.wait(_LOOKS_EVERY_SECONDS)
         raise AssertionError(f"the provider has seen no more {what}")
+
+    def quiet(self, what: str, seconds: float) -> float:
+        """Wait until for so long no tokens were taken, or no calls refused; gives the time then."""
+        since, before = self.now, getattr(self.seen[-1], what)
+        deadline = time.monotonic() + _MOST_SECONDS
+        while self.now < since + seconds:
+            assert time.monotonic() < deadline, f"the provider still sees {what}"
+            self._stop.wait(_LOOKS_EVERY_SECONDS)
+            if (count := getattr(self.seen[-1], what)) != before:
+                since, before = self.now, count
+        return self.now
 
     def tokens(self, begin: float, end: float) -> tuple[int, float]:
         """Give the tokens that were taken between two looks near these moments, and the seconds between these looks."""

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from fleet import Fleet, fleet
 
 from orchestrator.contracts.batch import BatchResult
 
-LEASE: dict[str, Any] = {"heartbeat": 0.5, "lease_ttl": 2, "idle_grace": 1}
+LEASE: dict[str, Any] = {"heartbeat": 0.5, "lease_ttl": 3, "idle_grace": 1}
+#: Where nobody is killed nobody loses a lease, however slow the machine is.
+STEADY: dict[str, Any] = {**LEASE, "lease_ttl": 60}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,14 @@ class Desk:
         return self.folder / "r.jsonl"
 
     def write(self, count: int, **row: Any) -> None:
-        (self.folder / "d.jsonl").write_text("".join(f"{json.dumps({'n': n, **row})}\n" for n in range(count)))
+        self._write({"n": n, **row} for n in range(count))
+
+    def write_waiting(self, count: int, until: Callable[[int], Path]) -> None:
+        """Write rows for an agent that waits until a file appears, each for its own."""
+        self._write({"n": n, "until": str(until(n))} for n in range(count))
+
+    def _write(self, rows: Iterable[dict[str, Any]]) -> None:
+        (self.folder / "d.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
     def start(self, *options: str, **environment: str) -> subprocess.Popen[str]:
         command = ["batch", "run", "d.jsonl", "--workflow", self.workflow, "--out", "r.jsonl", *options]
@@ -50,7 +59,7 @@ class Desk:
             text=True,
         )
 
-    def finish(self, process: subprocess.Popen[str], timeout: float = 90) -> tuple[int, str, str]:
+    def finish(self, process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str, str]:
         try:
             out, err = process.communicate(timeout=timeout)
         finally:
@@ -78,7 +87,7 @@ class Desk:
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A fleet with one worker, for the tests that leave it alone."""
-    with fleet(tmp_path_factory.mktemp("fleet"), **LEASE) as made:
+    with fleet(tmp_path_factory.mktemp("fleet"), **STEADY) as made:
         made.start_worker()
         yield made
 
@@ -119,8 +128,8 @@ def test_a_batch_that_is_killed_again_and_again_ends(desk: Desk) -> None:
 
 
 def test_ctrl_c_leaves_open_runs_to_the_fleet(installation: Fleet, tmp_path: Path) -> None:
-    desk = Desk(installation, tmp_path, "held")
-    desk.write(50, seconds=0.3)
+    desk, go = Desk(installation, tmp_path, "patient"), tmp_path / "go"
+    desk.write_waiting(50, lambda n: tmp_path if n < 5 else go)
     process = desk.start("--window", "25")
     installation.until(lambda: desk.out.exists() and desk.out.stat().st_size > 0, "some are written")
     process.send_signal(signal.SIGINT)
@@ -128,6 +137,7 @@ def test_ctrl_c_leaves_open_runs_to_the_fleet(installation: Fleet, tmp_path: Pat
     assert (code, out) == (130, "")
     assert "of 50 rows; the same command goes on from there" in err
     assert "runs that are open go on in the fleet" in err
+    go.touch()
     installation.finish()
     code, out, _ = desk.finish(desk.start("--window", "25", "--json"))
     assert (code, BatchResult.model_validate_json(out).succeeded) == (0, 50)
@@ -156,25 +166,30 @@ def test_a_worker_that_is_killed_costs_no_row(tmp_path: Path) -> None:
 
 
 def test_a_lost_broker_and_a_lost_database_are_waited_for(installation: Fleet, tmp_path: Path) -> None:
-    desk = Desk(installation, tmp_path, "held")
-    desk.write(120, seconds=0.05)
+    window, blocks = 20, [tmp_path / f"block {number}" for number in range(6)]
+    desk = Desk(installation, tmp_path, "patient")
+    desk.write_waiting(window * len(blocks), lambda n: blocks[n // window])
     environment = installation.environment
     with (
         Proxy(environment["NIGHTFLEET_BROKER_URL"]) as broker,
         Proxy(environment["NIGHTFLEET_DATABASE_URL"]) as database,
     ):
         through = {"NIGHTFLEET_BROKER_URL": broker.url, "NIGHTFLEET_DATABASE_URL": database.url}
-        process = desk.start("--window", "20", **through)
-        for gate in (database, broker):
+        process = desk.start("--window", str(window), **through)
+        for gate, first, second in ((database, *blocks[:2]), (broker, *blocks[2:4])):
             before = len(desk.out.read_bytes()) if desk.out.exists() else 0
+            first.touch()
             installation.until(
                 lambda before=before: desk.out.exists() and desk.out.stat().st_size > before, "it writes results"
             )
             refused = gate.refused
             gate.shut()
+            second.touch()  # the next rows have to be submitted, and the last ones cannot end meanwhile
             installation.until(lambda gate=gate, refused=refused: gate.refused > refused, "it has tried in vain")
             assert process.poll() is None, "it waits"
             gate.open()
+        for block in blocks:
+            block.touch()
         code, _, err = desk.finish(process)
     assert code == 0, err
     desk.results(120)

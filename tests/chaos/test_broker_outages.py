@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import servers
 from chaos.figures import report
-from chaos.forms import LONG, QUICK, brokers, form
+from chaos.forms import LONG, PATIENCE_SECONDS, STEADY, brokers, form
 from chaos.ledger import AGENTS_PATH, check_outputs, check_settled, lines, messages_left
 from chaos.load import Load, seconds_until_work
 from chaos.proxy import Proxy
@@ -34,13 +34,13 @@ def broker_of(kind: str) -> Generator[servers.Server]:
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=3600))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=3600))
 @pytest.mark.parametrize("kind", brokers("redis"))
 def test_a_broker_that_comes_and_goes_costs_time_and_nothing_else(kind: str, tmp_path: Path) -> None:
     with (
         broker_of(kind) as server,
         Proxy(server.url) as proxy,
-        fleet(tmp_path, kind, broker_url=proxy.url, agents_path=AGENTS_PATH, **QUICK, **LOST) as installation,
+        fleet(tmp_path, kind, broker_url=proxy.url, agents_path=AGENTS_PATH, **STEADY, **LOST) as installation,
     ):
         for _ in range(2):
             installation.start_worker()
@@ -50,7 +50,7 @@ def test_a_broker_that_comes_and_goes_costs_time_and_nothing_else(kind: str, tmp
             back = [_after_restart(installation, server) for _ in range(RESTARTS)]
             back += [_after_cut(installation, proxy) for _ in range(RESTARTS)]
             back.append(_after_silence(installation, proxy))
-        installation.finish(form(short=90, long=300))
+        installation.finish()
         if LONG:
             assert max(back) <= MOST_SECONDS_BACK
         assert installation.query("SELECT count(*) FROM run") == [(len(load.accepted),)], (
@@ -129,11 +129,11 @@ def test_after_a_lost_connection_the_workers_loop_alone_reads_from_the_next_one(
         installation.until(lambda: len(installation.executions("begin")) == 6, "they run")
         proxy.cut()
         # On the new connection: it is claimed in one of the two slots that are free.
-        assert installation.orchestrator.submit("idler", {}).wait(60).state == "succeeded"
+        assert installation.orchestrator.submit("idler", {}).wait(120).state == "succeeded"
         go.touch()
-        assert {run.wait(60).state for run in running} == {"succeeded"}
+        assert {run.wait(120).state for run in running} == {"succeeded"}
         after = installation.orchestrator.submit_many("idler", [{}] * 20)
-        assert {run.wait(60).state for run in after} == {"succeeded"}
+        assert {run.wait(120).state for run in after} == {"succeeded"}
         assert installation.stop_worker(worker) == 0
         assert messages_left(installation) == []
         assert set(Path(f"{installation.ledger_path}.readers").read_text().split()) == {"MainThread"}

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from chaos.figures import report
-from chaos.forms import QUICK, SEED, brokers, form
+from chaos.forms import PATIENCE_SECONDS, QUICK, SEED, STEADY, brokers, form
 from fleet import Fleet, broker_url, fleet
 
 from orchestrator import RunHandle
@@ -77,9 +77,22 @@ class Scene:
         self.installation.kill(chance.choice([each for each in self.installation.workers if each.poll() is None]))
 
     def wait_until_paused(self) -> None:
-        """Wait until all that can still run has run: nothing is in flight, and every agent run waits for money."""
-        quiet = lambda: (self.installation.query(UNFINISHED), self.installation.query(IN_FLIGHT)) == ([(0,)], [(0,)])  # noqa: E731
-        self.installation.until(quiet, "everything is paused", timeout=form(short=60, long=600))
+        """Wait until all that can still run has run: nothing is in flight, and every agent run waits for money in vain.
+
+        That is so when a sweep that has begun then has found room for nobody: it wakes who waits.
+        """
+        query = self.installation.query
+        quiet = lambda: (query(UNFINISHED), query(IN_FLIGHT)) == ([(0,)], [(0,)])  # noqa: E731
+
+        def paused() -> bool:
+            if not quiet():
+                return False
+            [(begun,)] = query("SELECT ran_at FROM sweep WHERE id = 1")
+            swept = "SELECT count(*) FROM sweep WHERE id = 1 AND ran_at > %s AND held_until IS NULL"
+            self.installation.until(lambda: query(swept, begun) == [(1,)], "a sweep has come to its end")
+            return quiet()
+
+        self.installation.until(paused, "everything is paused", timeout=form(short=300, long=600))
 
     def budget(self, scope: str) -> BudgetSummary:
         [found] = self.installation.orchestrator.budgets(scope)
@@ -111,11 +124,11 @@ class Scene:
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=3600))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=3600))
 @pytest.mark.parametrize("broker", brokers("rabbitmq"))
 def test_no_budget_is_overshot_whoever_dies_and_all_of_it_can_be_used(broker: str, tmp_path: Path) -> None:
     chance = Random(SEED)
-    with _installation(tmp_path, broker) as scene:
+    with _installation(tmp_path, broker, QUICK) as scene:
         installation, emulator = scene.installation, scene.emulator
         for _ in range(WORKERS):
             scene.start_worker()
@@ -129,7 +142,7 @@ def test_no_budget_is_overshot_whoever_dies_and_all_of_it_can_be_used(broker: st
         scene.start_worker()
         for kill in range(1, KILLS):
             target = before + cap * kill * 2 // (KILLS * 3)
-            installation.until(lambda target=target: emulator.bill.cost_nanousd >= target, "calls go on", timeout=120)
+            installation.until(lambda target=target: emulator.bill.cost_nanousd >= target, "calls go on", timeout=300)
             scene.kill_one(chance)
             scene.start_worker()
         scene.wait_until_paused()
@@ -151,7 +164,7 @@ def test_no_budget_is_overshot_whoever_dies_and_all_of_it_can_be_used(broker: st
         made = len(emulator.calls)
         installation.orchestrator.raise_budget("user/ada", to_usd(cap * 20))
         installation.orchestrator.raise_budget("project/press", to_usd(cap * 20))
-        installation.finish(form(short=120, long=1800))
+        installation.finish(form(short=300, long=1800))
         assert {str(run.state) for run in runs} == {"succeeded"}
         assert len(emulator.calls) > made
         paid_again = scene.check_ledger(emulator.calls)
@@ -170,12 +183,12 @@ def test_no_budget_is_overshot_whoever_dies_and_all_of_it_can_be_used(broker: st
 
 
 @contextmanager
-def _installation(folder: Path, broker: str) -> Generator[Scene]:
+def _installation(folder: Path, broker: str, leases: dict[str, Any]) -> Generator[Scene]:
     (folder / "models.toml").write_text(PRICES)
     settings = {"agents_path": AGENTS, "models_file": folder / "models.toml", "redis_url": broker_url("redis")}
     with (
         Emulator(setup=_setup()) as emulator,
-        fleet(folder, broker, concurrency=SLOTS, **settings, **QUICK) as installation,
+        fleet(folder, broker, concurrency=SLOTS, **settings, **leases) as installation,
     ):
         yield Scene(installation, emulator)
 
@@ -202,9 +215,9 @@ def _set_budgets(scene: Scene) -> tuple[int, int, int]:
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=600))
+@pytest.mark.timeout(PATIENCE_SECONDS)
 def test_a_cap_pauses_everybody_at_the_cost_of_nothing_and_a_raise_wakes_all(tmp_path: Path) -> None:
-    with _installation(tmp_path, "rabbitmq") as scene:
+    with _installation(tmp_path, "rabbitmq", STEADY) as scene:
         scene.start_worker()
         scene.installation.orchestrator.set_budget("project/press", Decimal("0.000001"))
         runs = scene.submit("press", PAUSED, calls=1)
@@ -216,7 +229,7 @@ def test_a_cap_pauses_everybody_at_the_cost_of_nothing_and_a_raise_wakes_all(tmp
         assert scene.installation.query(TOUCHED) == before, "nobody has asked for money, and no agent run was looked at"
 
         scene.installation.orchestrator.raise_budget("project/press", 1000)
-        scene.installation.finish(form(short=120, long=500))
+        scene.installation.finish(form(short=300, long=500))
         assert {str(run.state) for run in runs} == {"succeeded"}
         assert scene.installation.query("SELECT DISTINCT epoch FROM agent_run") == [(2,)], "each was woken once"
         assert len(scene.emulator.calls) == PAUSED

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from chaos.figures import report
-from chaos.forms import QUICK, SEED, brokers, form
+from chaos.forms import PATIENCE_SECONDS, QUICK, SEED, brokers, form
 from chaos.ledger import AGENTS_PATH, check_settled
 from fleet import Fleet, fleet
 
@@ -31,8 +31,13 @@ CHARACTERS = 8_000
 LATENCY_SECONDS = form(short=0.3, long=1.0)
 #: What happens to the fleet, evenly over the conversation. After its first kill it is a suspect, in a process of its own.
 FAULTS = form(short=("deploy", "kill"), long=("deploy", "kill", "kill", "deploy", "kill"))
-#: The first half of it lets the conversation go on, so it must be shorter than the conversation.
-DRAIN_SECONDS = form(short=3, long=10)
+#: A fault comes when at least so many calls are made, and some more by chance. Then it comes before the conversation passes
+#: a gate, however late it is: so none finds the conversation at its end.
+FAULTS_FROM = [CALLS * number // (len(FAULTS) + 1) for number in range(1, len(FAULTS) + 1)]
+FAULTS_WITHIN = CALLS // 8
+GATES = [number + FAULTS_WITHIN + 2 for number in FAULTS_FROM]
+#: The first half of it lets the conversation go on, up to a gate, and the second one is more than a call needs.
+DRAIN_SECONDS = form(short=8, long=10)
 MOST_STORED = 1.2
 #: Figures in a row have more digits later on.
 MORE_DIGITS = 32
@@ -57,7 +62,7 @@ class Fate:
     def wait_for_call(self, number: int) -> None:
         """Wait until so many calls have been paid for, each counted once."""
         self.installation.until(
-            lambda: len({call.input_tokens for call in self.emulator.calls}) >= number, f"call {number} is made", 120
+            lambda: len({call.input_tokens for call in self.emulator.calls}) >= number, f"call {number} is made", 300
         )
 
     def kill(self) -> None:
@@ -78,7 +83,7 @@ class Fate:
                 assert self.installation.stop_worker(worker) == 0
             self.installation.start_worker(**self.emulator.env)
             holder.terminate()
-        assert holder.wait(60) == 0
+        assert holder.wait(120) == 0
 
     def _holder(self) -> tuple[int, subprocess.Popen[bytes]]:
         """Give the claim of the conversation, by its epoch, and the worker that has it."""
@@ -94,7 +99,7 @@ class Fate:
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=1800))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=1800))
 @pytest.mark.parametrize("broker", brokers("redis"))
 def test_a_long_conversation_survives_kills_and_deploys_and_is_paid_and_stored_once(
     broker: str, tmp_path: Path
@@ -107,12 +112,15 @@ def test_a_long_conversation_survives_kills_and_deploys_and_is_paid_and_stored_o
         fate = Fate(installation, emulator)
         for _ in range(WORKERS):
             installation.start_worker(**emulator.env)
-        run = installation.orchestrator.submit("talker", {"calls": CALLS, "characters": CHARACTERS})
-        for number, fault in enumerate(FAULTS, 1):
-            fate.wait_for_call(CALLS * number // (len(FAULTS) + 1) + chance.randrange(CALLS // 8))
+        gates = {number: tmp_path / f"gate {number}" for number in GATES}
+        given = {"calls": CALLS, "characters": CHARACTERS, "gates": {str(n): str(gate) for n, gate in gates.items()}}
+        run = installation.orchestrator.submit("talker", given)
+        for number, fault, gate in zip(FAULTS_FROM, FAULTS, gates.values(), strict=True):
+            fate.wait_for_call(number + chance.randrange(FAULTS_WITHIN))
             threading.Event().wait(chance.random() * LATENCY_SECONDS)
             fate.kill() if fault == "kill" else fate.deploy()
-        done = run.wait(form(short=60, long=600))
+            gate.touch()
+        done = run.wait(form(short=300, long=600))
         [part] = done.agent_runs
         assert (done.state, part.failures, part.crashes) == ("succeeded", 0, 0)
         assert part.epoch >= 1 + len(FAULTS), "it was not taken over after each fault"

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import servers
 from chaos.figures import report
-from chaos.forms import LONG, QUICK, brokers, form
+from chaos.forms import LEASE_TTL, LONG, PATIENCE_SECONDS, QUICK, brokers, form
 from chaos.ledger import AGENTS_PATH, check_outputs, check_settled
 from fleet import Fleet, fleet
 
@@ -23,7 +23,7 @@ AT_ONCE = form(short=30, long=250)
 CALLS = form(short=3, long=8)
 LATENCY_SECONDS = form(short=1.0, long=3.0)
 #: Longer than a lease: who holds an answer that was paid for must wait with it.
-AWAY_SECONDS = form(short=4, long=60)
+AWAY_SECONDS = form(short=LEASE_TTL + 1, long=60)
 FULL_SECONDS = form(short=2, long=20)
 MOST_SECONDS_BACK = 30
 FAULTS = 5
@@ -33,7 +33,7 @@ TERMINATE = (
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=3600))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=3600))
 @pytest.mark.parametrize("broker", brokers("redis"))
 def test_model_calls_in_flight_while_the_database_is_away_are_paid_once(broker: str, tmp_path: Path) -> None:
     with (
@@ -50,7 +50,7 @@ def test_model_calls_in_flight_while_the_database_is_away_are_paid_once(broker: 
             _wait_for_calls(installation, emulator, runs * CALLS * number // (FAULTS + 2))
             fault(postgres)
             back.append(_seconds_until_calls(installation, emulator))
-        installation.finish(form(short=90, long=600))
+        installation.finish(form(short=300, long=600))
         assert installation.query("SELECT state, count(*) FROM run GROUP BY 1") == [("succeeded", runs)]
         recorded = installation.query("SELECT count(*) FROM journal WHERE kind = 'model' AND state = 'done'")
         assert recorded == [(runs * CALLS,)]
@@ -101,7 +101,7 @@ def _full(postgres: servers.Server) -> None:
 
 
 def _wait_for_calls(installation: Fleet, emulator: Emulator, count: int) -> None:
-    installation.until(lambda: len(emulator.calls) >= count, "models are asked", timeout=form(short=60, long=600))
+    installation.until(lambda: len(emulator.calls) >= count, "models are asked", timeout=form(short=300, long=600))
 
 
 def _seconds_until_calls(installation: Fleet, emulator: Emulator) -> float:
@@ -118,4 +118,4 @@ def _until_more_or_done(installation: Fleet, more: Callable[[], bool]) -> None:
             return installation.open_runs() == 0
         return False
 
-    installation.until(lambda: more() or done(), "models are asked again", timeout=form(short=90, long=300))
+    installation.until(lambda: more() or done(), "models are asked again", timeout=300)

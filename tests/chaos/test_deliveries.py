@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from chaos.figures import report
-from chaos.forms import QUICK, SEED, brokers, form
+from chaos.forms import PATIENCE_SECONDS, SEED, STEADY, brokers, form
 from chaos.ledger import AGENTS_PATH, Performed, check_outputs, check_settled, lines
 from fleet import Fleet, fleet
 
@@ -18,10 +18,10 @@ TASKS = ("head", "a", "b", "c", "end")
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=3600))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=3600))
 @pytest.mark.parametrize("broker", brokers("rabbitmq"))
 def test_messages_that_come_twice_and_out_of_order_have_the_effects_of_a_clean_run(broker: str, tmp_path: Path) -> None:
-    with fleet(tmp_path, broker, agents_path=AGENTS_PATH, **QUICK) as installation:
+    with fleet(tmp_path, broker, agents_path=AGENTS_PATH, **STEADY) as installation:
         for number in range(2):
             installation.start_worker(NIGHTFLEET_TEST_DELIVERIES=str(SEED + number))
         given = {"steps": STEPS, "seconds": 0.0}
@@ -29,7 +29,7 @@ def test_messages_that_come_twice_and_out_of_order_have_the_effects_of_a_clean_r
         wide = "head=laborer | [" + ", ".join(f"b{number}=laborer" for number in range(WIDE)) + "] | end=laborer"
         installation.orchestrator.submit_many(fork, [given] * RUNS)
         installation.orchestrator.submit(wide, given)
-        installation.finish(form(short=120, long=1200))
+        installation.finish(form(short=300, long=1200))
         check_outputs(installation)
         effects = _effects(installation)
         assert set(effects.values()) == {1}

@@ -41,5 +41,5 @@ def test_what_outlives_the_drain_timeout_is_handed_back_at_once_and_charged_noth
         installation.start_worker()
         assert installation.stop_worker(first) == 0
         installation.until(lambda: sum(installation.executions("begin").values()) == 2, "another worker runs it")
-        done = run.wait(60)
+        done = run.wait(120)
         assert (done.state, done.agent_runs[0].failures, done.agent_runs[0].crashes) == ("succeeded", 0, 0)

@@ -38,7 +38,7 @@ def die_at(line: Line, work: Callable[[], object]) -> bool:
     """Do the work in a process that is killed when it comes to a line; tells whether it came there."""
     child = os.fork()
     if child == 0:  # pragma: no cover - killed
-        signal.alarm(60)
+        signal.alarm(300)
         try:
             traced(work, lambda passed: passed == line and os.kill(os.getpid(), signal.SIGKILL), OURS)
         finally:
@@ -85,7 +85,7 @@ def test_a_producer_that_is_killed_at_any_line_leaves_a_whole_run_or_none(
         left = installation.open_runs()
         assert 1 < left < len(died), "some died before the commit and some behind it"
         installation.start_worker()
-        installation.finish(60)
+        installation.finish()
         assert installation.query("SELECT count(*) FROM run WHERE state = 'succeeded'") == [(left,)]
         if work is submit_with_a_key:
             for number in range(1, len(died) + 1):

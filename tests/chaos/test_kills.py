@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 from chaos.figures import percentile, report
-from chaos.forms import LEASE_TTL, LONG, QUICK, SEED, brokers, form
+from chaos.forms import LEASE_TTL, LONG, PATIENCE_SECONDS, QUICK, SEED, brokers, form
 from chaos.ledger import AGENTS_PATH, Performed, check_outputs, check_settled, effects_begun
 from fleet import Fleet, fleet
 
@@ -39,6 +39,10 @@ class Takeovers:
     lives: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
     seconds: list[float] = field(default_factory=list[float])
     stop: threading.Event = field(default_factory=threading.Event)
+    looking: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.looking = threading.Thread(target=self._keep_looking, daemon=True)
 
     def note_living(self) -> None:
         """Take note of who lives."""
@@ -72,13 +76,23 @@ class Takeovers:
                 del self.waiting[identity]
 
     def keep_looking(self) -> None:
+        """Look again and again, from a thread of its own, until `look_last`."""
+        self.looking.start()
+
+    def look_last(self) -> None:
+        """Look once more, when nobody else does."""
+        self.stop.set()
+        self.looking.join()
+        self.look()
+
+    def _keep_looking(self) -> None:
         while not self.stop.wait(0.2):
             if self.waiting:
                 self.look()
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=4 * 3600))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=4 * 3600))
 @pytest.mark.parametrize("broker", brokers("rabbitmq"))
 def test_killed_workers_lose_nothing_and_repeat_at_most_the_effects_in_flight(broker: str, tmp_path: Path) -> None:
     chance = Random(SEED)
@@ -91,9 +105,8 @@ def test_killed_workers_lose_nothing_and_repeat_at_most_the_effects_in_flight(br
         producer.start()
         held = _kill(installation, chance, takeovers, killed)
         producer.join()
-        installation.finish(form(short=120, long=1800))
-        takeovers.look()
-        takeovers.stop.set()
+        installation.finish(form(short=300, long=1800))
+        takeovers.look_last()
 
         assert installation.query("SELECT state, count(*) FROM run GROUP BY 1") == [("succeeded", RUNS)]
         check_outputs(installation)
@@ -129,7 +142,7 @@ def _produce(installation: Fleet) -> None:
 
 def _kill(installation: Fleet, chance: Random, takeovers: Takeovers, killed: set[int]) -> int:
     """Kill workers while there is work, evenly over all of it; gives how many agent runs they were executing."""
-    threading.Thread(target=takeovers.keep_looking, daemon=True).start()
+    takeovers.keep_looking()
     held = done = 0
     total = RUNS * 4 * STEPS
     while done < KILLS:
@@ -137,7 +150,7 @@ def _kill(installation: Fleet, chance: Random, takeovers: Takeovers, killed: set
         installation.until(
             lambda target=target: effects_begun(installation) >= target,
             "work goes on",
-            timeout=form(short=60, long=300),
+            timeout=300,
         )
         living = [worker for worker in installation.workers if worker.poll() is None]
         victims = living if (done + 1) % ALL_AT_ONCE == 0 else [chance.choice(living)]

@@ -18,7 +18,7 @@ import servers
 from chaos.book import Book
 from chaos.callers import Callers, Counts, Job
 from chaos.figures import report
-from chaos.forms import LONG, QUICK, form
+from chaos.forms import LONG, PATIENCE_SECONDS, QUICK, form
 from chaos.provider import Provider, Watch
 from fleet import broker_url, fleet
 
@@ -37,7 +37,7 @@ SHORT_BURST_SECONDS = form(short=10, long=60)
 LEARNING_SECONDS = 5
 STEADY_SECONDS = form(short=8, long=45)
 #: How long it may last until what a slow machine has left unused is used.
-MOST_SECONDS = 120
+MOST_SECONDS = 300
 OUTAGE_SECONDS = form(short=4, long=30)
 KILLS = form(short=2, long=4)
 BETWEEN_KILLS_SECONDS = form(short=1, long=5)
@@ -133,7 +133,7 @@ def scene(
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=900))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=900))
 def test_a_limit_is_used_and_not_passed_and_half_of_it_as_soon_as_headers_say_so(
     callers: Callers, tmp_path: Path
 ) -> None:
@@ -155,14 +155,14 @@ def test_a_limit_is_used_and_not_passed_and_half_of_it_as_soon_as_headers_say_so
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=900))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=900))
 def test_a_limit_that_is_halved_and_nobody_says_so_costs_one_refusal(callers: Callers, tmp_path: Path) -> None:
     with scene(callers, HIGH, tmp_path, broker_url("redis"), burst_seconds=SHORT_BURST_SECONDS) as at_work:
         at_work.used(at_work.began)
         assert at_work.watch.refused == 0
         halved = at_work.halve(announced=False)
         at_work.watch.first("refused", halved)
-        begin = at_work.settled()
+        begin = at_work.watch.quiet("refused", LEARNING_SECONDS)
         refused = at_work.watch.refused
         after = at_work.used(begin, LIMIT // 2)
         counts = at_work.end()
@@ -180,7 +180,7 @@ def test_a_limit_that_is_halved_and_nobody_says_so_costs_one_refusal(callers: Ca
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=900))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=900))
 def test_without_redis_no_call_is_sent_and_with_an_empty_one_no_more_than_comes_in(
     callers: Callers, tmp_path: Path
 ) -> None:
@@ -188,7 +188,7 @@ def test_without_redis_no_call_is_sent_and_with_an_empty_one_no_more_than_comes_
         before = at_work.used(at_work.began)
         server.stop(immediate=True)
         # What was let through before is still on its way.
-        half = at_work.watch.pause(OUTAGE_SECONDS / 2)
+        half = at_work.watch.quiet("tokens", OUTAGE_SECONDS / 2)
         away = at_work.watch.pause(OUTAGE_SECONDS / 2)
         sent, _ = at_work.watch.tokens(half, away)
         server.start()
@@ -209,7 +209,7 @@ def test_without_redis_no_call_is_sent_and_with_an_empty_one_no_more_than_comes_
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=900))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=900))
 def test_what_killed_processes_held_or_waited_for_comes_back(callers: Callers, tmp_path: Path) -> None:
     with scene(callers, HIGH, tmp_path, broker_url("redis")) as at_work:
         at_work.settled()
@@ -233,7 +233,7 @@ def test_what_killed_processes_held_or_waited_for_comes_back(callers: Callers, t
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=900))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=900))
 def test_eight_workers_use_a_limit_and_are_never_refused_while_workers_are_killed(tmp_path: Path) -> None:
     models_file = tmp_path / "models.toml"
     models_file.write_text(HIGH.rules(FLEET_LIMIT, BURST_SECONDS, PROCESSES * LANES))
@@ -262,7 +262,7 @@ def test_eight_workers_use_a_limit_and_are_never_refused_while_workers_are_kille
         # Its places are kept for those who die, and what they had begun waits for a lease.
         installation.kill(workers[0])
         installation.start_worker()
-        installation.finish(form(short=120, long=300))
+        installation.finish()
         assert watch.excess(began, watch.now, FLEET_LIMIT) <= ROUNDING
         assert installation.query("SELECT state, count(*) FROM run GROUP BY 1") == [("succeeded", FLEET_RUNS)]
         book.visit(emulator.env, 95)

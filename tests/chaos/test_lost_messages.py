@@ -17,7 +17,6 @@ def wipe_queue(installation: Fleet, agent: str) -> int:
         return int(queue.purge() or 0)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_message_lost_on_a_quiet_queue_while_no_slot_is_free_is_published_again_in_60_to_90_seconds(
     broker: str, tmp_path: Path
@@ -29,18 +28,18 @@ def test_a_message_lost_on_a_quiet_queue_while_no_slot_is_free_is_published_agai
         installation.until(lambda: sum(installation.executions("begin").values()) == 3, "all slots are taken")
         with armed("publish=drop"):
             lost = installation.orchestrator.submit("quiet")
-        # As if that had been 50 s ago: the rest of the time passes.
+        # As if that had been 55 s ago, however long it took: the rest of the time passes.
         installation.query(
-            "UPDATE agent_run SET queued_at = queued_at - interval '50 s', published_at = published_at - interval '50 s'"
+            "UPDATE agent_run SET queued_at = now() - interval '55 s', published_at = now() - interval '55 s'"
             " WHERE run_id = %s",
             lost.id,
         )
         again = "SELECT extract(epoch FROM published_at - queued_at)::float FROM agent_run WHERE agent = 'quiet' AND dispatch > 1"
-        age = installation.until(lambda: installation.query(again), "it is published again", timeout=100)[0][0]
+        age = installation.until(lambda: installation.query(again), "it is published again")[0][0]
         assert 60 <= age <= 90
         assert installation.query("SELECT max(dispatch) FROM agent_run WHERE agent = 'blocker'") == [(1,)]
         until.touch()
-        assert lost.wait(60).state == "succeeded"
+        assert lost.wait(120).state == "succeeded"
         installation.finish()
 
 
@@ -74,7 +73,6 @@ def test_a_message_lost_under_traffic_is_published_again_once_later_ones_have_ov
         assert installation.query("SELECT dispatch FROM agent_run WHERE run_id = %s", lost.id) == [(2,)]
 
 
-@pytest.mark.timeout(240)
 def test_a_backlog_of_a_hundred_thousand_causes_no_publication(tmp_path: Path) -> None:
     with fleet(tmp_path) as installation:
         known(installation, "branch")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from chaos.figures import report
-from chaos.forms import LONG, QUICK, SEED, brokers, form
+from chaos.forms import LONG, PATIENCE_SECONDS, QUICK, SEED, brokers, form
 from chaos.ledger import AGENTS_PATH, check_settled
 from fleet import PROOF_AGENTS, Fleet, fleet
 
@@ -29,7 +29,7 @@ LEAST_SHARE = 0.9
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=1800))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=1800))
 @pytest.mark.parametrize("broker", brokers("rabbitmq"))
 def test_an_agent_that_kills_its_worker_is_quarantined_and_costs_the_two_hundred_beside_it_one_lease(
     broker: str, tmp_path: Path
@@ -57,7 +57,7 @@ def test_an_agent_that_kills_its_worker_is_quarantined_and_costs_the_two_hundred
         over_at = _now(installation)
         assert (failed.state, failed.error and failed.error.code) == ("failed", "agent_crashed")
         assert installation.executions("begin")[failed.id, "a"] == 1 + 3
-        installation.finish(form(short=120, long=900))
+        installation.finish(form(short=300, long=900))
 
         assert [worker.poll() for worker in others] == [None] * WORKERS, "one death was shared, and no second one"
         innocent = (
@@ -118,7 +118,7 @@ def _rate(installation: Fleet, since: datetime, until: datetime) -> float:
 
 
 def test_a_suspect_whose_worker_is_killed_is_charged_nothing_and_its_process_ends_too(tmp_path: Path) -> None:
-    with fleet(tmp_path, lease_ttl=3, heartbeat=1) as installation:
+    with fleet(tmp_path, lease_ttl=6, heartbeat=1) as installation:
         go = tmp_path / "go"
         run = installation.orchestrator.submit("a=patient", {"until": str(go)})
         installation.query("UPDATE agent_run SET suspect = true")
@@ -130,5 +130,5 @@ def test_a_suspect_whose_worker_is_killed_is_charged_nothing_and_its_process_end
         installation.until(lambda: not Path(f"/proc/{child}").exists(), "its process has ended")
         installation.start_worker()
         go.touch()
-        assert run.wait(60).state == "succeeded"
+        assert run.wait(120).state == "succeeded"
         assert installation.query("SELECT epoch, crashes, failures, suspect FROM agent_run") == [(2, 0, 0, False)]

@@ -16,7 +16,7 @@ from random import Random
 
 import pytest
 from chaos.figures import percentile, report
-from chaos.forms import LONG, QUICK, SEED, brokers, form
+from chaos.forms import LONG, PATIENCE_SECONDS, SEED, STEADY, brokers, form
 from chaos.ledger import AGENTS_PATH, Performed, check_outputs, check_settled
 from fleet import Fleet, fleet
 
@@ -54,7 +54,7 @@ class Restarts:
         since = now(self.installation).timestamp()
         for worker in living:
             worker.terminate()
-        assert [worker.wait(60) for worker in living] == [0] * len(living), self.installation.logs()
+        assert [worker.wait(120) for worker in living] == [0] * len(living), self.installation.logs()
         self.installation.start_worker()
         self.away.append((since, now(self.installation).timestamp()))
         for _ in living[1:]:
@@ -109,11 +109,11 @@ class Memory:
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=240, long=1800))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=1800))
 @pytest.mark.parametrize("broker", brokers("redis"))
 def test_sleepers_wake_once_and_in_time_while_all_workers_are_restarted(broker: str, tmp_path: Path) -> None:
     chance = Random(SEED)
-    with fleet(tmp_path, broker, agents_path=AGENTS_PATH, **QUICK) as installation:
+    with fleet(tmp_path, broker, agents_path=AGENTS_PATH, **STEADY) as installation:
         for _ in range(WORKERS):
             installation.start_worker()
         with beats(installation), Memory(installation) as memory:
@@ -130,7 +130,7 @@ def test_sleepers_wake_once_and_in_time_while_all_workers_are_restarted(broker: 
                 _until(installation, start + timedelta(seconds=share * SPREAD_SECONDS))
                 restarts.restart_all()
             _until(installation, start + timedelta(seconds=SPREAD_SECONDS))
-            installation.finish(form(short=60, long=300))
+            installation.finish()
         nights = _nights(installation, start)
         late = [(restarts.late(night.due, night.woken), restarts.late(night.due, night.claimed)) for night in nights]
         woken, claimed = (percentile([each[which] for each in late], 0.99) for which in (0, 1))
@@ -214,11 +214,11 @@ def beats(installation: Fleet) -> Generator[None]:
         yield
         for process in processes:
             process.terminate()
-        assert [process.wait(20) for process in processes] == [0] * BEATS
+        assert [process.wait(120) for process in processes] == [0] * BEATS
         # What they have submitted last.
         installation.finish()
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
-                process.wait(10)
+                process.wait(60)

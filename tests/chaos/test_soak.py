@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fleet import BROKERS, fleet
-from soak import Soak, unaccounted
+from soak import LEAST_RESTARTS, Soak, unaccounted
 
 #: `make soak` asks for half an hour on each broker.
 _SECONDS = 60 * float(os.environ.get("NIGHTFLEET_TEST_SOAK_MINUTES", "1.5"))
@@ -17,12 +17,13 @@ _MEGABYTES = 2**20
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(_SECONDS + 600)
+@pytest.mark.timeout(_SECONDS + 1200)
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_fleet_under_steady_load_whose_workers_are_restarted_loses_nothing_and_grows_nowhere(
     broker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with fleet(tmp_path, broker) as installation:
+    # Nobody is killed, so no lease has to end; and one that a slow machine takes away would have tasks run twice.
+    with fleet(tmp_path, broker, lease_ttl=120) as installation:
         soak = Soak(installation, seconds=_SECONDS, restart_every_seconds=_RESTART_EVERY_SECONDS)
         report = soak.run()
         with capsys.disabled():
@@ -31,7 +32,7 @@ def test_a_fleet_under_steady_load_whose_workers_are_restarted_loses_nothing_and
         last = report.samples[-1]
         assert (last.open_runs, last.messages) == (0, 0)
         # What a worker leaves at the broker or in a table, each restart would leave once more.
-        assert report.restarts >= 4
+        assert report.restarts >= LEAST_RESTARTS
         assert report.growth(lambda sample: sample.broker_names) <= 1
         assert report.growth(lambda sample: sample.database_connections) <= 2
         for table in ("worker", "worker_queue", "agent", "sweep", "project", "workflow", "run_event"):

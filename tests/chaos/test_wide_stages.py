@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from chaos.figures import report
-from chaos.forms import LONG, QUICK, brokers, form
+from chaos.forms import LONG, PATIENCE_SECONDS, STEADY, brokers, form
 from chaos.ledger import AGENTS_PATH, check_outputs, check_settled
 from fleet import fleet, messages_counted
 
@@ -21,7 +21,7 @@ MOST_SUBMIT_SECONDS = 5
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(form(short=180, long=1800))
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=1800))
 @pytest.mark.parametrize("broker", brokers("redis"))
 def test_a_wide_stage_and_many_chords_join_once_with_small_messages(broker: str, tmp_path: Path) -> None:
     counted = tmp_path / "messages"
@@ -32,16 +32,16 @@ def test_a_wide_stage_and_many_chords_join_once_with_small_messages(broker: str,
             for chord in range(CHORDS)
         )
     )
-    with fleet(tmp_path, broker, agents_path=AGENTS_PATH, **QUICK) as installation:
+    with fleet(tmp_path, broker, agents_path=AGENTS_PATH, **STEADY) as installation:
         for _ in range(2):
             installation.start_worker(NIGHTFLEET_TEST_MESSAGES=str(counted))
         given = {"steps": 0, "seconds": 0}
         with messages_counted(counted):
-            installation.orchestrator.submit("laborer", given).wait(60)
+            installation.orchestrator.submit("laborer", given).wait(120)
             began = time.monotonic()
             runs = [installation.orchestrator.submit(workflow, given) for workflow in (wide, chords)]
             seconds = time.monotonic() - began
-        assert [run.wait(form(short=120, long=900)).state for run in runs] == ["succeeded", "succeeded"]
+        assert [run.wait(form(short=300, long=900)).state for run in runs] == ["succeeded", "succeeded"]
         sizes = [int(line) for line in counted.read_text().splitlines()]
         assert max(sizes) <= MOST_BYTES
         if LONG:

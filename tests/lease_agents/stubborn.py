@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import shlex
 import threading
 import time
 from datetime import datetime, timedelta
@@ -21,11 +22,12 @@ def note(event: str, ctx: Context | AsyncContext, what: object = None) -> None:
 
 
 class Gil(BaseAgent):
-    """Keeps every other thread of its process from running, as a careless C extension does."""
+    """Keeps every other thread of its process from running until a file appears, as a careless C extension does."""
 
     def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
         note("begin", ctx)
-        ctypes.PyDLL(None).sleep(int(data["seconds"]))
+        waiting = f"while kill -0 $PPID && [ ! -e {shlex.quote(data['until'])} ]; do sleep 0.05; done"
+        ctypes.PyDLL(None).system(waiting.encode())
         note("end", ctx)
         return {}
 

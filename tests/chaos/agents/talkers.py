@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from base64 import b64encode
 from hashlib import sha256
 from random import Random
@@ -11,13 +13,19 @@ from worker.agent import AsyncContext, BaseAgent
 
 
 class Talker(BaseAgent):
-    """Says so many things of so many characters, and each time has a model answer to all that was said so far."""
+    """Says so many things of so many characters, and each time has a model answer to all that was said so far.
+
+    Before those that have a gate it waits until a file appears.
+    """
 
     model = "openai:gpt-5-mini"
 
     async def execute(self, data: Any, ctx: AsyncContext) -> dict[str, Any]:
         said: list[dict[str, str]] = []
-        for _ in range(ctx.run_input["calls"]):
+        for number in range(ctx.run_input["calls"]):
+            gate = ctx.run_input["gates"].get(str(number))
+            while gate and not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240, PTH110 - another process makes it
+                await asyncio.sleep(0.05)
             said.append({"role": "user", "content": noise(ctx.random, ctx.run_input["characters"])})
             said.append({"role": "assistant", "content": await ctx.llm(said)})
         texts = "".join(turn["content"] for turn in said)
