@@ -118,7 +118,7 @@ def test_text_comes_before_the_answer_is_whole(asker: Asker, server: ModelServer
     def held() -> Iterator[bytes | None]:
         *begin, last = EVENTS[asker.api]
         yield from map(event_of, begin)
-        assert seen.wait(20)
+        assert seen.wait(60)
         yield event_of(last)
 
     server.script(Reply(parts=held()))
