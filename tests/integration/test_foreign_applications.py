@@ -221,7 +221,9 @@ def test_a_module_level_orchestrator_works_before_and_after_the_fork_of_a_preloa
 
         with ThreadPoolExecutor(8) as pool:
             installation.until(
-                lambda: set(pool.map(order, range(8))) == {"succeeded"} and len(pids) == 2, "both processes have served"
+                lambda: set(pool.map(order, range(8))) == {"succeeded"} and len(pids) == 2,
+                "both processes have served",
+                timeout=150,
             )
 
 
@@ -377,7 +379,9 @@ def test_a_task_of_another_celery_application_submits_and_leaves_that_applicatio
     try:
         send = f"import json, tasks; tasks.order.delay({str(said_path)!r}); print(json.dumps(tasks.ping.app.main))"
         assert run_python(folder, installation, "-c", send, **more) == "shop"
-        installation.until(lambda: said_path.exists() or "Traceback" in log.read_text(), "the task has run")
+        installation.until(
+            lambda: said_path.exists() or "Traceback" in log.read_text(), "the task has run", timeout=150
+        )
         assert said_path.exists(), log.read_text()
         said = json.loads(said_path.read_text())
     finally:
