@@ -41,7 +41,11 @@ sys.stdin.read()
 
 def settled(condition: Callable[[], Any], seconds: float = 60) -> Any:
     pause = threading.Event()
-    return any(condition() or pause.wait(0.02) for _ in range(round(seconds / 0.02))) and condition()
+    for _ in range(round(seconds / 0.02)):
+        if found := condition():
+            return found
+        pause.wait(0.02)
+    return condition()
 
 
 def joined(database: Database) -> Store:
