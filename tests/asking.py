@@ -66,7 +66,7 @@ class Asker:
 
     def request(self, text: str = "Hello?", **more: Any) -> LLMRequest:
         messages = (Message(role="system", content="Be brief."), Message(role="user", content=text))
-        fields: Mapping[str, Any] = {"timeout_seconds": 20, **more}
+        fields: Mapping[str, Any] = {"timeout_seconds": 90, **more}
         return LLMRequest(model=self.model, messages=messages, **fields)
 
     def pieces(self, mode: str, request: LLMRequest) -> list[Delta | LLMResponse]:

@@ -76,7 +76,7 @@ def pgbouncer_url() -> str:
 def _opened(url: str, *, prepare: bool = True) -> Generator[Database]:
     """Give a database of a test's own; on Postgres that is a schema, dropped at the end."""
     name = f"test_{secrets.token_hex(8)}"
-    database = Database(url, schema=name, pool_size=24, connect_timeout=timedelta(seconds=4), prepare=prepare)
+    database = Database(url, schema=name, pool_size=24, connect_timeout=timedelta(seconds=30), prepare=prepare)
     try:
         schemas.make(url, name)
         yield database

@@ -59,7 +59,7 @@ class Crm:
 
     def until_asked(self) -> None:
         """Wait for the first request."""
-        assert self.was_asked.wait(20)
+        assert self.was_asked.wait(60)
 
     # Answers ----------------------------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
 def web_server(address: str = "127.0.0.1", *, certificate: Path | None = None, port: int = 0) -> Generator[WebServer]:
     """Serve on an address of this machine; with a certificate (and its key in one file) over TLS."""
     web = WebServer(address=address)
-    server = ThreadingHTTPServer((address, port), type("Own", (Handler,), {"web": web, "timeout": 10}))
+    server = ThreadingHTTPServer((address, port), type("Own", (Handler,), {"web": web, "timeout": 60}))
     server.daemon_threads = True
     server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]
     if certificate is not None:

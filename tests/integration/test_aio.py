@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import json
 import logging
 import threading
 import weakref
@@ -104,7 +105,7 @@ def test_a_run_is_submitted_watched_and_read(run_with: Callable[[Main], None]) -
         assert list((await run.result())["seen"]) == ["a"]
         assert (await run.snapshot()).project == "press"
         same = nf.run(run.id)
-        assert (await same.wait(timeout=1)).id == run.id
+        assert (await same.wait(timeout=60)).id == run.id
         assert run.id in {each.id for each in await nf.runs(limit=5)}
         assert await nf.resume() == []
 
@@ -121,10 +122,10 @@ def test_errors_are_those_of_the_blocking_surface(run_with: Callable[[Main], Non
             await anext(nf.run("no id").events())
         failed = await nf.submit("flaky", {"failures": "many"})
         with pytest.raises(RunFailed, match="task 'flaky'"):
-            await failed.result(20)
+            await failed.result(60)
         await failed.retry()
-        assert (await failed.wait(20)).state == "failed"
-        held = await nf.submit("held", {"seconds": 60})
+        assert (await failed.wait(60)).state == "failed"
+        held = await nf.submit("held", {"seconds": 600})
         for timeout in (0.05, 0):
             with pytest.raises(TimeoutError, match="it goes on, and can be waited for again"):
                 await held.wait(timeout)
@@ -146,7 +147,7 @@ def test_a_thousand_waiting_handles_hold_a_few_threads_and_one_question(run_with
 
         async def wait(run: AsyncRunHandle) -> RunState:
             nonlocal most
-            done = await run.wait(90)
+            done = await run.wait(240)
             most = max(most, sum(thread.name.startswith("nightfleet-async") for thread in threading.enumerate()))
             return done.state
 
@@ -183,7 +184,7 @@ def test_a_submit_that_is_cancelled_is_stored_whole_or_not_at_all(
             await asyncio.gather(submitting, return_exceptions=True)
         for turns in range(12):
             run = await nf.submit("quiet", idempotency_key=f"cancelled {turns}")
-            assert (await run.wait(20)).state == "succeeded"
+            assert (await run.wait(60)).state == "succeeded"
 
     run_with(main)
     assert installation.query("SELECT count(*) FROM run WHERE idempotency_key LIKE 'cancelled %%'") == [(12,)]
@@ -201,7 +202,7 @@ def test_joins_a_blocking_connections_transaction(run_with: Callable[[Main], Non
         connection.commit()
         await nf.publish(many)
         await run.publish()
-        assert {(await each.wait(20)).state for each in (run, *many)} == {"succeeded"}
+        assert {(await each.wait(60)).state for each in (run, *many)} == {"succeeded"}
         connection.close()
 
     run_with(main)
@@ -222,17 +223,21 @@ def test_a_batch_tells_its_progress_on_the_event_loop(run_with: Callable[[Main],
 
 def test_a_cancelled_batch_stops_and_the_same_call_goes_on(run_with: Callable[[Main], None], tmp_path: Path) -> None:
     data, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
-    data.write_text('{"seconds": 0.3}\n' * 6)
+    go = tmp_path / "go"
+    data.write_text(f"{json.dumps({'until': str(go)})}\n" * 6)
     options = BatchOptions(window=2)
 
     async def main(nf: AsyncOrchestrator) -> None:
         begun = asyncio.Event()
-        first = asyncio.create_task(nf.batch(data, "held", out=out, options=options, on_progress=lambda _: begun.set()))
-        await asyncio.wait_for(begun.wait(), 20)
+        first = asyncio.create_task(
+            nf.batch(data, "patient", out=out, options=options, on_progress=lambda _: begun.set())
+        )
+        await asyncio.wait_for(begun.wait(), 60)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(first, 20)
-        assert (await nf.batch(data, "held", out=out, options=options)).succeeded == 6
+            await asyncio.wait_for(first, 60)
+        go.touch()
+        assert (await nf.batch(data, "patient", out=out, options=options)).succeeded == 6
 
     run_with(main)
 
@@ -244,18 +249,18 @@ def test_cancelling_a_batch_is_a_cancellation_whatever_becomes_of_the_batch(
 
     def batch(*_given: Any, **_named: Any) -> None:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(60)
         raise DatabaseUnavailable("the database is away")
 
     async def main() -> None:
         nf = AsyncOrchestrator()
         monkeypatch.setattr(Orchestrator, "batch", batch)
         task = asyncio.create_task(nf.batch("rows.jsonl", "quiet", out="out.jsonl"))
-        await asyncio.to_thread(begun.wait, 20)
+        await asyncio.to_thread(begun.wait, 60)
         task.cancel()
         asyncio.get_running_loop().call_soon(go_on.set)
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, 60)
 
     with caplog.at_level(logging.WARNING, "nightfleet.aio"):
         asyncio.run(main())
@@ -276,7 +281,7 @@ def test_one_instance_serves_one_event_loop_after_the_other_and_goes_on_after_cl
 
     async def main() -> str:
         run = await nf.submit("held", {"seconds": 0.05})
-        return (await run.wait(20)).state
+        return (await run.wait(60)).state
 
     assert [asyncio.run(main()) for _ in range(2)] == ["succeeded"] * 2
     asyncio.run(nf.close())
@@ -290,12 +295,13 @@ def test_an_event_loop_that_has_ended_is_not_kept(settings: Settings) -> None:
 
     async def main() -> None:
         loops.add(asyncio.get_running_loop())
-        await (await nf.submit("held", {"seconds": 0.02})).wait(20)
+        await (await nf.submit("held", {"seconds": 0.02})).wait(60)
 
     for _ in range(5):
         asyncio.run(main())
-    gc.collect()
-    assert len(loops) == 0
+    # A thread that has just told a loop of something may hold it for another moment.
+    pause = threading.Event()
+    assert any(gc.collect() < 0 or len(loops) == 0 or pause.wait(0.1) for _ in range(600))
     asyncio.run(nf.close())
 
 
@@ -304,7 +310,7 @@ def test_works_on_both_sides_of_a_fork(settings: Settings) -> None:
     nf = AsyncOrchestrator.embedded(settings=settings)
 
     async def main() -> bool:
-        return (await (await nf.submit("quiet")).wait(15)).state == "succeeded"
+        return (await (await nf.submit("quiet")).wait(60)).state == "succeeded"
 
     assert asyncio.run(main())
     assert in_a_fork(lambda: asyncio.run(main()))
@@ -340,10 +346,10 @@ def test_all_who_wait_share_one_question() -> None:
         asked = Asked(*map(str, range(50)))
         endings = Endings(asked)
         waiting = asyncio.gather(*(endings.wait_for(run_id) for run_id in (*asked.states, "0")))
-        await asyncio.wait_for(asked.first.wait(), 20)
+        await asyncio.wait_for(asked.first.wait(), 60)
         assert sorted(asked.questions[0]) == sorted(asked.states)
         asked.end()
-        await asyncio.wait_for(waiting, 20)
+        await asyncio.wait_for(waiting, 60)
 
     asyncio.run(main())
 
@@ -353,13 +359,13 @@ def test_nobody_is_asked_when_nobody_waits() -> None:
         asked = Asked("one")
         endings = Endings(asked)
         waiting = asyncio.create_task(endings.wait_for("one"))
-        await asyncio.wait_for(asked.first.wait(), 20)
+        await asyncio.wait_for(asked.first.wait(), 60)
         waiting.cancel()
         await asyncio.wait([waiting])
         await asyncio.sleep(0)
         assert [each for each in asyncio.all_tasks() if each.get_name() == "nightfleet-endings"] == []
         asked.end()
-        await asyncio.wait_for(endings.wait_for("one"), 20)
+        await asyncio.wait_for(endings.wait_for("one"), 60)
 
     asyncio.run(main())
 
@@ -369,11 +375,11 @@ def test_who_joins_in_the_very_turn_in_which_the_last_one_leaves_is_told() -> No
         asked = Asked("one", "two")
         endings = Endings(asked)
         leaving = asyncio.create_task(endings.wait_for("one"))
-        await asyncio.wait_for(asked.first.wait(), 20)
+        await asyncio.wait_for(asked.first.wait(), 60)
         asked.end()
         leaving.cancel()
         joining = asyncio.create_task(endings.wait_for("two"))
-        await asyncio.wait_for(joining, 20)
+        await asyncio.wait_for(joining, 60)
         assert leaving.cancelled()
 
     asyncio.run(main())
@@ -385,10 +391,10 @@ def test_an_outage_reaches_all_who_wait_and_the_next_one_asks_again() -> None:
         endings = Endings(asked)
         asked.error = DatabaseUnavailable("the database is away")
         waiting = asyncio.gather(*map(endings.wait_for, asked.states), return_exceptions=True)
-        assert await asyncio.wait_for(waiting, 20) == [asked.error] * 2
+        assert await asyncio.wait_for(waiting, 60) == [asked.error] * 2
         asked.error = None
         asked.end()
-        await asyncio.wait_for(endings.wait_for("one"), 20)
+        await asyncio.wait_for(endings.wait_for("one"), 60)
 
     asyncio.run(main())
 
@@ -396,6 +402,6 @@ def test_an_outage_reaches_all_who_wait_and_the_next_one_asks_again() -> None:
 def test_a_run_that_is_deleted_while_it_is_waited_for_is_not_found() -> None:
     async def main() -> None:
         with pytest.raises(RunNotFound):
-            await asyncio.wait_for(Endings(Asked()).wait_for("run 0"), 20)
+            await asyncio.wait_for(Endings(Asked()).wait_for("run 0"), 60)
 
     asyncio.run(main())

@@ -22,8 +22,16 @@ def celery(folder: Path, environment: dict[str, str], *arguments: str) -> subpro
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
+    )
+
+
+def ask(installation: Fleet, kind: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Ask the one worker, until it has answered: by itself the command waits for a second."""
+    [worker] = installation.live_workers()
+    return celery(
+        installation.folder, installation.environment, kind, "--timeout", "60", "--destination", worker.name, *arguments
     )
 
 
@@ -40,7 +48,7 @@ def test_inspect_tells_of_workers_and_their_agents(installation: Fleet) -> None:
         (("inspect", "stats"), (f'"transport": "{installation.broker}"', '"max-concurrency": 3')),
         (("inspect", "registered"), ("* agent.held", "* agent.reader")),
     ):
-        done = celery(installation.folder, installation.environment, *arguments)
+        done = ask(installation, *arguments)
         assert done.returncode == 0, done.stderr
         assert [each for each in told if each not in done.stdout] == [], done.stdout
         for name in ("NIGHTFLEET_BROKER_URL", "NIGHTFLEET_DATABASE_URL"):
@@ -52,8 +60,8 @@ def test_control_revoke_cancels_the_run_that_inspect_shows_as_active(installatio
     run = installation.orchestrator.submit("held", {"seconds": 600})
     installation.until(lambda: installation.executions("begin")[run.id, "held"], "it runs")
     task_id = task_id_of(installation, run.id)
-    assert task_id in celery(installation.folder, installation.environment, "inspect", "active").stdout
-    done = celery(installation.folder, installation.environment, "control", "revoke", task_id)
+    assert task_id in ask(installation, "inspect", "active").stdout
+    done = ask(installation, "control", "revoke", task_id)
     assert (done.returncode, f"cancelling the run of {task_id}" in done.stdout) == (0, True), done.stdout
     installation.until(lambda: run.state == "cancelled", "the run is cancelled")
     installation.until(lambda: not installation.query("SELECT 1 FROM agent_run WHERE state = 'running'"), "it stops")

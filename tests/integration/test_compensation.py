@@ -105,7 +105,7 @@ def test_a_trip_that_cannot_be_booked_whole_is_unbooked_in_reverse_and_then_has_
 ) -> None:
     run = nf.submit(sequential(book("flight"), book("hotel"), "sold"))
     with pytest.raises(RunFailed, match="sold out"):
-        run.result(30)
+        run.result(60)
     assert lines(bookings) == ["book flight", "book hotel", "unbook HOTEL", "unbook FLIGHT"]
     result = run.snapshot()
     assert [(part.task, part.agent, str(part.state)) for part in result.agent_runs] == [
@@ -122,13 +122,13 @@ def test_a_trip_that_cannot_be_booked_whole_is_unbooked_in_reverse_and_then_has_
 
 def test_a_compensation_has_its_own_input_and_is_tried_again(nf: Orchestrator, bookings: Path) -> None:
     undo = Compensation(agent="tired", input={"id": "${flight.id}", "who": "${input.who}"})
-    result = nf.submit(sequential(book("flight", undo), "sold"), {"who": "ada"}).wait(30)
+    result = nf.submit(sequential(book("flight", undo), "sold"), {"who": "ada"}).wait(60)
     assert lines(bookings) == ["book flight", "unbook FLIGHT ada"]
     assert result.agent_runs[-1].failures == 1
 
 
 def test_what_cannot_be_undone_is_told_and_keeps_the_rest_from_nothing(nf: Orchestrator, bookings: Path) -> None:
-    result = nf.submit(sequential(book("flight"), book("hotel", "never"), "sold")).wait(30)
+    result = nf.submit(sequential(book("flight"), book("hotel", "never"), "sold")).wait(60)
     assert lines(bookings)[-1] == "unbook FLIGHT"
     assert result.state is RunState.FAILED
     assert result.error is not None
@@ -146,7 +146,7 @@ def test_a_cancelled_run_is_undone_and_a_second_cancel_changes_nothing(nf: Orche
             break
     assert run.cancel()
     assert not run.cancel()
-    result = run.wait(30)
+    result = run.wait(60)
     assert (result.state, result.ending, result.error) == (RunState.CANCELLED, RunState.CANCELLED, None)
     assert lines(bookings) == ["book flight", "unbook FLIGHT"]
     assert not run.cancel()
@@ -155,7 +155,7 @@ def test_a_cancelled_run_is_undone_and_a_second_cancel_changes_nothing(nf: Orche
 def test_a_condition_that_cannot_be_decided_has_the_run_undone(nf: Orchestrator, bookings: Path) -> None:
     result = nf.submit(
         sequential(book("flight"), TaskDefinition(id="sold", agent="sold", when="flight.price > 1"))
-    ).wait(30)
+    ).wait(60)
     assert result.state is RunState.FAILED
     assert result.error is not None
     assert "cannot be decided" in result.error.message
@@ -165,7 +165,7 @@ def test_a_condition_that_cannot_be_decided_has_the_run_undone(nf: Orchestrator,
 def test_a_worker_that_is_killed_while_it_undoes_repeats_nothing_that_is_recorded(
     tmp_path: Path, agents: str, bookings: Path
 ) -> None:
-    with fleet(tmp_path, "redis", agents_path=agents, lease_ttl=2, heartbeat=0.5) as installation:
+    with fleet(tmp_path, "redis", agents_path=agents, lease_ttl=5, heartbeat=0.5) as installation:
         first = installation.start_worker(BOOKINGS=str(bookings))
         run = installation.orchestrator.submit(sequential(book("flight"), book("hotel", "killed"), "sold"))
         installation.until(lambda: first.poll() is not None, "the worker has died")

@@ -52,7 +52,7 @@ def test_one_whose_worker_is_killed_repeats_the_effect_in_flight_at_most(tmp_pat
     notes.touch()
     with (
         Emulator(setup=Setup(latency=Latency(low=0.1))) as emulator,
-        fleet(tmp_path, agents_path=agents, redis_url=broker_url("redis"), heartbeat=0.5, lease_ttl=3) as made,
+        fleet(tmp_path, agents_path=agents, redis_url=broker_url("redis"), heartbeat=0.5, lease_ttl=5) as made,
     ):
         made.environment |= emulator.env | {NOTES: str(notes)}
         for number in range(CALLS):
@@ -83,20 +83,20 @@ def test_files_change_come_break_and_go_under_a_worker_that_lives(tmp_path: Path
         worker = made.start_worker(NIGHTFLEET_TEST_RELOAD="1")
 
         def said() -> str:
-            return made.orchestrator.submit("plain", {}).result(timeout=30)["text"]
+            return made.orchestrator.submit("plain", {}).result(60)["text"]
 
         assert "First" in said()
         assert "broken.yaml:1:1: promt: unknown key 'promt', did you mean 'prompt'?" in made.logs()
         write(agents, "plain.yaml", "prompt: Second ships need harbours.\n")
-        made.until(lambda: "Second" in said(), "the change is in use", 20)
+        made.until(lambda: "Second" in said(), "the change is in use", 60)
         write(agents, "plain.yaml", "prompt: [\n")
         made.until(lambda: "plain.yaml:" in made.logs(), "the problem is logged with its place")
         assert "Second" in said()
         write(agents, "broken.yaml", "prompt: It is mended and says so.\n")
-        made.until(lambda: "added=['broken']" in made.logs(), "it is served", 20)
-        assert "mended" in made.orchestrator.submit("broken", {}).result(timeout=30)["text"]
+        made.until(lambda: "added=['broken']" in made.logs(), "it is served", 60)
+        assert "mended" in made.orchestrator.submit("broken", {}).result(60)["text"]
         (agents / "broken.yaml").unlink()
-        made.until(lambda: "removed=['broken']" in made.logs(), "it is served no more", 20)
+        made.until(lambda: "removed=['broken']" in made.logs(), "it is served no more", 60)
         assert worker.poll() is None
 
 

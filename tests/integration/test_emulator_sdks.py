@@ -45,13 +45,13 @@ def emulator() -> Iterator[Emulator]:
 
 @contextmanager
 def gpt(emulator: Emulator) -> Generator[openai.OpenAI]:
-    with openai.OpenAI(api_key="key", base_url=f"{emulator.url}/v1", max_retries=0, timeout=10) as client:
+    with openai.OpenAI(api_key="key", base_url=f"{emulator.url}/v1", max_retries=0, timeout=60) as client:
         yield client
 
 
 @contextmanager
 def claude(emulator: Emulator) -> Generator[anthropic.Anthropic]:
-    with anthropic.Anthropic(api_key="key", base_url=emulator.url, max_retries=0, timeout=10) as client:
+    with anthropic.Anthropic(api_key="key", base_url=emulator.url, max_retries=0, timeout=60) as client:
         yield client
 
 
@@ -416,11 +416,11 @@ def test_a_stall_in_mid_stream_is_a_timeout_after_what_came(emulator: Emulator) 
     emulator.script([Fault(kind="stall", after=1)] * 2)
     got: list[str] = []
     with gpt(emulator) as client, pytest.raises(openai.APITimeoutError):
-        got.extend(pieces_of(client.chat.completions.create(model="m", messages=ASKED, stream=True, timeout=0.2)))
+        got.extend(pieces_of(client.chat.completions.create(model="m", messages=ASKED, stream=True, timeout=2)))
     with (
         claude(emulator) as client,
         pytest.raises(httpx2.ReadTimeout),
-        client.messages.stream(model="m", max_tokens=99, messages=ASKED, timeout=0.2) as stream,
+        client.messages.stream(model="m", max_tokens=99, messages=ASKED, timeout=2) as stream,
     ):
         got.extend(stream.text_stream)
     assert got == ["", "[emulator] ", "[emulator] "]

@@ -237,7 +237,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=90,
+            timeout=120,
         )
 
     return run

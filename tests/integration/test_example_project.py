@@ -29,7 +29,7 @@ def run_tests(project: Path, *options: str) -> tuple[int, set[str], str]:
         env={name: value for name, value in os.environ.items() if not away.match(name)},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     return done.returncode, set(re.findall(r"^FAILED \S+::(\w+)", done.stdout, re.MULTILINE)), done.stdout + done.stderr

@@ -71,7 +71,7 @@ def test_the_choice_follows_from_the_name_and_the_key_and_meets_the_share() -> N
 
 def test_runs_of_both_arms_are_told_apart(nf: Orchestrator) -> None:
     nf.set_experiment(experiment())
-    results = [run.wait(30) for run in nf.submit_many("teller", [{"n": n} for n in range(40)])]
+    results = [run.wait(60) for run in nf.submit_many("teller", [{"n": n} for n in range(40)])]
     arms = Counter((result.variant, result.output["text"]) for result in results)
     assert set(arms) == {("larger/control", "offline"), ("larger/variant", VARIED)}
     listed = {run.id for run in nf.runs(RunFilter(variant="larger/variant"))}
@@ -88,15 +88,15 @@ def test_a_run_keeps_its_arm_when_it_is_submitted_again_retried_or_forked(nf: Or
     nf.set_experiment(experiment(share=1))
     first = nf.submit("teller", {"fail": True}, idempotency_key="k")
     with pytest.raises(RunFailed):
-        first.result(30)
+        first.result(60)
     nf.stop_experiment("larger")
     assert nf.submit("teller", {"fail": True}, idempotency_key="k").id == first.id
     first.retry()
-    again = first.wait(30)
+    again = first.wait(60)
     assert (again.variant, again.state) == ("larger/variant", "failed")
-    fork = nf.fork(first, from_task="teller", input={"n": 1}).wait(30)
+    fork = nf.fork(first, from_task="teller", input={"n": 1}).wait(60)
     assert (fork.variant, fork.output["text"]) == ("larger/variant", VARIED)
-    assert nf.submit("teller", {}).wait(30).variant is None
+    assert nf.submit("teller", {}).wait(60).variant is None
 
 
 def test_an_agent_in_a_process_of_its_own_gets_its_variant_too(nf: Orchestrator) -> None:
@@ -106,15 +106,15 @@ def test_an_agent_in_a_process_of_its_own_gets_its_variant_too(nf: Orchestrator)
 
 def test_all_runs_of_a_user_are_treated_alike(nf: Orchestrator) -> None:
     nf.set_experiment(experiment(by="user"))
-    arms = {user: {nf.submit("teller", {}, user=user).wait(30).variant for _ in range(3)} for user in "abcdefgh"}
+    arms = {user: {nf.submit("teller", {}, user=user).wait(60).variant for _ in range(3)} for user in "abcdefgh"}
     assert {len(each) for each in arms.values()} == {1}
     assert len(set().union(*arms.values())) == 2
 
 
 def test_an_experiment_is_about_its_project_and_workflow_alone(nf: Orchestrator) -> None:
     nf.set_experiment(experiment(share=1, project="press"))
-    assert nf.submit("teller", {}).wait(30).variant is None
-    assert nf.submit("teller", {}, project="press").wait(30).variant == "larger/variant"
+    assert nf.submit("teller", {}).wait(60).variant is None
+    assert nf.submit("teller", {}, project="press").wait(60).variant == "larger/variant"
 
 
 def test_one_that_is_about_something_else_needs_another_name(nf: Orchestrator) -> None:
@@ -128,8 +128,8 @@ def test_one_that_is_about_something_else_needs_another_name(nf: Orchestrator) -
 
 def test_a_workflow_without_the_task_that_is_meant_runs_as_it_is(nf: Orchestrator) -> None:
     nf.set_experiment(experiment(share=1, changes=Changes(task="other", model=VARIED)))
-    assert nf.submit("teller", {}).wait(30).variant is None
-    varied = nf.submit("[other=teller]", {}).wait(30)
+    assert nf.submit("teller", {}).wait(60).variant is None
+    varied = nf.submit("[other=teller]", {}).wait(60)
     assert (varied.variant, varied.output["text"]) == ("larger/variant", VARIED)
 
 
@@ -140,7 +140,7 @@ def test_an_agent_that_there_is_not_is_refused_before_any_run_asks_for_it(nf: Or
         nf.set_experiment(experiment(agent="taller"))
     with pytest.raises(ValueError, match="'celery' is none"):
         Changes(agent="celery")
-    assert nf.submit("teller", {}).wait(30).variant is None
+    assert nf.submit("teller", {}).wait(60).variant is None
 
 
 def test_runs_are_submitted_while_nobody_can_do_what_a_variant_wants(
@@ -150,13 +150,13 @@ def test_runs_are_submitted_while_nobody_can_do_what_a_variant_wants(
     service = nf._ready()  # pyright: ignore[reportPrivateUsage]
     service.kernel.store.experiments.put(experiment(share=1, changes=Changes(agent="gone")))
     # Then nobody's run pays for that
-    assert nf.submit("teller", {}).wait(30).variant is None
+    assert nf.submit("teller", {}).wait(60).variant is None
     assert "experiment larger takes no runs: " in caplog.text
 
 
 def test_runs_of_an_evaluation_of_the_same_name_are_not_counted(nf: Orchestrator) -> None:
     nf.set_experiment(experiment(share=0))
-    nf.submit("teller", {}).wait(30)
+    nf.submit("teller", {}).wait(60)
     variants = {"control": Variant(), "variant": Variant(input={"n": 1})}
     case, grader = Case(id="a", input={}, expected="offline"), Exact()
     nf.evaluate(Evaluation(name="larger", workflow="teller", cases=(case,), graders=(grader,), variants=variants))

@@ -107,12 +107,12 @@ def agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(folder)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(700)
 def test_a_run_goes_through_the_death_of_its_process_at_every_point(tmp_path: Path, agents: str) -> None:
     marks = tmp_path / "marks"
     (tmp_path / "w.yaml").write_text(WORKFLOW)
     report = run_workflow(
-        "w.yaml", {"path": str(marks), "last": True}, agents_path=agents, kill_at=EMBEDDED, timeout=200
+        "w.yaml", {"path": str(marks), "last": True}, agents_path=agents, kill_at=EMBEDDED, timeout=600
     )
     assert report.kills == tuple(point.partition(":")[0] for point in EMBEDDED)
     states = {part.task: part.state for part in report.result.agent_runs}
@@ -146,6 +146,7 @@ def test_a_run_goes_through_the_death_of_workers_of_a_fleet(
         kill_at=kills,
         deliver_twice=True,
         restart_broker_after=(2, lambda: restarted.append(1)),
+        timeout=240,
     )
     assert (report.result.state, report.kills, restarted) == ("succeeded", kills, [1])
     assert report.repeated == {}
@@ -156,7 +157,8 @@ def test_a_run_goes_through_the_death_of_workers_of_a_fleet(
 
 
 def test_people_answer_in_a_run_under_faults(agents: str) -> None:
-    report = run_workflow("approver", agents_path=agents, kill_at="after_suspend", answers={"Publish it?": "yes"})
+    answers = {"Publish it?": "yes"}
+    report = run_workflow("approver", agents_path=agents, kill_at="after_suspend", answers=answers, timeout=240)
     assert (report.result.state, report.kills) == ("succeeded", ("after_suspend",))
     assert report.result.output == {"approved": "yes", "word": "none"}
 
@@ -172,7 +174,7 @@ def test_a_question_that_would_wait_for_ever_is_an_error_at_once(
     answers: dict[str, str] | None, error: type[Exception], said: str, agents: str
 ) -> None:
     with pytest.raises(error, match=said):
-        run_workflow("approver", agents_path=agents, answers=answers)
+        run_workflow("approver", agents_path=agents, answers=answers, timeout=240)
 
 
 def _schemas() -> set[str]:
@@ -182,7 +184,7 @@ def _schemas() -> set[str]:
 
 
 def test_every_message_twice_changes_nothing_and_models_are_emulated(agents: str) -> None:
-    report = run_workflow("asker", agents_path=agents, deliver_twice=True)
+    report = run_workflow("asker", agents_path=agents, deliver_twice=True, timeout=240)
     assert report.result.output["text"].startswith("[emulator]")
     assert [(effect.task, effect.epoch, effect.slot) for effect in report.effects] == [("asker", 1, "0")]
     assert report.points["before_claim"] == 2
@@ -192,13 +194,13 @@ def test_every_message_twice_changes_nothing_and_models_are_emulated(agents: str
 
 def test_a_number_of_kills_happens_where_the_seed_says(tmp_path: Path, agents: str) -> None:
     given = {"path": str(tmp_path / "marks")}
-    report = run_workflow("a=writer | b=writer", given, agents_path=agents, kill_at=1, seed=4)
+    report = run_workflow("a=writer | b=writer", given, agents_path=agents, kill_at=1, seed=4, timeout=240)
     assert (report.result.state, len(report.kills)) == ("succeeded", 1)
     assert drawn_kills(3, 4, tasks=2) == drawn_kills(3, 4, tasks=2) != drawn_kills(3, 5, tasks=2)
 
 
 def test_a_run_that_fails_is_a_result(agents: str) -> None:
-    report = run_workflow("broken", agents_path=agents)
+    report = run_workflow("broken", agents_path=agents, timeout=240)
     assert (report.result.state, report.kills) == ("failed", ())
     assert report.result.error is not None
     assert "always" in report.result.error.message
@@ -206,7 +208,7 @@ def test_a_run_that_fails_is_a_result(agents: str) -> None:
 
 def test_a_point_that_no_process_came_to_is_an_error_that_names_those_it_came_to(agents: str) -> None:
     with pytest.raises(UsageError, match=r"no process came to before_requeue once .*they passed .*before_claim"):
-        run_workflow("broken", agents_path=agents, kill_at="before_requeue")
+        run_workflow("broken", agents_path=agents, kill_at="before_requeue", timeout=240)
 
 
 @pytest.mark.parametrize("place", ["before_clam", "after_claim:x", "*"])

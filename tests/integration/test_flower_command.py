@@ -32,7 +32,7 @@ def refused(folder: Path, *arguments: str, **environment: str) -> tuple[int, str
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert "Traceback" not in done.stderr
@@ -105,10 +105,10 @@ def test_a_signal_ends_it_cleanly_also_while_the_broker_is_away(tmp_path: Path, 
         flower(installation) as monitor,
     ):
         server.stop(immediate=True)
-        installation.until(lambda: "onnection" in monitor.log.read_text(), "it has noticed", timeout=20)
+        installation.until(lambda: "onnection" in monitor.log.read_text(), "it has noticed", timeout=60)
         assert monitor.request("/healthcheck").status == 200
         monitor.process.send_signal(number)
-        assert monitor.process.wait(20) == 0
+        assert monitor.process.wait(60) == 0
         assert "Traceback" not in monitor.log.read_text()
         assert "has stopped" in monitor.log.read_text()
 

@@ -70,7 +70,7 @@ def run_python(folder: Path, installation: Fleet, *arguments: str, **more: str) 
         env=environment(installation, **more),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -86,7 +86,7 @@ SCRIPT = """
     from orchestrator import ImportConflictError, Orchestrator, UnknownAgent
 
     nf = Orchestrator()
-    said = {{"output": sorted(nf.submit("a=branch | gather").result(30)["seen"]), "own": [config.NAME, *agents.AGENTS]}}
+    said = {{"output": sorted(nf.submit("a=branch | gather").result(60)["seen"]), "own": [config.NAME, *agents.AGENTS]}}
     try:
         nf.submit("no_such_agent")
     except UnknownAgent as error:
@@ -131,7 +131,7 @@ FLASK = """
 
     nf = Orchestrator()
     if config.NAME == "used before the fork":
-        nf.submit("quiet").result(30)
+        nf.submit("quiet").result(60)
     parent = os.getpid()
     app = Flask(__name__)
 
@@ -146,7 +146,7 @@ FLASK = """
 
     @app.get("/orders/<run_id>")
     def look(run_id):
-        done = nf.run(run_id).wait(30)
+        done = nf.run(run_id).wait(60)
         return {"state": done.state, "output": done.output}
 
     @app.get("/events/<run_id>")
@@ -161,13 +161,16 @@ def gunicorn(folder: Path, installation: Fleet, *options: str) -> Generator[str]
     log = folder / "gunicorn.log"
     with log.open("wb") as file:
         server = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:0", "--no-control-socket", *options, "app:app"],
+            [
+                sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:0", "--no-control-socket", "--timeout=120", *options,
+                "app:app",
+            ],
             cwd=folder,
             env=environment(installation),
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-        )
+        )  # fmt: skip
     try:
         address = r"Listening at: (http://\S+)"
         installation.until(lambda: re.search(address, log.read_text()) or server.poll() is not None, "gunicorn serves")
@@ -177,7 +180,7 @@ def gunicorn(folder: Path, installation: Fleet, *options: str) -> Generator[str]
     finally:
         with contextlib.suppress(ProcessLookupError):
             server.send_signal(signal.SIGTERM)
-        server.wait(30)
+        server.wait(60)
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
@@ -185,7 +188,7 @@ def ask(url: str, body: Any = None) -> tuple[int, Any]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -218,7 +221,9 @@ def test_a_module_level_orchestrator_works_before_and_after_the_fork_of_a_preloa
 
         with ThreadPoolExecutor(8) as pool:
             installation.until(
-                lambda: set(pool.map(order, range(8))) == {"succeeded"} and len(pids) == 2, "both processes have served"
+                lambda: set(pool.map(order, range(8))) == {"succeeded"} and len(pids) == 2,
+                "both processes have served",
+                timeout=150,
             )
 
 
@@ -287,7 +292,7 @@ CLIENT = """
         gone = str(nf.run(failed.json()["run_id"]).state)
     except RunNotFound:
         gone = "never was"
-    done = nf.run(made.json()["run_id"]).wait(30)
+    done = nf.run(made.json()["run_id"]).wait(60)
     print(json.dumps([made.json(), str(done.state), gone, loose.json()["error"]]))
 """
 
@@ -330,7 +335,7 @@ TASKS = """
         publish = publisher.publish
         publisher.publish = lambda messages: (published.extend(messages), publish(messages))
         run = nf.submit("a=branch | gather", {"of": self.request.id})
-        done = run.wait(30)
+        done = run.wait(60)
         said = {
             "run_id": run.id,
             "state": str(done.state),
@@ -374,12 +379,14 @@ def test_a_task_of_another_celery_application_submits_and_leaves_that_applicatio
     try:
         send = f"import json, tasks; tasks.order.delay({str(said_path)!r}); print(json.dumps(tasks.ping.app.main))"
         assert run_python(folder, installation, "-c", send, **more) == "shop"
-        installation.until(lambda: said_path.exists() or "Traceback" in log.read_text(), "the task has run")
+        installation.until(
+            lambda: said_path.exists() or "Traceback" in log.read_text(), "the task has run", timeout=150
+        )
         assert said_path.exists(), log.read_text()
         said = json.loads(said_path.read_text())
     finally:
         os.killpg(celery.pid, signal.SIGKILL)  # Celery's own end takes ten seconds, with us or without
-        celery.wait(30)
+        celery.wait(60)
         with installation.kernel.app.connection_for_write() as connection:
             connection.default_channel.queue_delete(more["SHOP_QUEUE"])
     assert installation.orchestrator.run(said.pop("run_id")).state == "succeeded"
@@ -414,7 +421,7 @@ def test_eight_threads_that_use_it_first_at_the_same_moment_share_one_kernel(
         runs = race(*[lambda: nf.submit("quiet")] * 8)
         assert len(built) == 1
         assert len({run.id for run in runs}) == 8
-        assert {run.wait(30).state for run in runs} == {"succeeded"}
+        assert {run.wait(60).state for run in runs} == {"succeeded"}
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -427,13 +434,13 @@ def test_a_fork_in_the_middle_of_another_threads_first_use_leaves_the_child_a_wo
     def slow(kind: type[Kernel], settings: Any) -> Kernel:
         if os.getpid() == parent:
             starting.set()
-            go_on.wait(30)
+            go_on.wait(60)
         return build(kind, settings)
 
     monkeypatch.setattr(Kernel, "build", classmethod(slow))
     with Orchestrator(installation.kernel.settings) as nf, ThreadPoolExecutor(1) as pool:
-        mine = pool.submit(lambda: nf.submit("quiet").wait(30).state)
-        assert starting.wait(30)
-        assert in_a_fork(lambda: nf.submit("quiet").wait(15).state == "succeeded")
+        mine = pool.submit(lambda: nf.submit("quiet").wait(60).state)
+        assert starting.wait(60)
+        assert in_a_fork(lambda: nf.submit("quiet").wait(60).state == "succeeded")
         go_on.set()
-        assert mine.result(30) == "succeeded"
+        assert mine.result(60) == "succeeded"

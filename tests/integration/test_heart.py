@@ -39,9 +39,13 @@ sys.stdin.read()
 """
 
 
-def settled(condition: Callable[[], Any], seconds: float = 20) -> Any:
+def settled(condition: Callable[[], Any], seconds: float = 60) -> Any:
     pause = threading.Event()
-    return any(condition() or pause.wait(0.02) for _ in range(round(seconds / 0.02))) and condition()
+    for _ in range(round(seconds / 0.02)):
+        if found := condition():
+            return found
+        pause.wait(0.02)
+    return condition()
 
 
 def joined(database: Database) -> Store:
@@ -61,7 +65,9 @@ def row(database: Database) -> Any:
 
 
 def made(database: Database, **changed: Any) -> HeartProcess:
-    settings = Settings(heartbeat=changed.pop("beat", 0.1), lease_ttl=10, stall_timeout=changed.pop("stall", 60))  # pyright: ignore[reportArgumentType]
+    settings = Settings(
+        heartbeat=changed.pop("beat", 0.1), lease_ttl=10, stall_timeout=changed.pop("stall", 60), connect_timeout=30
+    )  # pyright: ignore[reportArgumentType]
     heart = heart_of(database, WORKER, settings)
     assert isinstance(heart, HeartProcess)
     return heart
@@ -104,8 +110,8 @@ def test_each_sign_is_a_beat_that_says_how_the_worker_is(heart: HeartProcess, po
 def test_it_goes_on_while_the_worker_says_nothing_and_does_not_look_for_work_meanwhile(
     heart: HeartProcess, postgres: Database
 ) -> None:
-    heart.sign(IDLE)
-    assert settled(lambda: row(postgres)[3] is not None)
+    # It is not said to be idle for long without another word.
+    assert settled(lambda: (heart.sign(IDLE), row(postgres)[3] is not None)[1])
     began = row(postgres)[0]
     assert settled(lambda: row(postgres)[0] > began + 5)
     assert settled(lambda: row(postgres)[3] is None)

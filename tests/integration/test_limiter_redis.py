@@ -31,7 +31,7 @@ from worker.limits.redis import RedisLimiter
 url, namespace, what = sys.argv[1:]
 limiter = RedisLimiter(url, namespace)
 if what == "slot":
-    demand = Demand((Share(Bucket("server", Dimension.CONCURRENCY, 1)),), lease_seconds=0.5)
+    demand = Demand((Share(Bucket("server", Dimension.CONCURRENCY, 1)),), lease_seconds=5)
     print(type(limiter.ask(Acquire("mine", (demand,)))).__name__, flush=True)
     sys.stdin.read()
 demand = Demand((Share(Bucket("model", Dimension.REQUESTS, 600)), Share(Bucket("tenant", Dimension.REQUESTS, 60_000))))
@@ -81,23 +81,23 @@ def test_eight_processes_never_take_more_than_there_is(redis_url: str, namespace
             child.stdin.flush()
         granted = sum(json.loads(said(child)) for child in children)
         ended: Any = client.time()
-    for child in children:
-        child.communicate()
     seconds = ended[0] - began[0] + (ended[1] - began[1]) / 1_000_000
     assert 570 <= granted <= 570 + seconds * 9.9 + 1
     [of_model, of_tenant] = sorted(limiter.ask(Look()), key=lambda state: state.key)
     assert of_model.left <= 0
     assert of_tenant.left <= 57_000 - granted + seconds * 1000 + 1000
+    for child in children:
+        child.communicate()
 
 
 def test_a_place_of_a_killed_process_comes_back(redis_url: str, namespace: str, limiter: RedisLimiter) -> None:
     child = process(redis_url, namespace, "slot")
     assert said(child) == "Granted"
-    demand = Demand((slots(1),), lease_seconds=0.5)
+    demand = Demand((slots(1),), lease_seconds=5)
     assert isinstance(limiter.ask(Acquire("ours", (demand,))), Wait)
     child.send_signal(signal.SIGKILL)
     child.communicate()
-    assert servers.wait_until(lambda: isinstance(limiter.ask(Acquire("ours", (demand,))), Granted), 10)
+    assert servers.wait_until(lambda: isinstance(limiter.ask(Acquire("ours", (demand,))), Granted), 60)
 
 
 def test_while_redis_is_away_nothing_passes_and_neither_error_nor_log_shows_a_password(
@@ -203,10 +203,11 @@ def test_a_certificate_authority_of_ones_own_is_believed(redis_tls_url: str, nam
 def test_waits_are_of_redis_own_time(limiter: RedisLimiter) -> None:
     desk = Desk(limiter, Hands())
     share = requests(600)
-    desk.drain(share)
-    wait = desk.wait(share, ticket="waits")
+    # The first one that has to wait, before anything more comes in.
+    while isinstance(wait := desk.ask(share, ticket=(ticket := f"waits-{desk.count}")), Granted):
+        desk.count += 1
     assert wait.seconds <= 0.2
-    assert servers.wait_until(lambda: isinstance(desk.ask(share, ticket="waits"), Granted), 10)
+    assert servers.wait_until(lambda: isinstance(desk.ask(share, ticket=ticket), Granted), 60)
 
 
 def test_nothing_of_a_ticket_stays_behind_and_every_key_of_a_bucket_expires(
@@ -236,7 +237,7 @@ def test_while_tickets_are_held_or_wait_their_keys_expire_too(
     redis_url: str, namespace: str, limiter: RedisLimiter
 ) -> None:
     desk = Desk(limiter, Hands())
-    share, slot = requests(60), slots(1)
+    share, slot = requests(1), slots(1)
     desk.must(share, slot)
     desk.wait(share)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:

@@ -50,7 +50,7 @@ def test_a_limit_holds_for_the_tenant_and_the_project_that_it_names(
 
     monkeypatch.setattr(MemoryLimiter, "ask", noting)
     with emulated(tmp_path, monkeypatch, AGENT, LIMITS) as nf:
-        assert nf.submit("asker", project="press").result(30)
+        assert nf.submit("asker", project="press").result(60)
     assert taken == {
         "tenant=default project=press/concurrency",
         "tenant=default project=press/requests_per_minute",

@@ -55,7 +55,7 @@ def make_provider(api: str, url: str) -> BaseLLMProvider:
 
 def request_to(provider: BaseLLMProvider, text: str = TEXT, **more: Any) -> LLMRequest:
     messages = (Message(role="system", content="Be brief."), Message(role="user", content=text))
-    fields: dict[str, Any] = {"timeout_seconds": 20, **more}
+    fields: dict[str, Any] = {"timeout_seconds": 90, **more}
     return LLMRequest(model=f"{provider.name}:some-model", messages=messages, **fields)
 
 
@@ -146,9 +146,9 @@ def test_the_reset_of_an_empty_limit_says_when_to_come_back(provider: BaseLLMPro
 
 def test_a_silent_server_is_unavailable_after_the_timeout_of_the_request(provider: BaseLLMProvider, emulator: Emulator):
     emulator.script(["stall"])
-    error = failure_of(provider, timeout_seconds=0.2)
+    error = failure_of(provider, timeout_seconds=1)
     assert type(error) is ModelUnavailable
-    assert "no answer within 0.2 s" in error.message
+    assert "no answer within 1 s" in error.message
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -217,9 +217,9 @@ def test_an_answer_that_is_held_is_billed_and_comes_when_it_is_let_go(provider: 
         with emulator.held():
             asked = thread.submit(provider.invoke, request_to(provider))
             pause = threading.Event()
-            assert any(emulator.calls or pause.wait(0.01) for _ in range(1000))
+            assert any(emulator.calls or pause.wait(0.01) for _ in range(6000))
             assert not asked.done()
-        assert asked.result(10).text
+        assert asked.result(60).text
 
 
 def test_the_environment_that_the_emulator_prints_is_all_that_providers_need(emulator: Emulator):

@@ -7,9 +7,11 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import aclosing, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from asking import APIS, KEY, MODES, Asker
 from model_server import ModelServer, Reply, event_of, streamed
@@ -118,7 +120,7 @@ def test_text_comes_before_the_answer_is_whole(asker: Asker, server: ModelServer
     def held() -> Iterator[bytes | None]:
         *begin, last = EVENTS[asker.api]
         yield from map(event_of, begin)
-        assert seen.wait(20)
+        assert seen.wait(60)
         yield event_of(last)
 
     server.script(Reply(parts=held()))
@@ -159,7 +161,9 @@ def test_a_stream_that_nobody_reads_on_is_closed(asker: Asker, server: ModelServ
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_connection_is_used_again(asker: Asker, server: ModelServer, mode: str):
+def test_a_connection_is_used_again(asker: Asker, server: ModelServer, mode: str, monkeypatch: pytest.MonkeyPatch):
+    # However long it takes to ask five times: the library lets go of a connection after five seconds.
+    monkeypatch.setattr(httpx2, "Limits", partial(httpx2.Limits, keepalive_expiry=None))
     server.script(*(replies(asker, mode) for _ in range(5)))
     for _ in range(5):
         asker.ask(mode)

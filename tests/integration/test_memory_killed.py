@@ -41,7 +41,7 @@ class AsyncKeeper(BaseAgent):
 class Alone(Keeper):
     isolation = "process"
 """
-QUICK: dict[str, Any] = {"heartbeat": 0.5, "lease_ttl": 3, "idle_grace": 1}
+QUICK: dict[str, Any] = {"heartbeat": 0.5, "lease_ttl": 5, "idle_grace": 1}
 COUNT = 4
 
 
@@ -53,7 +53,6 @@ def remembered(installation: Fleet, agent: str) -> tuple[list[str], list[str]]:
     return sorted(item.text for item in store.memories.list(scope, limit=1000)), said
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("agent", "point", "nth"),
     [

@@ -33,7 +33,7 @@ import sys
 from datetime import timedelta
 from orchestrator.store import schema
 from orchestrator.store.database import Database
-database = Database(sys.argv[1], schema=sys.argv[2], pool_size=1, connect_timeout=timedelta(seconds=4), prepare=True)
+database = Database(sys.argv[1], schema=sys.argv[2], pool_size=1, connect_timeout=timedelta(seconds=30), prepare=True)
 input()
 schema.upgrade(database)
 database.close()
@@ -59,7 +59,7 @@ def empty(database: Database) -> Database:
 
 def beside(database: Database, name: str) -> Database:
     """Give another, empty schema of the same database; whoever fills it drops it."""
-    soon = timedelta(seconds=4)
+    soon = timedelta(seconds=30)
     return Database(
         address(database), schema=f"{database.schema}_{name}", pool_size=1, connect_timeout=soon, prepare=True
     )
@@ -145,7 +145,7 @@ def test_processes_that_upgrade_at_the_same_time_do_not_disturb_each_other(empty
             process.stdin.write("now\n")
             process.stdin.flush()
         for process in processes:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=120)
             assert (process.returncode, errors) == (0, "")
     schema.check(empty)
 

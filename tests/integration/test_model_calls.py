@@ -42,8 +42,7 @@ def installation(
             models_file=folder / "models.toml",
             redis_url=broker_url("redis"),
             heartbeat=0.5,
-            lease_ttl=3,
-            **settings,
+            **{"lease_ttl": 60, **settings},
         ) as made,
     ):
         made.environment |= emulator.env
@@ -76,7 +75,7 @@ def test_the_ledger_is_the_providers_bill_whoever_asks_and_however(tmp_path: Pat
 
 
 def test_a_worker_that_is_killed_among_twenty_calls_costs_the_one_in_flight_again_at_most(tmp_path: Path) -> None:
-    with installation(tmp_path, Setup(latency=Latency(low=0.15))) as (made, emulator):
+    with installation(tmp_path, Setup(latency=Latency(low=0.15)), lease_ttl=5) as (made, emulator):
         worker = made.start_worker()
         # Without a budget: a call is in the ledger from before it is made all the same.
         run = made.orchestrator.submit("chain", chain("harbour", 20))
@@ -98,7 +97,8 @@ def test_a_worker_that_is_killed_among_twenty_calls_costs_the_one_in_flight_agai
 
 
 def test_a_limit_holds_for_all_workers_and_nobody_is_refused_or_fails(tmp_path: Path) -> None:
-    limit = RateLimit(model=MODEL, requests=300, burst_seconds=1)
+    # The provider bears more at once than they make: what was let pass may be held up on its way.
+    limit = RateLimit(model=MODEL, requests=300, burst_seconds=5)
     rule = '[[limits]]\nmodel = "*"\nper = ["credential"]\nrequests_per_minute = 300\nburst_seconds = 1\n'
     with installation(tmp_path, Setup(limits=(limit,)), rule) as (made, emulator):
         for _ in range(2):

@@ -64,7 +64,7 @@ class Shop:
             yield
         finally:
             process.send_signal(signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)
             log.close()
             for key in self.client.scan_iter(f"{self.environment['SHOP_PREFIX']}*"):
                 self.client.delete(key)
@@ -84,7 +84,7 @@ class Shop:
 
     def revoked(self) -> list[str]:
         """Give the ids that the application's worker will not begin."""
-        replies: dict[str, list[str]] = self.control().inspect(timeout=0.3).revoked() or {}
+        replies: dict[str, list[str]] = self.control().inspect(timeout=10, limit=1).revoked() or {}
         return [task_id for ids in replies.values() for task_id in ids]
 
 
@@ -103,7 +103,7 @@ def start_worker(installation: Fleet, shop: Shop, **environment: str) -> subproc
 def serving(tmp_path_factory: pytest.TempPathFactory, shop: Shop) -> Generator[Fleet]:
     """A fleet with one worker that serves every kind of task in one slot after the other."""
     folder = tmp_path_factory.mktemp("fleet")
-    with fleet(folder, heartbeat=0.3, lease_ttl=2, concurrency=4) as installation:
+    with fleet(folder, heartbeat=0.3, lease_ttl=60, idle_grace=120, concurrency=4) as installation:
         start_worker(installation, shop)
         yield installation
 
@@ -113,7 +113,7 @@ def celery(name: str, **fields: Any) -> CeleryTask:
 
 
 def run(installation: Fleet, workflow: WorkflowDefinition | TaskDefinition, given: Any) -> RunResult:
-    return installation.orchestrator.submit(workflow, given).wait(30)
+    return installation.orchestrator.submit(workflow, given).wait(90)
 
 
 def error_of(done: RunResult) -> tuple[str, str]:
@@ -134,7 +134,7 @@ def test_agents_functions_and_celery_tasks_mix_in_chains_and_chords(serving: Fle
         TaskDefinition(id="halve", function="shop.halve", input={"sum": "${gather.seen.total}"}),
     )
     runs = serving.orchestrator.submit_many(workflow, [{"n": 3}] * 5)
-    for done in [each.wait(30) for each in runs]:
+    for done in [each.wait(60) for each in runs]:
         assert done.state == "succeeded", done.error
         outputs = {part.task: part.output for part in done.agent_runs}
         assert (outputs["add"], outputs["total"], done.output) == (6, 6, 3.0)
@@ -217,15 +217,15 @@ def test_what_was_revoked_is_sent_under_a_new_id_when_the_run_is_retried(
 ) -> None:
     (tmp_path / "go").touch()
     task = TaskDefinition(
-        id="held", celery=celery("held", queue="later"), retry=ONCE, timeouts=Timeouts(hard=timedelta(seconds=1.5))
+        id="held", celery=celery("held", queue="later"), retry=ONCE, timeouts=Timeouts(hard=timedelta(seconds=8))
     )
     handle = serving.orchestrator.submit(task, {"until": str(tmp_path / "go")})
-    done = handle.wait(30)
+    done = handle.wait(60)
     assert error_of(done)[0] == "agent_timeout"
     serving.until(lambda: f"{done.agent_runs[0].id}.celery-1" in shop.revoked(), "it is revoked")
     shop.control().add_consumer("later", reply=True)
     handle.retry()
-    again = handle.wait(30)
+    again = handle.wait(60)
     assert again.output == {"id": f"{done.agent_runs[0].id}.celery-2"}
     assert shop.notes("begin").count(f"{done.agent_runs[0].id}.celery-1") == 0
 
@@ -236,7 +236,7 @@ def test_a_revocation_by_the_apps_own_people_is_respected(serving: Fleet, shop: 
     serving.until(lambda: handle.state == "running", "it waits")
     shop.control().revoke(f"{handle.snapshot().agent_runs[0].id}.celery-1", reply=True)
     shop.control().add_consumer("parked", reply=True)
-    code, message = error_of(handle.wait(30))
+    code, message = error_of(handle.wait(60))
     assert (code, "was revoked, or has expired, in its own app" in message) == ("agent_failed", True)
 
 
@@ -257,7 +257,7 @@ def test_embedded_runs_do_the_same_whatever_app_a_function_makes_the_current_one
     workflow = sequential(double, TaskDefinition(id="add", celery=celery("add")))
     settings = Settings(home=tmp_path, celery_app="shop:app", concurrency=1)
     with Orchestrator.embedded(settings=settings) as nf:
-        assert [each.result(timeout=30) for each in nf.submit_many(workflow, [{"n": 3}, {"n": 4}])] == [6, 8]
+        assert [each.result(60) for each in nf.submit_many(workflow, [{"n": 3}, {"n": 4}])] == [6, 8]
 
 
 def killed(installation: Fleet, worker: subprocess.Popen[bytes]) -> None:
@@ -272,7 +272,7 @@ def drained(installation: Fleet, worker: subprocess.Popen[bytes]) -> None:
 def test_a_worker_that_takes_over_waits_for_the_task_that_the_other_one_has_sent(
     shop: Shop, tmp_path: Path, ended: Callable[[Fleet, subprocess.Popen[bytes]], None]
 ) -> None:
-    with fleet(tmp_path, "redis", heartbeat=0.3, lease_ttl=1, drain_timeout=0.3) as installation:
+    with fleet(tmp_path, "redis", heartbeat=0.3, lease_ttl=5, drain_timeout=0.3) as installation:
         first = start_worker(installation, shop)
         task = TaskDefinition(id="held", celery=celery("held"))
         handle = installation.orchestrator.submit(task, {"until": str(tmp_path / "go")})
@@ -282,7 +282,7 @@ def test_a_worker_that_takes_over_waits_for_the_task_that_the_other_one_has_sent
         start_worker(installation, shop)
         installation.until(lambda: handle.snapshot().agent_runs[0].epoch == 2, "it is taken over")
         (tmp_path / "go").touch()
-        done = handle.wait(30)
+        done = handle.wait(60)
         assert (done.output, done.agent_runs[0].failures) == ({"id": task_id}, 0)
         assert [shop.notes(event).count(task_id) for event in ("begin", "end")] == [1, 1]
         assert task_id not in shop.revoked()

@@ -12,6 +12,8 @@ from pathlib import Path
 from fleet import Fleet, fleet
 
 ROOT = Path(__file__).parents[2]
+#: It kills what has not ended after 5 s: a worker that leaves the fleet in good order may take longer.
+HONCHO = "import honcho.manager; honcho.manager.KILL_WAIT = 60; from honcho.command import main; main()"
 
 
 def test_a_workflow_goes_through_the_processes_of_the_procfile(tmp_path: Path) -> None:
@@ -22,7 +24,7 @@ def test_a_workflow_goes_through_the_processes_of_the_procfile(tmp_path: Path) -
     with fleet(tmp_path, metrics_port=0, flower_port=0, schedules="schedules.yaml", log_level="INFO") as installation:
         with log.open("wb") as file:
             honcho = subprocess.Popen(
-                [bin_folder / "honcho", "start", "--no-prefix"],
+                [sys.executable, "-P", "-c", HONCHO, "start", "--no-prefix"],
                 env={
                     **os.environ,
                     **installation.environment,
@@ -39,12 +41,12 @@ def test_a_workflow_goes_through_the_processes_of_the_procfile(tmp_path: Path) -
             return has_fired(installation) and "flower starts" in log.read_text()
 
         try:
-            installation.until(arrived, "beat submits, the worker runs it, Flower serves")
+            installation.until(arrived, "beat submits, the worker runs it, Flower serves", timeout=150)
             run = installation.orchestrator.submit("reader | editor", {"text": "Ships need harbours."})
-            assert run.wait(30).state == "succeeded"
+            assert run.wait(60).state == "succeeded"
         finally:
             honcho.send_signal(signal.SIGTERM)
-            honcho.wait(30)
+            honcho.wait(90)
         assert installation.live_workers() == []
 
 

@@ -30,7 +30,11 @@ def messages(count: int, queue: str = "agent.probe", priority: int = 0) -> list[
 @contextmanager
 def publishing(url: str, lost: list[str], **settings: object) -> Generator[tuple[FleetApp, Publisher]]:
     made = settings_of(
-        broker_url=url, database_url="postgresql://nowhere/none", namespace=f"t{ids.new()[-12:-5]}", **settings
+        broker_url=url,
+        database_url="postgresql://nowhere/none",
+        namespace=f"t{ids.new()[-12:-5]}",
+        connect_timeout=30,
+        **settings,
     )
     app = make_app(made, lambda app: StoreBackend(app, None))  # pyright: ignore[reportArgumentType]
     publisher = app.publisher(lost.extend)
@@ -49,7 +53,7 @@ def test_a_batch_arrives_once_and_is_confirmed(broker: str) -> None:
     url = urls[f"NIGHTFLEET_TEST_{broker}_URL"]
     with publishing(url, lost, broker_ca_file=Path(urls["NIGHTFLEET_TEST_CA_FILE"])) as (_, publisher):
         publisher.publish(messages(500))
-        assert publisher.flush(20)
+        assert publisher.flush(60)
         assert publisher.depth("agent.probe") == 500
         assert lost == []
 
@@ -59,7 +63,7 @@ def test_higher_priority_is_delivered_first_and_equal_priority_in_order(broker: 
     with publishing(services.urls()[f"NIGHTFLEET_TEST_{broker}_URL"], []) as (app, publisher):
         sent = [messages(1, priority=priority)[0] for priority in (0, 1, 0, 2, 1)]
         publisher.publish(sent)
-        publisher.flush(20)
+        publisher.flush(60)
         with app.connection_for_read() as connection:
             queue = app.queue_for("agent.probe")(connection.default_channel)
             got = []
@@ -72,7 +76,7 @@ def test_nobody_waits_for_the_confirmation_of_each_message(monkeypatch: pytest.M
     waits: list[object] = []
     with publishing(services.urls()["NIGHTFLEET_TEST_RABBITMQ_URL"], []) as (_, publisher):
         publisher.publish(messages(1))
-        assert publisher.flush(20)
+        assert publisher.flush(60)
 
         def wait(*args: object, **_: object) -> None:
             waits.append(args)
@@ -80,7 +84,7 @@ def test_nobody_waits_for_the_confirmation_of_each_message(monkeypatch: pytest.M
         monkeypatch.setattr("amqp.abstract_channel.AbstractChannel.wait", wait)
         publisher.publish(messages(50))
         monkeypatch.undo()
-        assert publisher.flush(20)
+        assert publisher.flush(60)
     assert waits == []
 
 
@@ -88,15 +92,15 @@ def test_a_message_that_reaches_no_queue_is_reported_as_lost_and_the_queue_decla
     lost: list[str] = []
     with publishing(services.urls()["NIGHTFLEET_TEST_RABBITMQ_URL"], lost) as (app, publisher):
         publisher.publish(messages(1))
-        publisher.flush(20)
+        publisher.flush(60)
         with app.connection_for_write() as connection:
             app.queue_for("agent.probe")(connection.default_channel).delete()
         unroutable = messages(2)
         publisher.publish(unroutable)
-        assert publisher.flush(20)
+        assert publisher.flush(60)
         assert lost == [message.task_id for message in unroutable]
         publisher.publish(messages(3))
-        assert publisher.flush(20)
+        assert publisher.flush(60)
         assert publisher.depth("agent.probe") == 3
 
 
@@ -144,17 +148,17 @@ def test_a_connection_that_was_lost_unnoticed_is_no_outage(broker: str) -> None:
 def test_after_a_fork_the_child_has_a_connection_of_its_own() -> None:
     with publishing(services.urls()["NIGHTFLEET_TEST_RABBITMQ_URL"], []) as (_, publisher):
         publisher.publish(messages(1))
-        publisher.flush(20)
+        publisher.flush(60)
         read, write = os.pipe()
         child = os.fork()
         if child == 0:  # pragma: no cover - the parent's coverage does not see the child
             publisher.publish(messages(2))
-            os.write(write, b"1" if publisher.flush(20) else b"0")
+            os.write(write, b"1" if publisher.flush(60) else b"0")
             os._exit(0)
         assert os.read(read, 1) == b"1"
         os.waitpid(child, 0)
         publisher.publish(messages(1))
-        assert publisher.flush(20)
+        assert publisher.flush(60)
         assert publisher.depth("agent.probe") == 4
 
 

@@ -48,7 +48,7 @@ class Project:
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=240,
             check=False,
         )
         self.printed = done.stdout + done.stderr
@@ -218,7 +218,7 @@ class TestNamer(AgentTestCase):
     def run(**environment: str) -> str:
         return subprocess.run(
             [sys.executable, "-m", "unittest", "-v", "test_namer"],
-            cwd=project.folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=100,
+            cwd=project.folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=240,
         ).stderr  # fmt: skip
 
     assert "NIGHTFLEET_TEST_RECORD=1 python -m unittest test_namer.TestNamer.test_recorded" in run()

@@ -81,7 +81,7 @@ class ShopAsker(Asker):
 
     def given(self) -> list[Any]:
         spec = os.environ["NIGHTFLEET_TEST_SERVER"]
-        return [MCPToolkit("raw", Stdio(command=(sys.executable, str(SERVER), spec)), ToolRules(timeout_seconds=20))]
+        return [MCPToolkit("raw", Stdio(command=(sys.executable, str(SERVER), spec)), ToolRules(timeout_seconds=60))]
 
 
 class ServiceAsker(Asker):
