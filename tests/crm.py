@@ -59,7 +59,7 @@ class Crm:
 
     def until_asked(self) -> None:
         """Wait for the first request."""
-        assert self.was_asked.wait(20)
+        assert self.was_asked.wait(60)
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class Crm:
         if path == "/api/missing":
             return _send(request, 404, json.dumps({"error": "no such thing", "you sent": asked["headers"]}).encode())
         if path == "/api/hang":
-            self.hanging.wait(30)
+            self.hanging.wait(60)
             return None
         if path == "/api/drip":
             return self._drip(request)

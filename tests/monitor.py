@@ -74,7 +74,7 @@ class Flower:
             token = base64.b64encode(f"{user}:{password}".encode()).decode()
             request.add_header("Authorization", f"Basic {token}")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return Answer(answer.status, answer.read().decode())
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.read().decode())
@@ -89,9 +89,7 @@ class Flower:
 
     def until_state(self, task_id: str, state: str) -> dict[str, Any]:
         """Wait until Flower shows a task in a state."""
-        self.installation.until(
-            lambda: self.task(task_id).get("state") == state, f"Flower shows {task_id} as {state}", timeout=20
-        )
+        self.installation.until(lambda: self.task(task_id).get("state") == state, f"Flower shows {task_id} as {state}")
         return self.task(task_id)
 
     def worker_name(self) -> str:
@@ -101,12 +99,12 @@ class Flower:
 
     def stop(self) -> int:
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
 
 
 @contextlib.contextmanager
