@@ -100,7 +100,7 @@ class Crm:
         if path == "/api/missing":
             return _send(request, 404, json.dumps({"error": "no such thing", "you sent": asked["headers"]}).encode())
         if path == "/api/hang":
-            self.hanging.wait(30)
+            self.hanging.wait(60)
             return None
         if path == "/api/drip":
             return self._drip(request)

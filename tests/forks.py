@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 
 #: A child that hangs would be waited for without end.
-_MOST_SECONDS = 90
+_MOST_SECONDS = 60
 
 
 def in_a_fork(work: Callable[[], bool]) -> bool:

@@ -74,7 +74,7 @@ class Flower:
             token = base64.b64encode(f"{user}:{password}".encode()).decode()
             request.add_header("Authorization", f"Basic {token}")
         try:
-            with urllib.request.urlopen(request, timeout=90) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return Answer(answer.status, answer.read().decode())
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.read().decode())
@@ -89,9 +89,7 @@ class Flower:
 
     def until_state(self, task_id: str, state: str) -> dict[str, Any]:
         """Wait until Flower shows a task in a state."""
-        self.installation.until(
-            lambda: self.task(task_id).get("state") == state, f"Flower shows {task_id} as {state}", timeout=60
-        )
+        self.installation.until(lambda: self.task(task_id).get("state") == state, f"Flower shows {task_id} as {state}")
         return self.task(task_id)
 
     def worker_name(self) -> str:

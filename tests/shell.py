@@ -98,7 +98,7 @@ class Shell:
         began = time.monotonic()
         with Shell(self.folder, {**self.environment, **environment}).start(*arguments) as process:
             try:
-                out, err = process.communicate(stdin, timeout=120)
+                out, err = process.communicate(stdin, timeout=300)
             finally:
                 process.kill()
         return Done(process.returncode, out, err, time.monotonic() - began)
@@ -113,7 +113,7 @@ class Shell:
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=300,
         )
         assert process.returncode == 0, process.stderr
         return [Done(code, out, err, 0.0) for code, out, err in json.loads(process.stdout)]

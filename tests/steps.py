@@ -47,7 +47,7 @@ def race(*works: Callable[[], T]) -> list[T]:
     start = threading.Barrier(len(works))
 
     def go(work: Callable[[], T]) -> T:
-        start.wait(90)
+        start.wait(60)
         return work()
 
     with ThreadPoolExecutor(len(works)) as pool:
@@ -153,7 +153,7 @@ def ago(database: Database, seconds: float) -> Any:
 def wait_for_lock(database: Database) -> None:
     """Wait until some session of ours waits for a lock."""
     pause = threading.Event()
-    for _ in range(1800):
+    for _ in range(1_200):
         with database.connect() as connection:
             waiting = connection.exec_driver_sql(
                 "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s",

@@ -23,6 +23,7 @@ from orchestrator.contracts.diagnosis import (
     Work,
 )
 from orchestrator.contracts.policy import Retention
+from orchestrator.diagnosis.words import SCHEMA_VERSION
 from orchestrator.errors import NightfleetError, ServiceUnavailable, SettingsInvalid
 from orchestrator.imports import require_ours
 from orchestrator.kernel import Kernel
@@ -46,7 +47,7 @@ _REST_SECONDS = 60.0
 #: Projects whose runs are counted: two statements for each end of theirs.
 _MOST_PROJECTS = 50
 _DAY_SECONDS = 86_400.0
-#: Somebody waits for the page: when so much time has gone, nothing more is asked.
+#: Somebody waits for the page: when the servers have taken so much time, nothing more is asked.
 _PATIENCE_SECONDS = 15.0
 
 
@@ -92,6 +93,8 @@ def collect(settings: Settings, settings_facts: tuple[SettingFact, ...], clock: 
         # Looking must leave nothing behind: where nothing has run yet, there is nothing to open.
         known = {"agents": tuple(agents.values()), "problems": problems, "unread": tuple(notes.unread)}
         return found.model_copy(update=known)
+    # What is slow to load here is no reason to ask nobody.
+    notes.deadline = clock.monotonic() + _PATIENCE_SECONDS
     kernel = Kernel.build(settings)
     try:
         database = _database(kernel, notes, clock)
@@ -186,7 +189,7 @@ def _database(kernel: Kernel, notes: _Notes, clock: Clock) -> dict[str, Any]:
         after = clock.now()
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the rest of the page must come
         return {"database": Service(kind=kind, address=database.masked_url, error=_reason(error))}
-    found: dict[str, Any] = {"revision": notes.read("the schema's version", lambda: schema.current(database), None)}
+    found: dict[str, Any] = {"revision": notes.read(SCHEMA_VERSION, lambda: schema.current(database), None)}
     if kind == "postgresql":
         server, found["postgres"] = notes.read("the settings of Postgres", health.postgres, (None, None))
     else:

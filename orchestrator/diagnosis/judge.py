@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from orchestrator.contracts.diagnosis import Diagnosis, Facts, Finding, Level, RedisFact
 from orchestrator.diagnosis.fleet import FLEET_RULES
-from orchestrator.diagnosis.words import error, number, ok, seconds, warning
+from orchestrator.diagnosis.words import SCHEMA_VERSION, error, number, ok, seconds, warning
 from orchestrator.settings import Settings
 
 Rule = Callable[[Facts, Settings], Iterator[Finding]]
@@ -68,6 +68,8 @@ def _database(facts: Facts, _settings: Settings) -> Iterator[Finding]:
 def _schema(facts: Facts, _settings: Settings) -> Iterator[Finding]:
     if facts.database.error is not None or facts.embedded:
         return  # an embedded process brings its file up to date when it starts
+    if facts.revision is None and any(each.what == SCHEMA_VERSION for each in facts.unread):
+        return  # nobody knows
     if facts.revision is None:
         yield error("schema_missing", "the database has no tables of ours yet", "run `nightfleet db upgrade`")
     elif facts.revision > facts.needed_revision:

@@ -7,6 +7,9 @@ from typing import Protocol
 
 from orchestrator.contracts.diagnosis import Finding, Level
 
+#: What the revision of the database is called where it could not be read.
+SCHEMA_VERSION = "the schema's version"
+
 
 class Make(Protocol):
     """Makes a finding of one level."""

@@ -107,7 +107,7 @@ class TestRun:
     def test_a_run_that_takes_too_long_is_left(self, nf: Shell) -> None:
         done = nf("run", "waiter", "--timeout", "0.2", "--json", NIGHTFLEET_DRAIN_TIMEOUT="0.1")
         assert done.code == 1
-        assert done.json()["state"] == "running"
+        assert done.json()["state"] in ("pending", "running")
         assert "has not ended within 0.2 s" in done.err
         assert "nightfleet runs resume" in done.err
 
@@ -120,7 +120,7 @@ class TestInterrupt:
             run_id = next(run_id_in(line) for line in process.stderr if line.startswith("run "))
             assert any("waiter: waiting (50%)" in line for line in process.stderr)
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "nightfleet runs resume" in err
         assert nf("runs", "show", run_id, "--json").json()["state"] == "running"
@@ -138,7 +138,7 @@ class TestInterrupt:
             process.send_signal(signal.SIGINT)
             assert any("stopping: " in line for line in process.stderr)
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=10)
+            _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "what is unfinished goes on with `nightfleet runs resume`" in err
 
@@ -191,7 +191,7 @@ class TestRuns:
             run_id = next(run_id_in(line) for line in process.stderr if line.startswith("run "))
             assert nf("runs", "cancel", run_id).out == f"run {run_id} is cancelled\n"
             nf.write("go", "")
-            out, _ = process.communicate(timeout=30)
+            out, _ = process.communicate(timeout=60)
         assert process.returncode == 1
         assert json.loads(out)["state"] == "cancelled"
 
@@ -341,7 +341,7 @@ def test_the_emulator_serves_until_it_is_told_to_stop(nf: Shell) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("export ")
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
     assert process.returncode == 0
 
 
@@ -381,7 +381,7 @@ def worker(fleet: Shell) -> Iterator[subprocess.Popen[str]]:
         yield process
         if process.poll() is None:
             process.terminate()
-            process.communicate(timeout=45)
+            process.communicate(timeout=60)
 
 
 def test_the_schema_is_checked_and_upgraded(fleet: Shell) -> None:
@@ -423,7 +423,7 @@ def test_work_on_a_fleet(fleet: Shell, worker: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
         assert any("waiter: waiting" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     left = run_id_in(err)
     assert f"run {left} goes on: `nightfleet runs watch {left}`" in err
@@ -432,13 +432,13 @@ def test_work_on_a_fleet(fleet: Shell, worker: subprocess.Popen[str]) -> None:
     assert fleet("runs", "watch", left).out == "gone\n"
 
     worker.terminate()
-    worker.communicate(timeout=45)
+    worker.communicate(timeout=60)
     assert worker.returncode == 0
 
 
 def test_a_run_that_nobody_serves_says_so(fleet: Shell, worker: subprocess.Popen[str]) -> None:
     worker.terminate()
-    worker.communicate(timeout=45)
+    worker.communicate(timeout=60)
     run_id = fleet("submit", "reader", "--text", "Ships.").out.strip()
     assert "warning: no live worker serves agent 'reader'" in fleet("runs", "show", run_id).out
     assert fleet("runs", "watch", run_id, "--timeout", "0.1").code == 1

@@ -183,7 +183,7 @@ def at_a_terminal(shell: Shell, arguments: Sequence[str], answer: str) -> str:
             if "[y/N]" in shown and not answered:
                 os.write(mine, f"{answer}\n".encode())
                 answered = True
-        process.wait(15)
+        process.wait(60)
     os.close(mine)
     return shown
 
@@ -196,7 +196,7 @@ class TestInterrupts:
         with Shell(nf.folder, {"NIGHTFLEET_DRAIN_TIMEOUT": "0.1"}).start("runs", "retry", run_id) as process:
             wait_for_line(process, "waiter: waiting")
             process.send_signal(number)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=60)
         assert process.returncode == code
         assert "what is unfinished goes on with `nightfleet runs resume`" in err
         assert "Traceback" not in err
@@ -207,7 +207,7 @@ class TestInterrupts:
             process.terminate()
             wait_for_line(process, "stopping: ")
             process.terminate()
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)
         assert process.returncode == 143
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"])
@@ -219,7 +219,7 @@ class TestInterrupts:
             assert process.stdout is not None
             assert json.loads(process.stdout.readline())["run_id"] == run_id
             process.send_signal(number)
-            _, err = process.communicate(timeout=15)
+            _, err = process.communicate(timeout=60)
         assert process.returncode == code
         assert err.strip() == (
             f"run {run_id} goes on: `nightfleet runs watch {run_id}` shows it, `nightfleet runs cancel {run_id}` ends it"

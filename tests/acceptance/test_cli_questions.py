@@ -76,7 +76,7 @@ def test_a_run_tells_how_to_answer_and_goes_on_when_somebody_does(nf: Shell) -> 
             ("runs", "answer", question_id, "--no"),
             ("runs", "answer", "nobody", "--no"),
         )
-        out, _ = run.communicate(timeout=20)
+        out, _ = run.communicate(timeout=60)
     published = {name: json.loads((ROOT / f"docs/schemas/{name}.json").read_text()) for name in ("questions", "answer")}
     Draft202012Validator(published["questions"]).validate(listed.json())
     Draft202012Validator(published["answer"]).validate(answered.json())
@@ -105,7 +105,7 @@ def at_a_terminal(nf: Shell, *arguments: str, typed: tuple[tuple[str, str], ...]
         [*COMMAND, *arguments], cwd=nf.folder, env=environment, stdin=slave, stdout=slave, stderr=slave
     )
     os.close(slave)
-    seen, todo, deadline = "", list(typed), time.monotonic() + 30
+    seen, todo, deadline = "", list(typed), time.monotonic() + 120
     while time.monotonic() < deadline:
         if not select.select([master], [], [], 0.2)[0]:
             continue
@@ -136,7 +136,7 @@ def test_what_is_interrupted_while_it_asks_is_taken_up_again(nf: Shell) -> None:
     with nf.start("run", "sender") as run:
         _, question_id = until_asked(nf, run)
         run.terminate()
-        run.wait(20)
+        run.wait(60)
     assert nf("runs", "answer", question_id, "--no").code == 0
     resumed = nf("runs", "resume")
     assert (resumed.code, resumed.out) == (0, "no\n")
@@ -148,6 +148,6 @@ def test_text_is_no_answer_where_one_of_a_shape_is_wanted(nf: Shell) -> None:
         question_id = next(line.split()[5] for line in run.stderr if "answer with:" in line)
         refused = nf("runs", "answer", question_id, "--text", "five")
         answered = nf("runs", "answer", question_id, "--value", '{"stars": 5}')
-        run.communicate(timeout=20)
+        run.communicate(timeout=60)
     assert (refused.code, answered.code, run.returncode) == (2, 0, 0)
     assert "give JSON with --value" in refused.err

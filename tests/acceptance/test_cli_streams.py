@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 from jsonschema import Draft202012Validator
 from shell import ROOT, Shell, run_id_in
 
@@ -23,7 +22,6 @@ class Teller(BaseAgent):
 """
 
 
-@pytest.mark.timeout(100)
 def test_an_answer_is_seen_as_lines_of_its_task_and_as_events(tmp_path: Path) -> None:
     with Emulator() as emulator:
         nf = Shell(tmp_path, emulator.env)

@@ -47,7 +47,7 @@ def doctor(folder: Path, *arguments: str, **environment: str) -> Seen:
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         check=False,
     )
     return Seen(done.returncode, done.stdout, done.stderr)
@@ -106,7 +106,7 @@ def test_unfinished_embedded_runs_are_told(tmp_path: Path) -> None:
 
     (tmp_path / "agents").mkdir()
     with Orchestrator.embedded(tmp_path / ".nightfleet") as nf:
-        nf.submit("reader", {"text": "Ships."}).result(timeout=30)
+        nf.submit("reader", {"text": "Ships."}).result(timeout=60)
     seen = doctor(tmp_path, "--json")
     assert seen.code == 0
     assert seen.diagnosis.database.version is not None
@@ -161,7 +161,7 @@ def look(made: Fleet, *arguments: str, **environment: str) -> Seen:
 
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_fleet_from_its_first_minute_to_the_death_of_its_only_worker(broker: str, tmp_path: Path) -> None:
-    with fleet(tmp_path, broker, agents_path="./agents") as made:
+    with fleet(tmp_path, broker, agents_path="./agents", lease_ttl=60) as made:
         check_a_fleet_from_its_first_minute_on(made)
 
 
@@ -171,9 +171,9 @@ def check_a_fleet_from_its_first_minute_on(installation: Fleet) -> None:
     assert "start" in next(each.advice for each in empty.diagnosis.findings if each.code == "no_worker")
     assert empty.diagnosis.broker.version is not None
     assert bool(empty.diagnosis.redis_memory) == (installation.broker == "redis")
-    assert abs(empty.diagnosis.clock_skew_seconds or 0) < 2
+    assert abs(empty.diagnosis.clock_skew_seconds or 0) < 30
 
-    worker = installation.start_worker(NIGHTFLEET_LEASE_TTL="15")
+    worker = installation.start_worker()
     served = look(installation, "--json")
     assert served.code == 0, served.out
     assert served.codes["workers"] == "1 worker with 20 slots, 0 of them in use"
@@ -182,11 +182,11 @@ def check_a_fleet_from_its_first_minute_on(installation: Fleet) -> None:
 
     installation.kill(worker)
     installation.orchestrator.submit("reader", {"text": "Ships."})
-    installation.query("UPDATE worker SET beat_at = now() - interval '40 s'")
+    installation.query("UPDATE worker SET beat_at = now() - interval '10 h'")
     dead = look(installation)
     assert dead.code == 1
     assert "no worker is alive, and 1 run cannot go on" in dead.out
-    assert "has given no sign of life for 4" in dead.out
+    assert "has given no sign of life for 10 h" in dead.out
     assert dead.out.rstrip().endswith("Begin with: start one: `nightfleet worker`")
     [waits] = look(installation, "--json").work.queues
     assert (waits.agent, waits.waiting, waits.workers, waits.depth) == ("reader", 1, 0, 1)

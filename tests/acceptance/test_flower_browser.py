@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Generator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+from orchestrator import RetryPolicy, TaskDefinition, WorkflowDefinition
+
 #: Nothing of this machine's user, and nothing that calls its maker.
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -26,7 +29,7 @@ _FLAGS = (
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Generator[Fleet]:
-    with fleet(tmp_path_factory.mktemp("browser"), concurrency=10) as made:
+    with fleet(tmp_path_factory.mktemp("browser"), concurrency=10, lease_ttl=600) as made:
         made.start_worker()
         yield made
 
@@ -78,7 +81,7 @@ def found(browser: webdriver.Chrome, css: str, text: str = "") -> WebElement:
     def visible(_: webdriver.Chrome) -> WebElement | None:
         return next((each for each in browser.find_elements(By.CSS_SELECTOR, css) if text in each.text), None)
 
-    element = WebDriverWait(browser, 20, ignored_exceptions=[Exception]).until(visible)
+    element = WebDriverWait(browser, 60, ignored_exceptions=[Exception]).until(visible)
     assert element is not None
     return element
 
@@ -93,9 +96,9 @@ def test_the_task_list_shows_agents_and_their_run_and_what_went_wrong(
     installation: Fleet, monitor: Flower, browser: webdriver.Chrome, look: Callable[[str], None]
 ) -> None:
     run = installation.orchestrator.submit("head=branch | [a=branch, b=branch] | end=gather | last=quiet", {})
-    assert run.wait(30).state == "succeeded"
+    assert run.wait(60).state == "succeeded"
     failed = installation.orchestrator.submit("held", {"seconds": "soon"})
-    assert failed.wait(30).state == "failed"
+    assert failed.wait(60).state == "failed"
     monitor.until_state(task_id_of(installation, failed.id), "FAILURE")
     monitor.until_state(task_id_of(installation, run.id, "last"), "SUCCESS")
     look("/tasks")
@@ -111,7 +114,7 @@ def test_the_link_to_the_run_lists_its_tasks_and_no_others(
 ) -> None:
     run, other = installation.orchestrator.submit_many("a=quiet | b=quiet", [{}, {}])
     for each in (run, other):
-        assert each.wait(30).state == "succeeded"
+        assert each.wait(60).state == "succeeded"
         monitor.until_state(task_id_of(installation, each.id, "b"), "SUCCESS")
     look(f"/task/{task_id_of(installation, run.id, 'b')}")
     browser.get(str(found(browser, f"a[title='{run.id}']").get_attribute("href")))
@@ -136,7 +139,9 @@ def test_a_click_on_terminate_cancels_the_run(
 def test_a_click_on_revoke_cancels_a_run_that_waits_for_a_retry(
     installation: Fleet, monitor: Flower, browser: webdriver.Chrome, look: Callable[[str], None]
 ) -> None:
-    run = installation.orchestrator.submit("flaky", {"failures": 3})
+    # It waits for as long as it takes to open its page.
+    task = TaskDefinition(id="flaky", agent="flaky", retry=RetryPolicy(first_delay=timedelta(minutes=10)))
+    run = installation.orchestrator.submit(WorkflowDefinition(tasks=(task,)), {"failures": 3})
     task_id = task_id_of(installation, run.id)
     monitor.until_state(task_id, "RETRY")
     look(f"/task/{task_id}")

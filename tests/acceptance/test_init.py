@@ -36,7 +36,7 @@ def bash(script: str, folder: Path, **environment: str) -> subprocess.CompletedP
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
         check=False,
     )
 
@@ -105,7 +105,7 @@ def test_its_procfile_starts_a_worker_that_runs_its_workflow(project: Path, tmp_
         assert done.returncode == 0, done.stderr + made.logs()
         assert "## Headliner" in done.stdout
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(45) == 0
+        assert worker.wait(60) == 0
 
 
 def test_here_and_twice(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_takeover_between_the_check_and_the_insert_keeps_the_zombies_row_out(o
         _until_blocked(database)
         session.command("COMMIT")
         with pytest.raises(ClaimLost):
-            late.result(30)
+            late.result(60)
         session.command("BEGIN")
     assert held == 1
     assert outcomes(ground, zombie) == {}
@@ -99,7 +99,7 @@ def test_a_takeover_waits_for_what_is_being_recorded_and_finds_it(on_postgres: S
         _until_blocked(database)
         session.run("journal_write", **_columns(claim, 0))
         session.command("COMMIT")
-        successor = taken.result(30)
+        successor = taken.result(60)
         session.command("BEGIN")
     assert ground.fresh().read(successor).take(at("0")) is not None
 
@@ -190,7 +190,7 @@ def test_records_of_one_moment_share_statements_and_each_gets_its_own_answer(gro
     def watched(group: Any) -> Any:
         groups.append(len(group))
         started.set()
-        assert go_on.wait(30)
+        assert go_on.wait(60)
         return write(group)
 
     ground.journal._write._write = watched  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]
@@ -205,12 +205,12 @@ def test_records_of_one_moment_share_statements_and_each_gets_its_own_answer(gro
 
     with ThreadPoolExecutor(40) as pool:
         first = pool.submit(record, 0)
-        assert started.wait(30)
+        assert started.wait(60)
         others = [pool.submit(record, number) for number in range(1, 40)]
         while len(ground.journal._write._waiting) < 39:  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
             threading.Event().wait(0.001)
         go_on.set()
-        told = [future.result(30) for future in [first, *others]]
+        told = [future.result(60) for future in [first, *others]]
     assert told == [number % 4 != 3 for number in range(40)]
     assert sum(groups) == 40
     assert len(groups) == 3

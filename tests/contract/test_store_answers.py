@@ -25,7 +25,7 @@ from orchestrator.store.store import Store
 from orchestrator.store.tables import journal, model_answer, worker
 
 KEY = "4f" * 32
-LEASE, SILENCE, DAY = 240.0, 15.0, 86_400.0
+LEASE, SILENCE, DAY = 240.0, 600.0, 86_400.0
 HERS, HIS = b'p{"text":"hers"}', b'p{"text":"his"}'
 
 

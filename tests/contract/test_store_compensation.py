@@ -415,7 +415,7 @@ def test_what_is_claimed_at_the_moment_of_a_cancellation_counts_as_begun(postgre
         assert session.row("claim_row", id=trip.id(run_id, "flight"), worker_id=WORKER)
         cancelling.start()
         wait_for_lock(postgres)
-    cancelling.join(30)
+    cancelling.join(60)
     assert trip.states(run_id) == {"flight": "cancelled", "car": "cancelled", "undo_flight": "queued"}
 
 

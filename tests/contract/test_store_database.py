@@ -106,7 +106,7 @@ def test_a_transaction_that_postgres_breaks_to_end_a_deadlock_is_run_again(postg
             session.row("lock_run", run_id=order[0])
             if not tried:
                 tried = True
-                first_locked.wait(30)
+                first_locked.wait(60)
             session.row("lock_run", run_id=order[1])
             return order[0]
 
@@ -219,7 +219,7 @@ def test_after_a_restart_of_the_server_at_most_one_statement_meets_an_old_connec
     name = f"test-{postgres.schema}"
     with connected(f"{address(postgres)}?application_name={name}", schema=postgres.schema, pool_size=4) as ours:
         all_open = threading.Barrier(4)
-        race(*[lambda: ours.execute(lambda session: (session.row("database_now"), all_open.wait(30)))] * 4)
+        race(*[lambda: ours.execute(lambda session: (session.row("database_now"), all_open.wait(60)))] * 4)
         with postgres.connect() as connection:
             query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = :name"
             assert connection.execute(text(query), {"name": name}).scalar_one() == 4

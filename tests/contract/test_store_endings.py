@@ -225,7 +225,7 @@ def test_whatever_ends_or_queues_an_agent_run_waits_for_a_cancel_that_holds_the_
                 assert blocked(postgres, future)
                 cancel.run("cancel_open", run_id=run_id)
                 cancel.run("set_run_state", run_id=run_id, state="cancelled", error=None)
-            assert not future.result(30)
+            assert not future.result(60)
         assert set(steps.states(run_id).values()) == {"cancelled"}
         assert steps.state(run_id) is RunState.CANCELLED
 
@@ -250,7 +250,7 @@ def test_a_first_claim_that_meets_a_cancel_waits_before_it_locks_anything_and_cl
             assert blocked(postgres, future)
             cancel.run("cancel_open", run_id=run_id)
             cancel.run("set_run_state", run_id=run_id, state="cancelled", error=None)
-        assert future.result(30) is None
+        assert future.result(60) is None
     assert (steps.state(run_id), steps.states(run_id)) == (RunState.CANCELLED, {"a": "cancelled"})
     assert statements.count("claim") == 1, "it was in the way of the cancel, and Postgres broke a deadlock by it"
 
@@ -266,7 +266,7 @@ def test_a_cancel_waits_for_a_completion_that_is_under_way(postgres: Database) -
             future = pool.submit(store.runs.cancel, run_id)
             assert blocked(postgres, future)
             completion.row("release_row", id=steps.id(run_id, "b"), decided=False)
-        assert future.result(30)
+        assert future.result(60)
     assert steps.states(run_id) == {"a": "cancelled", "b": "cancelled"}
 
 

@@ -66,7 +66,7 @@ def test_every_error_comes_back_from_the_database_through_celerys_backend_and_in
         assert back == error
         assert type(back) is type(error) or type(error) is Burnt
         with pytest.raises(type(back)) as raised:
-            asynchronous.get(timeout=1)
+            asynchronous.get(timeout=60)
         assert raised.value == error
         assert ErrorInfo.model_validate(parse(store.runs.head(run_id).error)) == info
 

@@ -13,7 +13,7 @@ from orchestrator.store.fleet import Held
 from orchestrator.store.store import Store
 from orchestrator.store.tables import worker
 
-TTL = 15.0
+TTL = 600.0
 
 
 def card(name: str, **fields: Any) -> AgentCard:
@@ -24,7 +24,7 @@ def join(store: Store, *names: str, worker_id: str = WORKER) -> None:
     store.fleet.join(worker_id, name=f"host-{worker_id[-1]}", pid=42, slots=4, cards=[card(name) for name in names])
 
 
-def fall_silent(store: Store, worker_id: str = WORKER, seconds: float = 60) -> None:
+def fall_silent(store: Store, worker_id: str = WORKER, seconds: float = TTL + 60) -> None:
     change(store.database, worker, worker_id, beat_at=ago(store.database, seconds))
 
 
@@ -111,15 +111,15 @@ def test_a_worker_holds_what_it_has_claimed_and_knows_what_it_must_know_of(store
     [run_id] = steps.start()
     for name in "abc":
         steps.claim(run_id, name, OTHER_WORKER if name == "c" else WORKER)
-    steps.change(run_id, "a", claimed_at=ago(store.database, 60))
-    held = store.fleet.held(WORKER, settled_after_seconds=10)
+    steps.change(run_id, "a", claimed_at=ago(store.database, 2 * TTL))
+    held = store.fleet.held(WORKER, settled_after_seconds=TTL)
     assert sorted(held, key=lambda each: each.id) == [
         Held(steps.id(run_id, "a"), 1, settled=True),
         Held(steps.id(run_id, "b"), 1, settled=False),
     ]
     assert [row.running for row in store.fleet.workers(lease_ttl_seconds=TTL)] == [2]
     steps.requeue(steps.claim(steps.start()[0], "a"))
-    assert len(store.fleet.held(WORKER, settled_after_seconds=10)) == 2
+    assert len(store.fleet.held(WORKER, settled_after_seconds=TTL)) == 2
 
 
 def test_a_heartbeat_counts_for_everything_a_worker_holds(store: Store) -> None:

@@ -426,7 +426,7 @@ def test_what_the_database_refuses_fails_its_own_caller_and_nobody_elses(
 
     group = agent_runs._finish  # pyright: ignore[reportPrivateUsage]
     futures = held_up(postgres, first, group, finish(leader), finish(a), finish(bad, refused), finish(c))
-    assert [future.result(30) for future in (futures[0], futures[1], futures[3])] == [NOTHING] * 3
+    assert [future.result(60) for future in (futures[0], futures[1], futures[3])] == [NOTHING] * 3
     assert isinstance(futures[2].exception(30), psycopg.DataError)
     assert made.count("finish") == 5, "the first, the three together, and each of them alone"
     assert steps.states(run_id) == {"a": "succeeded", "b": "running", "c": "succeeded", "end": "blocked"}
@@ -453,7 +453,7 @@ def test_claims_and_ends_of_threads_that_come_together_share_one_statement(
         *(claim(run_id, f"a{number}", worker) for number, worker in enumerate(workers)),
     )
     assert made == ["lock_run", "claim", "claim"]
-    found = [future.result(30) for future in claims]
+    found = [future.result(60) for future in claims]
     assert [each and (each.run_id, each.task) for each in found] == [
         (first, "a0"),
         *((run_id, f"a{number}") for number in range(6)),
@@ -468,7 +468,7 @@ def test_claims_and_ends_of_threads_that_come_together_share_one_statement(
 
     ends = held_up(postgres, first, agent_runs._finish, *map(finish, found))  # pyright: ignore[reportPrivateUsage]
     assert made == ["lock_run", "finish", "finish"]
-    assert [future.result(30) for future in ends] == [
+    assert [future.result(60) for future in ends] == [
         NOTHING,
         set_free(released=[end_of(steps, run_id)]),
         *[NOTHING] * 5,

@@ -14,10 +14,12 @@ from orchestrator.store.health import Health
 from orchestrator.store.store import Store
 from orchestrator.store.tables import run, worker
 
+LEASE = 600.0
+
 
 @pytest.fixture
 def health(store: Store) -> Health:
-    return Health(store.database, lease_ttl_seconds=15.0)
+    return Health(store.database, lease_ttl_seconds=LEASE)
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_the_server_says_what_it_is(database: Database, health: Health) -> None:
 
 
 def test_a_locked_table_is_not_waited_for(postgres: Database) -> None:
-    impatient = Health(postgres, lease_ttl_seconds=15.0, patience_seconds=0.5)
+    impatient = Health(postgres, lease_ttl_seconds=LEASE, patience_seconds=2.0)
     with postgres.connect() as connection:
         connection.execute(text(f'LOCK TABLE "{postgres.schema}".worker IN ACCESS EXCLUSIVE MODE'))
         with pytest.raises(Exception, match="statement timeout"):
@@ -66,12 +68,12 @@ def test_a_locked_table_is_not_waited_for(postgres: Database) -> None:
 
 def test_live_and_silent_workers_with_what_they_hold(store: Store, steps: Steps, health: Health) -> None:
     join(store)
-    join(store, OTHER_WORKER, silent_seconds=40.0)
+    join(store, OTHER_WORKER, silent_seconds=LEASE + 60)
     steps.claim(steps.start()[0], "reader", OTHER_WORKER)
     live, silent = health.workers()
     assert (live.name, live.pid, live.slots, live.live, live.running) == ("w-1", 42, 4, True, 0)
     assert (silent.name, silent.live, silent.running) == ("w-2", False, 1)
-    assert 40 <= silent.beat_age_seconds < 60
+    assert LEASE + 60 <= silent.beat_age_seconds < 2 * LEASE
 
 
 def test_what_waits_and_who_serves_it(store: Store, steps: Steps, health: Health) -> None:
@@ -80,7 +82,7 @@ def test_what_waits_and_who_serves_it(store: Store, steps: Steps, health: Health
     steps.change(old, "reader", queued_at=ago(store.database, 300.0), priority=2)
     [waiting] = health.queues()
     assert (waiting.queue, waiting.agent, waiting.waiting, waiting.workers) == ("agent.reader", "reader", 2, 1)
-    assert 300 <= waiting.oldest_seconds < 320
+    assert 300 <= waiting.oldest_seconds < 600
     assert not waiting.bounded
     store.fleet.beat(WORKER, slots=4, idle=False, draining=True)
     assert health.queues()[0].workers == 0
@@ -102,28 +104,28 @@ def test_what_is_due_and_was_never_published_is_told_from_what_waits_for_its_ret
     steps.requeue(steps.claim(later, "reader"), delay_seconds=600.0)
     count, seconds = health.unpublished()
     assert count == 1
-    assert 50 <= seconds < 70
+    assert 50 <= seconds < 600
     assert health.waiting_for_retry() == 1
 
 
 def test_what_runs_under_a_worker_that_is_silent_for_two_leases_or_gone(
     store: Store, steps: Steps, health: Health
 ) -> None:
-    join(store, silent_seconds=29.0)
+    join(store, silent_seconds=1.8 * LEASE)
     lost, held = steps.start(2)
     steps.claim(lost, "reader", OTHER_WORKER)
     steps.claim(held, "reader", WORKER)
     assert [orphan.run_id for orphan in health.orphans()] == [lost]
-    change(store.database, worker, WORKER, beat_at=ago(store.database, 31.0))
+    change(store.database, worker, WORKER, beat_at=ago(store.database, 2.1 * LEASE))
     assert {orphan.run_id for orphan in health.orphans()} == {lost, held}
 
 
 def test_what_has_been_running_for_the_longest_time_comes_first(store: Store, steps: Steps, health: Health) -> None:
     first, second = steps.start(2)
-    for run_id, seconds in ((first, 10.0), (second, 900.0)):
+    for run_id, seconds in ((first, 10.0), (second, 9000.0)):
         steps.claim(run_id, "reader")
         steps.change(run_id, "reader", claimed_at=ago(store.database, seconds))
-    assert [(each.run_id, each.agent, each.seconds > 800) for each in health.longest()] == [
+    assert [(each.run_id, each.agent, each.seconds > 8000) for each in health.longest()] == [
         (second, "reader", True),
         (first, "reader", False),
     ]

@@ -387,7 +387,7 @@ def test_a_submit_whose_definition_is_deleted_before_its_commit_comes_second(pos
         submitted.start()
         wait_for_lock(postgres)
         assert session.run("delete_definitions", ids=[definition]) == 1
-    submitted.join(30)
+    submitted.join(60)
     assert count_of(postgres, run) == 1
 
 

@@ -97,10 +97,11 @@ def tried(work: Callable[[], object]) -> Callable[[], object]:
 
 
 def test_a_suspended_agent_run_is_held_by_nobody_and_says_what_it_waits_for(steps: Steps) -> None:
+    before = datetime.now(UTC)
     claim = sleeping(steps, 100.0, "sleeps until tomorrow")
     row = steps.row(claim.run_id, "a")
     assert (row["state"], row["worker_id"], row["waiting_for"]) == ("suspended", None, "sleeps until tomorrow")
-    assert 95 < (row["wake_at"] - datetime.now(UTC)).total_seconds() <= 100.1
+    assert before + timedelta(seconds=99.9) < row["wake_at"] < datetime.now(UTC) + timedelta(seconds=100.1)
     assert steps.store.repairs.orphans_of(WORKER) == []
     assert steps.state(claim.run_id) is RunState.RUNNING
 
@@ -147,6 +148,8 @@ def test_whether_a_time_has_come_is_asked_only_where_the_last_answer_does_not_sh
     steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, asked, minute = steps.store.waits, list[datetime](), timedelta(minutes=1)
+    seconds = system_clock.monotonic()
+    monkeypatch.setattr("orchestrator.store.waits.system_clock", SimpleNamespace(monotonic=lambda: seconds))
     now, ask = waits.now(), waits.now
     monkeypatch.setattr(waits, "now", lambda: asked.append(ask()) or asked[-1])
     assert waits.has_come(now - minute)
@@ -155,8 +158,7 @@ def test_whether_a_time_has_come_is_asked_only_where_the_last_answer_does_not_sh
     assert not waits.has_come(now + minute)
     assert len(asked) == 1
     # The database's clock may have been set since.
-    later = system_clock.monotonic() + 5
-    monkeypatch.setattr("orchestrator.store.waits.system_clock", SimpleNamespace(monotonic=lambda: later))
+    seconds += 5
     assert waits.has_come(now)
     assert len(asked) == 2
 
@@ -351,7 +353,7 @@ def test_an_expired_question_takes_no_answer_and_tells_its_asker(steps: Steps) -
     found = asked(steps, claim, Inquiry("Send it?", expires_seconds=60))
     left = steps.store.waits.reply(claim.id, FIRST).left_seconds
     assert left is not None
-    assert 55 < left <= 60.1
+    assert 0 < left <= 60.1
     expire(steps.store.database)
     assert steps.store.waits.open_questions() == []
     assert "expired" in refusal(steps, found.id)
@@ -429,7 +431,7 @@ def test_a_question_waits_for_a_change_of_its_run_before_it_holds_anything(postg
         wait_for_lock(postgres)
         session.command("SET LOCAL lock_timeout = '100ms'")
         assert session.run("cancel_open", run_id=claim.run_id) == 1
-    asking.join(30)
+    asking.join(60)
     assert [type(each) for each in told] == [ClaimLost]
 
 

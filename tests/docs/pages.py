@@ -49,7 +49,7 @@ from orchestrator.settings import Settings
 from worker.loader import AgentLoader
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_SECONDS = 90
+TIMEOUT_SECONDS = 300
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>[\w-]*)\s*$")
 _MARK = re.compile(r"^ *<!-- *(?P<name>[a-z][a-z ]*?)(?:: *(?P<value>.*?))? *-->\s*$")
@@ -287,7 +287,7 @@ class Page:
         if self._fleet is None:
             home = self.folder / "fleet"
             home.mkdir()
-            self._fleet = Fleet(home, agents_path=str(self.folder / "agents"))
+            self._fleet = Fleet(home, agents_path=str(self.folder / "agents"), lease_ttl=600)
         return self._fleet
 
     def _serve(self, block: Block) -> None:
@@ -309,14 +309,14 @@ class Page:
             )
             try:
                 fleet.until(
-                    lambda: len(fleet.live_workers()) > before or server.poll() is not None, f"{block.place} serves", 45
+                    lambda: len(fleet.live_workers()) > before or server.poll() is not None, f"{block.place} serves"
                 )
                 assert server.poll() is None, (self.folder / "server.log").read_text()
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(server.pid, signal.SIGTERM)
-                server.wait(45)
-        fleet.until(lambda: len(fleet.live_workers()) == before, f"{block.place} has drained and left the fleet", 45)
+                server.wait(60)
+        fleet.until(lambda: len(fleet.live_workers()) == before, f"{block.place} has drained and left the fleet")
 
     def _compare(self, block: Block) -> None:
         before = self.blocks[: self.blocks.index(block)]

@@ -32,7 +32,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Page]]
         page.close()
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_a_block_of_the_documentation_holds(block: Block, pages: dict[str, Page]) -> None:
     pages[block.page].carry_out(block)

@@ -50,7 +50,7 @@ def management(path: str, method: str = "GET") -> Any:
     url = urlsplit(services.urls()["NIGHTFLEET_TEST_RABBITMQ_MANAGEMENT_URL"])
     request = urllib.request.Request(f"http://{url.hostname}:{url.port}/api/{path}", method=method)
     request.add_header("Authorization", "Basic " + base64.b64encode(f"{url.username}:{url.password}".encode()).decode())
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         text = answer.read()
     return json.loads(text) if text else None
 
@@ -80,17 +80,19 @@ def test_ten_quorum_queues_hand_a_worker_its_slots_and_a_margin_and_none_starves
         installation.orchestrator.submit_many("q0", [held] * 200)
         others = [run for name in NAMES[1:] for run in installation.orchestrator.submit_many(name, [held] * 2)]
         count = 200 + len(others)
-        assert unacknowledged(installation, count) == 0
+        installation.until(lambda: unacknowledged(installation, count) == 0, "all messages wait")
         installation.start_worker()
         installation.until(lambda: len(installation.executions("begin")) == SLOTS, "all slots are taken")
         # What comes beyond the margin goes back in the moment in which it has come.
-        installation.until(lambda: unacknowledged(installation, count) <= SLOTS + 1, "the margin is kept", 10)
+        installation.until(lambda: unacknowledged(installation, count) <= SLOTS + 1, "the margin is kept")
         assert {each["queue"]["name"].rpartition(".")[2] for each in consumers(installation)} <= set(NAMES)
 
         until.touch()
-        installation.until(lambda: all(run.state == "succeeded" for run in others), "every queue has its turn", 30)
-        assert installation.open_runs() > 20, "the busy queue went first"
         installation.finish()
+        assert {run.state for run in others} == {"succeeded"}
+        order = [task for kind, _, task, _ in installation.ledger() if kind == "begin"]
+        last = max(place for place, task in enumerate(order) if task != "q0")
+        assert order[last:].count("q0") > 20, "the busy queue went first"
         assert set(installation.executions("begin").values()) == {1}
         assert installation.query("SELECT sum(failures), sum(crashes) FROM agent_run") == [(0, 0)]
 
@@ -125,7 +127,7 @@ def test_a_worker_goes_on_with_its_quorum_queues_when_its_connection_was_lost(tm
         for name in installation.until(lambda: connections(installation), "the broker knows its consumers"):
             management(f"connections/{quote(name, safe='')}", "DELETE")
         installation.until(lambda: "Connection to broker lost" in installation.logs(), "the connection is gone")
-        installation.until(lambda: installation.logs().count("Global QoS is disabled") == 2, "it has come back")
+        installation.until(lambda: installation.logs().count("Global QoS is disabled") >= 2, "it has come back")
         # What runs goes on, and still has its slots.
         assert len(installation.executions("begin")) == 2
         first.touch()
@@ -144,7 +146,7 @@ def test_a_plugin_that_comes_and_goes_has_a_quorum_queue(tmp_path: Path) -> None
         installation.start_worker(NIGHTFLEET_TEST_RELOAD="1")
         plugins(agents, "two")
         installation.until(lambda: "two" in installation.kernel.store.fleet.agent_names(), "the new one is announced")
-        assert installation.orchestrator.submit("one | two", {"until": str(go)}).wait(30).state == "succeeded"
+        assert installation.orchestrator.submit("one | two", {"until": str(go)}).wait(60).state == "succeeded"
         (agents / "two.py").unlink()
         installation.until(lambda: "removed=['two']" in installation.logs(), "it has gone")
         installation.until(
@@ -153,7 +155,7 @@ def test_a_plugin_that_comes_and_goes_has_a_quorum_queue(tmp_path: Path) -> None
         )
         run = installation.orchestrator.submit("two", {"until": str(go)})
         plugins(agents, "two")
-        assert run.wait(30).state == "succeeded"
+        assert run.wait(60).state == "succeeded"
 
 
 @pytest.mark.parametrize(("before", "after"), [("classic", "quorum"), ("quorum", "classic")])

@@ -218,6 +218,6 @@ def test_a_call_that_was_refused_costs_nothing_and_nobody_waits_for_it(tmp_path:
     (agents / "asker.py").write_text(ASKER)
     with Orchestrator.embedded(tmp_path / "home", agents_path=str(agents)) as nf:
         for _ in range(3):
-            ended = nf.submit("asker", {"text": "Why?"}).wait(timeout=20)
+            ended = nf.submit("asker", {"text": "Why?"}).wait(timeout=60)
             assert ended.error is not None
             assert "RealModelCall" in ended.error.message

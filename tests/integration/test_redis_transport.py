@@ -112,7 +112,7 @@ class Listener:
     def drain(self, count: int) -> None:
         """Take events until there are so many messages."""
         while len(self.got) < count:
-            self.connection.drain_events(timeout=20)
+            self.connection.drain_events(timeout=60)
 
     def nothing_more(self) -> None:
         with pytest.raises(TimeoutError):
@@ -202,7 +202,7 @@ def test_every_queue_of_a_worker_is_served(broker: Broker) -> None:
 def test_a_worker_that_waits_gets_what_comes(broker: Broker) -> None:
     with listening(broker, 4) as listener:
         listener.nothing_more()
-        assert listener.commands == [("BLMPOP", 4)]
+        assert set(listener.commands) == {("BLMPOP", 4)}
         broker.publisher.publish(sent := messages(1))
         listener.drain(1)
         assert listener.got == ids_of(sent)
@@ -295,7 +295,7 @@ def test_threads_that_publish_at_one_moment_share_a_round_trip_and_nothing_is_lo
 
     def held(self: Any, *arguments: Any, **options: Any) -> Any:
         begun.set()
-        assert go.wait(30)
+        assert go.wait(60)
         return execute(self, *arguments, **options)
 
     monkeypatch.setattr(Pipeline, "execute", held)
@@ -304,7 +304,7 @@ def test_threads_that_publish_at_one_moment_share_a_round_trip_and_nothing_is_lo
     with ThreadPoolExecutor(8) as pool:
         try:
             futures = [pool.submit(publisher.publish, batches[0])]
-            assert begun.wait(30)
+            assert begun.wait(60)
             futures += [pool.submit(publisher.publish, batch) for batch in batches[1:]]
             pause = threading.Event()
             while len(waiting) < 7:
@@ -312,7 +312,7 @@ def test_threads_that_publish_at_one_moment_share_a_round_trip_and_nothing_is_lo
         finally:
             go.set()
         for future in futures:
-            future.result(30)
+            future.result(60)
     assert executes == [1, 10]
     assert broker.lost == []
     with listening(broker) as listener:
@@ -400,7 +400,7 @@ def test_a_child_that_was_forked_while_a_thread_published_publishes(
     def held(self: Any, *arguments: Any, **options: Any) -> Any:
         if os.getpid() == parent:
             begun.set()
-            assert go.wait(30)
+            assert go.wait(60)
         return execute(self, *arguments, **options)
 
     monkeypatch.setattr(Pipeline, "execute", held)
@@ -413,11 +413,11 @@ def test_a_child_that_was_forked_while_a_thread_published_publishes(
     with ThreadPoolExecutor(1) as pool:
         try:
             future = pool.submit(publisher.publish, messages(1))
-            assert begun.wait(30)
+            assert begun.wait(60)
             assert in_a_fork(child)
         finally:
             go.set()
-        future.result(30)
+        future.result(60)
     assert broker.wait() == 4
 
 

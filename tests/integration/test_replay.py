@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from fleet import Fleet, fleet
+from losses import killed
 
 from orchestrator import sequential
 
 
 @pytest.fixture
 def fast(tmp_path: Path) -> Iterator[Fleet]:
-    with fleet(tmp_path, heartbeat=0.5, lease_ttl=2.0, sweep_interval=0.2) as made:
+    with fleet(tmp_path, lease_ttl=600, sweep_interval=0.2) as made:
         yield made
 
 
@@ -27,10 +28,10 @@ def test_a_kill_in_the_middle_of_an_agent_repeats_its_effect_in_flight_and_none_
     until = fast.folder / "go on"
     run = fast.orchestrator.submit(sequential("in_steps"), {"until": str(until)})
     fast.until(lambda: effects(fast)["2"] == 1, "the third step has begun")
-    fast.kill(first)
+    killed(fast, first)
     until.touch()
     fast.start_worker()
-    output = run.result(timeout=60)
+    output = run.result(timeout=120)
     assert output["found"] == [f"did {number}" for number in range(5)]
     assert effects(fast) == {"0": 1, "1": 1, "2": 2, "3": 1, "4": 1}
     told = [row[0] for row in fast.query("SELECT message FROM run_event ORDER BY id")]
@@ -45,17 +46,17 @@ def test_a_kill_in_the_middle_of_parallel_branches_repeats_the_effects_in_flight
     run = fast.orchestrator.submit(sequential("in_branches"), {"until": str(until)})
     # Eleven: three even branches of three, and two steps of each odd one.
     fast.until(lambda: fast.query("SELECT count(*) FROM journal")[0][0] == 11, "all but the held ones are recorded")
-    fast.kill(first)
+    killed(fast, first)
     until.touch()
     fast.start_worker()
-    assert run.result(timeout=60)["found"] == [[f"did {name}.{n}" for n in range(3)] for name in range(5)]
+    assert run.result(timeout=120)["found"] == [[f"did {name}.{n}" for n in range(3)] for name in range(5)]
     assert {what: count for what, count in effects(fast).items() if count > 1} == {"1.1": 2, "3.1": 2}
 
 
 def test_a_retry_repeats_what_failed_alone(fast: Fleet) -> None:
     fast.start_worker()
     workflow = sequential("in_tries")
-    assert fast.orchestrator.submit(workflow, {}).result(timeout=60)["found"] == ["did a", "did b", "did c"]
+    assert fast.orchestrator.submit(workflow, {}).result(timeout=120)["found"] == ["did a", "did b", "did c"]
     assert effects(fast) == {"a": 1, "b": 2, "c": 1}
 
 
@@ -67,6 +68,6 @@ def test_a_drain_hands_back_what_goes_on_elsewhere_without_a_failure(fast: Fleet
     fast.stop_worker(first)
     until.touch()
     fast.start_worker()
-    assert len(run.result(timeout=60)["found"]) == 5
+    assert len(run.result(timeout=120)["found"]) == 5
     assert effects(fast) == {"0": 1, "1": 1, "2": 2, "3": 1, "4": 1}
     assert fast.query("SELECT failures, crashes, epoch FROM agent_run") == [(0, 0, 2)]

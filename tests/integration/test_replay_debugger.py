@@ -135,7 +135,7 @@ class Replayer:
 
 def ended(nf: Orchestrator, workflow: object, data: object = None) -> RunHandle:
     run = nf.submit(workflow, data)  # pyright: ignore[reportArgumentType]
-    run.wait(30)
+    run.wait(60)
     return run
 
 
@@ -233,7 +233,7 @@ def test_nobody_is_asked_again_and_nothing_waits(again: Replayer) -> None:
     assert [each.kind for each in made.effects] == ["sleep"]
     assert "what it asks for next is effect 1 (ask" in made.reason
     again.nf.answer(run.id, "yes")
-    assert run.result(30) == {"told": "yes"}
+    assert run.result(60) == {"told": "yes"}
     made = again(run, "waits")
     assert (made.verdict, made.output) == (Verdict.SAME, {"told": "yes"})
 
@@ -269,7 +269,7 @@ def test_the_task_that_is_meant_is_named_or_the_one_that_failed(again: Replayer)
 def test_what_a_fork_has_copied_is_replayed_where_it_was_executed(again: Replayer) -> None:
     run = ended(again.nf, "catches | asks")
     forked = again.nf.fork(run, from_task="asks")
-    forked.wait(30)
+    forked.wait(60)
     assert again(forked, "asks").verdict is Verdict.SAME
     with pytest.raises(UsageError, match=f"was not executed.* replay it in run {run.id}"):
         again(forked, "catches")

@@ -28,7 +28,7 @@ from orchestrator.store.creation import NewRun
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A fleet in which runs had ended long ago when its worker started."""
-    with fleet(tmp_path_factory.mktemp("fleet")) as made:
+    with fleet(tmp_path_factory.mktemp("fleet"), lease_ttl=600) as made:
         store = made.kernel.store
         plan = Plan(resolve_workflow("branch"))
         for project in ("usual", "kept"):
@@ -52,11 +52,11 @@ def test_a_run_that_is_late_fails_and_what_still_runs_of_it_comes_to_nothing(ins
     nf = installation.orchestrator
     run = nf.submit("held | gather", {"seconds": 60}, deadline=0.5)
     with pytest.raises(RunFailed, match=r"not ended within its deadline of 0\.5 s") as failed:
-        run.result(30)
+        run.result(60)
     assert failed.value.details["code"] == "run_deadline"
     assert {part.state for part in run.snapshot().agent_runs} == {"cancelled"}
     many = nf.submit_many("held", [{"seconds": 60}] * 3, deadline=0.5)
-    assert {each.wait(30).state for each in many} == {RunState.FAILED}
+    assert {each.wait(60).state for each in many} == {RunState.FAILED}
 
 
 def test_a_run_may_be_deleted_while_what_it_began_still_runs(installation: Fleet) -> None:
@@ -66,18 +66,18 @@ def test_a_run_may_be_deleted_while_what_it_began_still_runs(installation: Fleet
     run.cancel()
     assert nf.purge(RunFilter(project="short")) == 1
     with pytest.raises(RunNotFound):
-        run.wait(5)
-    assert nf.submit("quiet").wait(30).state == "succeeded"
+        run.wait(60)
+    assert nf.submit("quiet").wait(60).state == "succeeded"
     assert "Traceback" not in installation.logs()
 
 
 def test_a_fork_does_the_rest_and_nothing_else(installation: Fleet) -> None:
     nf = installation.orchestrator
     run = nf.submit("[a=branch, b=branch] | end=gather", {"n": 1})
-    first = run.wait(30)
+    first = run.wait(60)
     before = installation.executions()
     again = nf.fork(run, from_task="b")
-    done = again.wait(30)
+    done = again.wait(60)
     assert done.state == "succeeded"
     assert installation.executions() - before == {(again.id, "b"): 1, (again.id, "end"): 1}
     assert done.forked_from == run.id
@@ -86,7 +86,7 @@ def test_a_fork_does_the_rest_and_nothing_else(installation: Fleet) -> None:
     async def mirrored() -> None:
         async with AsyncOrchestrator(installation.kernel.settings) as mirror:
             made = await mirror.fork(again.id, from_task="end")
-            assert (await made.wait(30)).forked_from == again.id
+            assert (await made.wait(60)).forked_from == again.id
             assert await mirror.purge(RunFilter(project="nobody")) == 0
             await mirror.set_retention("soon", Retention(days=3))
             assert {each.name: each.in_force.days for each in await mirror.projects()}["soon"] == 3
@@ -97,7 +97,7 @@ def test_a_fork_does_the_rest_and_nothing_else(installation: Fleet) -> None:
 def test_an_embedded_process_deletes_as_it_starts(tmp_path: Path) -> None:
     with Orchestrator.embedded(tmp_path, agents_path=str(PROOF_AGENTS)) as nf:
         run = nf.submit("reader", {"text": "Ships."})
-        run.wait(30)
+        run.wait(60)
         [old] = nf.runs()
         database = nf.service.kernel.store.database
         with database.connect() as connection:

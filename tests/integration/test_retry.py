@@ -71,14 +71,14 @@ def nf(tmp_path: Path, noted: Path) -> Iterator[Orchestrator]:
 def test_a_retry_repeats_what_failed_and_with_restart_everything(nf: Orchestrator, noted: Path, restart: bool) -> None:
     run = nf.submit("shop")
     with pytest.raises(RunFailed, match="task 'shop': ValueError: closed") as raised:
-        run.result(30)
+        run.result(60)
     cause = raised.value.__cause__
     assert isinstance(cause, AgentFailed)
     assert cause.details == {"type": "builtins.ValueError"}
     assert noted.read_text().split() == ["pack", "deliver"]
     noted.with_suffix(".open").touch()
     run.retry(restart=restart)
-    assert run.wait(30).state is RunState.SUCCEEDED
+    assert run.wait(60).state is RunState.SUCCEEDED
     assert noted.read_text().split()[2:] == (["pack", "deliver"] if restart else ["deliver"])
 
 
@@ -93,7 +93,7 @@ def test_the_next_try_is_not_before_what_the_error_asks_for_and_the_error_is_tol
 
 def test_what_may_have_happened_is_repeated_when_somebody_says_so(nf: Orchestrator, noted: Path) -> None:
     run = nf.submit("pay")
-    assert run.wait(30).state is RunState.SUCCEEDED
+    assert run.wait(60).state is RunState.SUCCEEDED
     database, identity = nf.service.kernel.store.database, agent_run_id(run.id, 0)
     # What a worker leaves that dies between the effect and its record.
     change(database, tables.run, run.id, state="failed")
@@ -103,10 +103,10 @@ def test_what_may_have_happened_is_repeated_when_somebody_says_so(nf: Orchestrat
         connection.execute(row.values(state="begun", outcome=None))
 
     run.retry()
-    result = run.wait(30)
+    result = run.wait(60)
     assert result.error is not None
     assert (result.error.code, result.error.retryable) == ("effect_uncertain", False)
     assert noted.read_text().split() == ["pay"]
     run.retry(repeat_uncertain=True)
-    assert run.wait(30).state is RunState.SUCCEEDED
+    assert run.wait(60).state is RunState.SUCCEEDED
     assert noted.read_text().split() == ["pay", "pay"]

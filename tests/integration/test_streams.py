@@ -147,7 +147,7 @@ def test_a_reader_in_another_process_sees_the_same(nf: Orchestrator, settings: S
     """Of another process it has nothing but the cursor and the database."""
     run = nf.submit("teller", {"text": TEXT})
     first = next(event for event in run.events() if event.kind == "delta")
-    run.wait(30)
+    run.wait(60)
 
     async def rest() -> list[RunEvent]:
         async with AsyncOrchestrator.embedded(settings=settings) as other:
@@ -177,7 +177,7 @@ def test_where_the_next_try_answers_otherwise_readers_are_told_from_where_on(
     def once_it_is_seen(_tries: int) -> float:
         """Let the next try begin when watchers have more than the part that it repeats."""
         pause = threading.Event()
-        assert submitted.wait(30)
+        assert submitted.wait(60)
         while len(whole(shown.piece for shown in nf.service.kernel.store.streams.after(run.id, 0))) <= len(same):
             pause.wait(0.01)
         return 0.0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fleet import Fleet, broker_url, fleet
+from losses import bury, killed
 
 from worker.emulator import Answer, Emulator, Latency, Match, Setup, ToolCall
 
@@ -27,7 +28,7 @@ def installation(
     notes.touch()
     with (
         Emulator(setup=Setup(latency=Latency(low=seconds))) as emulator,
-        fleet(folder, agents_path=AGENTS, redis_url=broker_url("redis"), heartbeat=0.5, lease_ttl=3) as made,
+        fleet(folder, agents_path=AGENTS, redis_url=broker_url("redis"), lease_ttl=600) as made,
     ):
         made.environment |= emulator.env | {NOTES: str(notes)}
         every = [ToolCall(name=tool, arguments={"number": n}, id=f"call-{n}") for n in range(CALLS)]
@@ -48,7 +49,7 @@ def kill_twice(made: Fleet, agent: str, notes: Path, at: tuple[int, int]) -> Non
     run = made.orchestrator.submit(agent, {"text": ASK})
     for number in at:
         made.until(lambda number=number: len(lines(notes)) >= number, "it works")
-        made.kill(worker)
+        killed(made, worker)
         worker = made.start_worker()
     made.finish()
     assert run.snapshot().output == {"said": "Done."}
@@ -105,6 +106,7 @@ def test_what_may_happen_once_does_so_whoever_was_asked_before_it(tmp_path: Path
             [question] = made.until(made.orchestrator.questions, "a person is asked")
             made.orchestrator.answer(question.id, "approve")
         made.until(lambda: worker.poll() is not None, "it dies right after the payment")
+        bury(made, worker)
         made.start_worker()
         made.finish()
         result = run.snapshot()
@@ -119,6 +121,7 @@ def test_a_tool_that_runs_at_most_once_never_runs_twice(tmp_path: Path) -> None:
         worker = made.start_worker(NIGHTFLEET_FAILPOINTS="before_record=kill:3")
         run = made.orchestrator.submit("looper", {"text": ASK})
         made.until(lambda: worker.poll() is not None, "it dies between the payment and its record")
+        bury(made, worker)
         made.start_worker()
         made.finish()
         result = run.snapshot()

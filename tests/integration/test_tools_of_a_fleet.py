@@ -26,13 +26,13 @@ def calls(*names: str, **arguments: Any) -> Answer:
 
 
 @contextmanager
-def installation(folder: Path, first: Answer, **settings: Any) -> Generator[Fleet]:
+def installation(folder: Path, first: Answer, **settings: Any) -> Generator[tuple[Fleet, Emulator]]:
     """Give a fleet whose model calls tools first, and then answers."""
     rule = Rule(when=Match(turn=0), replies=(first,), repeat=True)
-    chosen: dict[str, Any] = {"redis_url": broker_url("redis"), "heartbeat": 0.5, "lease_ttl": 3, **settings}
+    chosen: dict[str, Any] = {"redis_url": broker_url("redis"), "lease_ttl": 600, **settings}
     with Emulator(setup=Setup(rules=(rule,))) as emulator, fleet(folder, agents_path=AGENTS, **chosen) as made:
         made.environment |= emulator.env
-        yield made
+        yield made, emulator
 
 
 def noted(made: Fleet) -> list[str]:
@@ -40,12 +40,15 @@ def noted(made: Fleet) -> list[str]:
 
 
 def test_a_limit_of_a_service_holds_for_all_workers_and_who_waits_lets_go_of_its_slot(tmp_path: Path) -> None:
-    with installation(tmp_path, calls("locate", "locate", place="Oslo")) as made:
+    with installation(tmp_path, calls("locate", "locate", place="Oslo")) as (made, emulator):
         for _ in range(2):
             made.start_worker()
-        began = system_clock.monotonic()
-        for agent in ("mapper", "async_mapper", "alone_mapper"):
-            made.orchestrator.submit_many(agent, [{"text": f"{agent} {number}"} for number in range(3)])
+        # All of them come to the limit together, however slowly they have started.
+        with emulator.held():
+            for agent in ("mapper", "async_mapper", "alone_mapper"):
+                made.orchestrator.submit_many(agent, [{"text": f"{agent} {number}"} for number in range(3)])
+            made.until(lambda: emulator.most_in_flight == 9, "all of them ask their model")
+            began = system_clock.monotonic()
         made.finish()
         lasted = system_clock.monotonic() - began
         assert made.query("SELECT state, count(*) FROM run GROUP BY 1") == [("succeeded", 9)]
@@ -56,7 +59,7 @@ def test_a_limit_of_a_service_holds_for_all_workers_and_who_waits_lets_go_of_its
 
 
 def test_while_nobody_can_say_what_the_limits_are_a_tool_waits(tmp_path: Path) -> None:
-    with installation(tmp_path, calls("locate", place="Oslo"), redis_url="redis://127.0.0.1:1/0") as made:
+    with installation(tmp_path, calls("locate", place="Oslo"), redis_url="redis://127.0.0.1:1/0") as (made, _):
         made.start_worker()
         run = made.orchestrator.submit("mapper", {"text": "Where?"})
         [part] = made.until(
@@ -80,7 +83,7 @@ def test_agents_have_the_tools_of_servers_wherever_they_run(tmp_path: Path, agen
     first = Answer(
         tool_calls=(ToolCall(name="shop_buy", arguments={"of": "tea"}), ToolCall(name="crm_echo", arguments={}))
     )
-    with installation(tmp_path, first, adapters_file=tmp_path / "adapters.toml") as made:
+    with installation(tmp_path, first, adapters_file=tmp_path / "adapters.toml") as (made, _):
         made.start_worker(CRM_TOKEN=token, LEDGER=str(made.ledger_path))
         run = made.orchestrator.submit(agent, {"text": "Go on."})
         bought, echoed = run.result(60)["told"]
@@ -96,7 +99,7 @@ def test_agents_have_the_tools_of_servers_wherever_they_run(tmp_path: Path, agen
 
 
 def test_a_tool_that_may_have_been_called_is_called_again_when_somebody_says_so(tmp_path: Path) -> None:
-    with installation(tmp_path, calls("locate", place="Oslo")) as made:
+    with installation(tmp_path, calls("locate", place="Oslo")) as (made, _):
         made.start_worker()
         run = made.orchestrator.submit("mapper", {"text": "Where?"})
         run.result(60)

@@ -18,7 +18,13 @@ AGENTS = Path(__file__).parents[1] / "waiting_agents"
 
 @contextmanager
 def waiting_fleet(folder: Path, **settings: Any) -> Generator[Fleet]:
-    given: dict[str, Any] = {"agents_path": AGENTS, "suspend_after": 0.2, "concurrency": 1, **settings}
+    given: dict[str, Any] = {
+        "agents_path": AGENTS,
+        "suspend_after": 0.2,
+        "concurrency": 1,
+        "lease_ttl": 600,
+        **settings,
+    }
     with fleet(folder, **given) as installation:
         yield installation
 
@@ -38,11 +44,11 @@ def state_of(run: RunHandle) -> str:
 
 
 def until_suspended(installation: Fleet, run: RunHandle) -> None:
-    installation.until(lambda: state_of(run) == "suspended", "it is suspended", timeout=20)
+    installation.until(lambda: state_of(run) == "suspended", "it is suspended")
 
 
 def question_of(installation: Fleet, run: RunHandle) -> Question:
-    installation.until(lambda: installation.orchestrator.questions(run.id), "it asks", timeout=20)
+    installation.until(lambda: installation.orchestrator.questions(run.id), "it asks")
     [found] = installation.orchestrator.questions(run.id)
     return found
 
@@ -71,11 +77,11 @@ def retried(installation: Fleet) -> Generator[Callable[[], list[str]]]:
     listener = threading.Thread(target=listen)
     listener.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         yield lambda: reasons
     finally:
         over.set()
-        listener.join(10)
+        listener.join(60)
 
 
 @pytest.mark.parametrize("broker", BROKERS)
@@ -92,7 +98,7 @@ def ask_and_answer(installation: Fleet) -> None:
         run = submitted(installation, "asker")
         until_suspended(installation, run)
         # The worker has one slot.
-        assert submitted(installation, "quick").wait(20).state == "succeeded"
+        assert submitted(installation, "quick").wait(60).state == "succeeded"
         installation.until(reasons, "Celery's tools are told")
         assert reasons() == ["waits for an answer: Send it?"]
     [part] = run.snapshot().agent_runs
@@ -104,7 +110,7 @@ def ask_and_answer(installation: Fleet) -> None:
     question = question_of(installation, run)
     answered = installation.orchestrator.answer(question.id, "yes", by="ada", digest=question.digest)
     assert (answered.run_id, answered.task) == (run.id, "asker")
-    assert run.result(20) == {"said": "yes"}
+    assert run.result(60) == {"said": "yes"}
     assert installation.executions("before") == {(run.id, "asker"): 1}
     with pytest.raises(AnswerRefused, match="answered already"):
         installation.orchestrator.answer(question.id, "no")
@@ -112,16 +118,17 @@ def ask_and_answer(installation: Fleet) -> None:
 
 def test_killing_and_draining_workers_costs_a_suspended_agent_nothing(installation: Fleet) -> None:
     first = installation.start_worker()
-    asking, sleeping = submitted(installation, "asker"), submitted(installation, "sleeper", seconds=2)
+    asking, sleeping = submitted(installation, "asker"), submitted(installation, "sleeper", seconds=10)
     until_suspended(installation, asking)
-    until_suspended(installation, sleeping)
+    # Where that took so long that it has slept already, killing and draining cost it nothing either.
+    installation.until(lambda: state_of(sleeping) in ("suspended", "succeeded"), "it is suspended")
     installation.kill(first)
     second = installation.start_worker()
     assert installation.stop_worker(second) == 0
     installation.orchestrator.answer(asking.id, "no")
     installation.start_worker()
-    assert asking.result(30) == {"said": "no"}
-    assert sleeping.wait(30).state == "succeeded"
+    assert asking.result(60) == {"said": "no"}
+    assert sleeping.wait(60).state == "succeeded"
     for run in (asking, sleeping):
         [part] = run.snapshot().agent_runs
         assert (part.failures, part.crashes, part.epoch) == (0, 0, 2)
@@ -133,7 +140,7 @@ def test_a_timer_does_not_wait_for_the_next_sweep(tmp_path: Path) -> None:
     with waiting_fleet(tmp_path, sweep_interval=300) as installation:
         installation.start_worker()
         run = submitted(installation, "sleeper", seconds=0.5)
-        assert run.wait(60).state == "succeeded"
+        assert run.wait(120).state == "succeeded"
         assert run.snapshot().agent_runs[0].epoch == 2
 
 
@@ -145,7 +152,8 @@ def test_many_sleepers_wake_once_each_with_several_workers(tmp_path: Path) -> No
         installation.finish()
         assert set(installation.executions("after").values()) == {1}
         assert len(installation.executions("before")) == 150
-        assert installation.query("SELECT DISTINCT epoch FROM agent_run") == [(2,)]
+        # Who was slow to lie down has slept in its slot.
+        assert installation.query("SELECT max(epoch) FROM agent_run") == [(2,)]
 
 
 def test_a_cancelled_run_takes_no_answer(installation: Fleet) -> None:

@@ -12,6 +12,8 @@ import pytest
 from celery.events.receiver import EventReceiver
 from fleet import BROKERS, Fleet, fleet
 
+from orchestrator.clock import system_clock
+
 
 class Receiver(EventReceiver):  # type: ignore[misc]
     """Celery's own receiver, which counts the messages with events of tasks."""
@@ -63,11 +65,11 @@ def received(installation: Fleet) -> Generator[Events]:
     thread = threading.Thread(target=listen)
     thread.start()
     try:
-        assert ready.wait(20)
+        assert ready.wait(60)
         yield events
     finally:
         over.set()
-        thread.join(20)
+        thread.join(60)
 
 
 def complete(events: Events, count: int) -> Callable[[], bool]:
@@ -82,8 +84,8 @@ def test_an_agent_runs_events_arrive_with_its_run_as_their_root(broker: str, tmp
         installation.start_worker()
         with received(installation) as events:
             run = installation.orchestrator.submit("first=branch | second=quiet", {})
-            assert run.wait(30).state == "succeeded"
-            installation.until(complete(events, 2), "all events of both have arrived", 10)
+            assert run.wait(60).state == "succeeded"
+            installation.until(complete(events, 2), "all events of both have arrived")
         rows = installation.query("SELECT id::text || '.' || dispatch, agent FROM agent_run WHERE run_id = %s", run.id)
         assert set(events.of) == {identity for identity, _ in rows}
         for identity, agent in rows:
@@ -107,12 +109,15 @@ def test_the_events_of_many_runs_come_in_far_fewer_messages(tmp_path: Path) -> N
     with fleet(tmp_path) as installation:
         installation.start_worker()
         with received(installation) as events:
+            began = system_clock.monotonic()
             installation.orchestrator.submit_many("t=quiet", [{}] * runs)
-            installation.finish(60)
-            installation.until(complete(events, runs), "all events have arrived", 10)
+            installation.finish()
+            installation.until(complete(events, runs), "all events have arrived")
+            seconds = system_clock.monotonic() - began
         assert events.count == 3 * runs
         assert sum(events.batches) == 3 * runs
-        assert len(events.batches) < events.count / 10, events.batches
+        # They leave four times a second, and whenever two hundred have gathered.
+        assert len(events.batches) < max(events.count / 10, 4 * seconds + 5), events.batches
 
 
 def test_a_worker_that_stops_sends_what_it_still_has(tmp_path: Path) -> None:
@@ -124,6 +129,6 @@ def test_a_worker_that_stops_sends_what_it_still_has(tmp_path: Path) -> None:
             installation.until(lambda: installation.executions("begin"), "it runs")
             worker.terminate()
             until.touch()
-            worker.wait(45)
+            worker.wait(120)
             assert run.state == "succeeded"
-            installation.until(complete(events, 1), "its last event has arrived", 10)
+            installation.until(complete(events, 1), "its last event has arrived")

@@ -226,4 +226,4 @@ def test_a_call_under_way_ends_when_its_process_does(crm: Crm) -> None:
         crm.until_asked()
         close_servers()
         with pytest.raises(ToolError, match="the call was given up, since its process ends"):
-            asked.result(20)
+            asked.result(60)

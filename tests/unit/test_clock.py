@@ -34,7 +34,7 @@ def test_ids_of_one_process_never_go_backwards_and_never_repeat() -> None:
     start = threading.Barrier(8)
 
     def make(_: int) -> list[str]:
-        start.wait(30)
+        start.wait(60)
         return [source.new() for _ in range(2000)]
 
     with ThreadPoolExecutor(8) as pool:

@@ -45,7 +45,7 @@ class Worker:
         reply = command(self.state, *arguments)
         for thread in threading.enumerate():
             if thread.name == "nightfleet-revoke":
-                thread.join(20)
+                thread.join(60)
         return reply
 
 

@@ -32,7 +32,7 @@ from orchestrator.contracts.diagnosis import (
 from orchestrator.diagnosis.collect import collect
 from orchestrator.diagnosis.judge import diagnose
 from orchestrator.diagnosis.sources import shown
-from orchestrator.diagnosis.words import listed, number, seconds
+from orchestrator.diagnosis.words import SCHEMA_VERSION, listed, number, seconds
 from orchestrator.settings import Settings
 from orchestrator.store import schema
 from orchestrator.store.store import Store
@@ -147,6 +147,10 @@ SERVICE_CASES: dict[str, tuple[Facts, list[tuple[str, str]]]] = {
     ),
     "a newer Postgres": (facts(database=Service(kind="postgresql", address="x", version="17.2", answer_ms=1.0)), []),
     "no tables": (facts(revision=None), [("error", "schema_missing")]),
+    "a revision that nobody knows": (
+        facts(revision=None, unread=(Unread(what=SCHEMA_VERSION, why="it took too long"),)),
+        [("warning", "not_read")],
+    ),
     "a schema behind the code": (facts(needed_revision="0002"), [("error", "schema_behind")]),
     "a schema before the code": (facts(revision="0003"), [("error", "schema_ahead")]),
     "a standby": (facts(postgres=POSTGRES.model_copy(update={"standby": True})), [("error", "database_standby")]),

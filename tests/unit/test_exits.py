@@ -169,5 +169,5 @@ def test_tasks_of_an_agents_own_code_end_with_it_and_those_of_its_steps_do_not(
     [run_id] = steps.start()
     assert isinstance(runtime.run(steps.id(run_id, "t"), frozenset()), verdict)
     pause = threading.Event()
-    assert any((tmp_path / "own").exists() or pause.wait(0.01) for _ in range(2000))
+    assert any((tmp_path / "own").exists() or pause.wait(0.01) for _ in range(6_000))
     assert not (tmp_path / "of a step").exists()

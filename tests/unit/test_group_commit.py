@@ -44,7 +44,7 @@ class Service:
             self.groups.append(list(group))
             self.writers.append(threading.current_thread().name)
             self.begun.set()
-            assert self.go.wait(30)
+            assert self.go.wait(60)
             self.fail(group)
             self.written.extend(group)
             return [f"answer to {request}" for request in group]
@@ -75,7 +75,7 @@ class Service:
         with ThreadPoolExecutor(1 + len(others)) as pool:
             try:
                 found.append(pool.submit(named, first))
-                assert self.begun.wait(30)
+                assert self.begun.wait(60)
                 for number, request in enumerate(others, 1):
                     found.append(pool.submit(named, request))
                     self.until_waiting(number)
@@ -239,7 +239,7 @@ def test_a_caller_that_is_interrupted_while_it_waits_is_not_waited_for() -> None
     service = Service()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(service.commit, "first")
-        assert service.begun.wait(30)
+        assert service.begun.wait(60)
 
         def break_in() -> str:
             service.until_waiting(1)
@@ -257,8 +257,8 @@ def test_a_caller_that_is_interrupted_while_it_waits_is_not_waited_for() -> None
         finally:
             signal.signal(signal.SIGUSR1, before)
             service.go.set()
-        assert first.result(30) == "answer to first"
-        assert after.result(30) == "answer to after"
+        assert first.result(60) == "answer to first"
+        assert after.result(60) == "answer to after"
     assert "given up" not in service.written
 
 

@@ -132,9 +132,9 @@ def test_each_thread_has_its_own(lines: Any) -> None:
     def work(task: str) -> None:
         log.info(f"{task} begins")
         with log_scope(task=task, **{task: True}):
-            both_inside.wait(10)
+            both_inside.wait(60)
             log.info(f"{task} works")
-            both_inside.wait(10)
+            both_inside.wait(60)
         log.info(f"{task} ends")
 
     with log_scope(run_id="of the main thread"):
@@ -142,7 +142,7 @@ def test_each_thread_has_its_own(lines: Any) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
     assert lines() == {
         "reader begins": {},
         "editor begins": {},

@@ -85,7 +85,7 @@ def test_several_calls_are_made_at_the_same_time_and_told_in_order(made: Any) ->
 
     def meet(number: int) -> int:
         """Wait for the others."""
-        together.wait(10)
+        together.wait(60)
         return number
 
     model = MockLLM([call("meet", number=number) for number in range(3)], "Done.")
@@ -391,7 +391,7 @@ def test_a_tool_that_takes_too_long_is_told_to_the_model() -> None:
     @tool(timeout=0.05)
     def slow() -> str:
         """Wait."""
-        never.wait(30)
+        never.wait(60)
         return "late"
 
     model = MockLLM(call("slow"), "It is slow.")

@@ -64,7 +64,7 @@ def raw(tmp_path: Path) -> Callable[..., MCPToolkit]:
         path = tmp_path / "raw.json"
         path.write_text(json.dumps({"tools": tools, "calls": calls or {}, **told}))
         command = (sys.executable, str(SERVERS / "raw.py"), str(path))
-        return MCPToolkit("raw", Stdio(command=command, connect_seconds=0.5 if told else 30), rules)
+        return MCPToolkit("raw", Stdio(command=command, connect_seconds=0.5 if "mute" in told else 300), rules)
 
     return make
 
@@ -340,7 +340,7 @@ class Served:
 
     def close(self) -> None:
         self.server.should_exit = True
-        self.thread.join(10)
+        self.thread.join(60)
         self.socket.close()
 
 

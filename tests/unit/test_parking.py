@@ -232,7 +232,7 @@ def test_an_answer_that_was_taken_while_others_went_on_is_told_with_the_suspensi
 
     def work() -> None:
         people.answers["Shall it?"] = "yes"
-        assert heard.wait(20)
+        assert heard.wait(60)
 
     def agent(ctx: Context) -> None:
         ctx.gather(lambda: listen(ctx), lambda: ctx.step(work))

@@ -30,11 +30,11 @@ class Lender:
         def work() -> None:
             with slot_lent():
                 self.lending.release()
-                self.back.wait(20)
+                self.back.wait(60)
             self.hold_on()
 
         made = [self.pool.on_apply(work, ()) for _ in range(count)]
-        assert all(self.lending.acquire(timeout=10) for _ in made)
+        assert all(self.lending.acquire(timeout=60) for _ in made)
         return made
 
     def hold(self, count: int) -> None:
@@ -43,10 +43,10 @@ class Lender:
 
     def hold_on(self) -> None:
         self.holding.release()
-        self.go.wait(20)
+        self.go.wait(60)
 
     def held(self, count: int) -> bool:
-        return all(self.holding.acquire(timeout=10) for _ in range(count))
+        return all(self.holding.acquire(timeout=60) for _ in range(count))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def lender() -> Iterator[Lender]:
 
 def settled(condition: Callable[[], bool]) -> bool:
     pause = threading.Event()
-    return any(condition() or pause.wait(0.01) for _ in range(1000)) and condition()
+    return any(condition() or pause.wait(0.01) for _ in range(6_000)) and condition()
 
 
 def test_others_have_the_slots_of_jobs_that_wait(lender: Lender) -> None:
@@ -124,17 +124,17 @@ def test_a_suspect_without_a_turn_lends_its_slot_until_it_has_one(lender: Lender
         execution: Any = SimpleNamespace(account=Account("model"))
         with turns.taken(execution):
             taken.release()
-            lender.back.wait(20)
+            lender.back.wait(60)
 
     for _ in range(2):
         lender.pool.on_apply(suspect, ())
-    assert taken.acquire(timeout=10)
+    assert taken.acquire(timeout=60)
     assert settled(lambda: lender.pool.lent() == 1)
     assert lender.pool.running == 1
     lender.hold(1)
     assert lender.held(1)
     lender.back.set()
-    assert taken.acquire(timeout=10)
+    assert taken.acquire(timeout=60)
     assert settled(lambda: lender.pool.finished == 2)
 
 

@@ -24,7 +24,7 @@ class Jobs:
     def add(self, count: int) -> None:
         def job() -> None:
             self.begun.release()
-            self.go.wait(20)
+            self.go.wait(60)
 
         def over(_result: Any) -> None:
             self.ended.release()
@@ -34,7 +34,7 @@ class Jobs:
 
     def run(self, count: int) -> bool:
         """Wait until so many more have begun."""
-        return all(self.begun.acquire(timeout=10) for _ in range(count))
+        return all(self.begun.acquire(timeout=60) for _ in range(count))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def jobs() -> Iterator[Jobs]:
 
 def settled(condition: Callable[[], bool]) -> bool:
     pause = threading.Event()
-    return any(condition() or pause.wait(0.01) for _ in range(1000)) and condition()
+    return any(condition() or pause.wait(0.01) for _ in range(6_000)) and condition()
 
 
 def threads(pool: TaskPool) -> int:
@@ -85,7 +85,7 @@ def test_fewer_slots_leave_alone_what_runs_and_end_threads_that_are_free(jobs: J
     assert (jobs.pool.running, jobs.pool.num_processes) == (3, 1)
     jobs.go.set()
     assert settled(lambda: threads(jobs.pool) <= 1)
-    assert all(jobs.ended.acquire(timeout=10) for _ in range(3))
+    assert all(jobs.ended.acquire(timeout=60) for _ in range(3))
 
 
 def test_slots_that_come_and_go_lose_no_job(jobs: Jobs) -> None:
@@ -93,5 +93,5 @@ def test_slots_that_come_and_go_lose_no_job(jobs: Jobs) -> None:
     for size in (5, 1, 4, 1, 3, 2):
         jobs.add(20)
         jobs.pool.resize(size)
-    assert all(jobs.ended.acquire(timeout=10) for _ in range(120))
+    assert all(jobs.ended.acquire(timeout=60) for _ in range(120))
     assert threads(jobs.pool) <= 2 or settled(lambda: threads(jobs.pool) <= 2)

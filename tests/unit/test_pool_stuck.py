@@ -28,10 +28,10 @@ class Stuck:
     def job(self) -> Job:
         def work() -> None:
             self.begun.release()
-            self.go.wait(20)
+            self.go.wait(60)
 
         made: Job = self.pool.on_apply(work, ())
-        assert self.begun.acquire(timeout=10)
+        assert self.begun.acquire(timeout=60)
         return made
 
     def give_up(self, count: int) -> None:
@@ -55,7 +55,7 @@ def stuck() -> Iterator[Callable[[int], Stuck]]:
 
 def settled(condition: Callable[[], bool]) -> bool:
     pause = threading.Event()
-    return any(condition() or pause.wait(0.01) for _ in range(1000)) and condition()
+    return any(condition() or pause.wait(0.01) for _ in range(6_000)) and condition()
 
 
 @pytest.mark.parametrize(("slots", "bearable"), [(1, 1), (4, 1), (19, 1), (20, 2), (100, 10)])
@@ -72,11 +72,11 @@ def test_more_than_a_tenth_of_the_slots_and_more_than_one_are_too_many(
 
 def test_a_thread_that_soon_notices_that_its_job_was_given_up_is_not_stuck(stuck: Callable[[int], Stuck]) -> None:
     made = stuck(2)
-    made.pool.stuck_after_seconds = 0.2
+    made.pool.stuck_after_seconds = 2
     made.give_up(2)
     made.go.set()
     late = Stuck(2)
-    late.pool.stuck_after_seconds = 0.2
+    late.pool.stuck_after_seconds = 2
     late.give_up(2)
     assert settled(lambda: late.reports == 1), "by now the first two would have been reported too"
     assert (made.pool.stuck, made.reports) == (0, 0)

@@ -568,7 +568,7 @@ def test_branches_of_a_sync_agent_replay_in_the_same_slots(replays: Replays, wor
 
 
 def test_branches_of_a_sync_agent_run_at_the_same_time(replays: Replays) -> None:
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
 
     def execute(ctx: Context) -> Any:
         return ctx.gather(lambda: ctx.step(lambda: both.wait() >= 0), lambda: ctx.step(lambda: both.wait() >= 0))
@@ -642,7 +642,7 @@ def test_a_branch_that_has_caught_its_failure_and_gone_on_is_not_repeated(replay
             failed.set()
 
     def second(ctx: Context) -> Any:
-        assert failed.wait(10)
+        assert failed.wait(60)
         with contextlib.suppress(ConnectionError):
             ctx.step(work, "b")
         return ctx.step(work, "other way")
@@ -1028,7 +1028,7 @@ def test_an_outcome_that_the_agent_no_longer_waits_for_is_not_recorded(replays: 
 
     def slow() -> str:
         began.set()
-        end.wait(10)
+        end.wait(60)
         return "late"
 
     async def execute(ctx: AsyncContext) -> Any:

@@ -53,7 +53,7 @@ def do(what: str) -> str:
 def hold(what: str) -> str:
     CALLS[what] += 1
     BEGUN.release()
-    HELD.wait(10)
+    HELD.wait(60)
     return f"did {what}"
 
 
@@ -87,7 +87,7 @@ class Parallel(BaseAgent):
 
     async def execute(self, data: Any, ctx: AsyncContext) -> Any:
         async def failing() -> str:
-            await asyncio.to_thread(BEGUN.acquire, timeout=10)
+            await asyncio.to_thread(BEGUN.acquire, timeout=60)
             return await ctx.step(do, "fails")
 
         async def long(what: str) -> list[str]:
@@ -264,13 +264,13 @@ def test_what_passes_its_hard_limit_voids_nothing(store: Store) -> None:
     done: list[Verdict] = []
     thread = threading.Thread(target=lambda: done.append(bench.run(Slow)))
     thread.start()
-    assert BEGUN.acquire(timeout=10)
+    assert BEGUN.acquire(timeout=60)
     pause = threading.Event()
     assert any(
-        ((row := store.agent_runs.peek(bench.id)) and row[0] == "failed") or pause.wait(0.01) for _ in range(1000)
+        ((row := store.agent_runs.peek(bench.id)) and row[0] == "failed") or pause.wait(0.01) for _ in range(6_000)
     )
     HELD.set()
-    thread.join(10)
+    thread.join(60)
     assert done == [Ignored()]
     assert bench.kept == ["before"]
 
@@ -351,7 +351,7 @@ class Unwound(BaseAgent):
 
     async def execute(self, data: Any, ctx: AsyncContext) -> Any:
         held = asyncio.ensure_future(ctx.step(hold, "a"))
-        await asyncio.to_thread(LEFT.wait, 10)
+        await asyncio.to_thread(LEFT.wait, 60)
         return [await ctx.step(do, "b"), await held]
 
 
@@ -359,14 +359,14 @@ def leave_while_something_is_under_way(bench: Bench, agent: type[BaseAgent]) -> 
     worker = bench.worker(agent)
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(worker.run, bench.id, frozenset())
-        assert BEGUN.acquire(timeout=10)
+        assert BEGUN.acquire(timeout=60)
         worker.leave()
         LEFT.set()
         if agent is Unwound:
             with pytest.raises(TimeoutError):
                 running.result(0.3)
         HELD.set()
-        return running.result(10)
+        return running.result(60)
 
 
 @pytest.mark.parametrize("agent", [Holding, AsyncHolding, Swallowing, Wrapping, Unwound])
@@ -401,11 +401,11 @@ def test_what_takes_too_long_is_handed_back_without_its_outcome(bench: Bench) ->
     worker = bench.worker(Unwound)
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(worker.run, bench.id, frozenset())
-        assert BEGUN.acquire(timeout=10)
+        assert BEGUN.acquire(timeout=60)
         [execution] = worker.executions.all()
         worker.leave()
         worker.hand_back([execution])
         assert bench.state == "queued"
         LEFT.set()
-        assert running.result(10) == Ignored()
+        assert running.result(60) == Ignored()
     assert (bench.kept, CALLS) == ([], {"a": 1})

@@ -112,7 +112,7 @@ def thread() -> Iterator[ThreadPoolExecutor]:
 
 def settled(condition: Callable[[], Any]) -> bool:
     pause = threading.Event()
-    return any(condition() or pause.wait(0.01) for _ in range(1000))
+    return any(condition() or pause.wait(0.01) for _ in range(6_000))
 
 
 # Handing back ---------------------------------------------------------------------------------------------------------
@@ -178,10 +178,10 @@ def test_a_worker_that_ends_leaves_the_celery_task_to_who_takes_over(
     runtime: Runtime, store: Store, thread: ThreadPoolExecutor, remote: type[Remote]
 ) -> None:
     _, running = start(runtime, store, thread, celery())
-    assert remote.sent.wait(10)
+    assert remote.sent.wait(60)
     runtime.loop.close()
-    assert running.result(10) == Ignored()
-    assert remote.revoked.result(10) is False
+    assert running.result(60) == Ignored()
+    assert remote.revoked.result(60) is False
 
 
 @pytest.mark.parametrize("limit", ["hard", "soft"])
@@ -189,18 +189,18 @@ def test_a_time_limit_revokes_the_celery_task(
     limit: str, runtime: Runtime, store: Store, thread: ThreadPoolExecutor, remote: type[Remote]
 ) -> None:
     start(runtime, store, thread, celery(timeouts={limit: 0.05}))
-    assert remote.revoked.result(10) is True
+    assert remote.revoked.result(60) is True
 
 
 def test_a_cancel_of_the_run_revokes_the_celery_task(
     runtime: Runtime, store: Store, thread: ThreadPoolExecutor, remote: type[Remote]
 ) -> None:
     run_id, _ = start(runtime, store, thread, celery())
-    assert remote.sent.wait(10)
+    assert remote.sent.wait(60)
     store.runs.cancel(run_id)
     [execution] = runtime.executions.all()
     runtime.stop(execution, ClaimLost("cancelled"))
-    assert remote.revoked.result(10) is True
+    assert remote.revoked.result(60) is True
 
 
 async def cancelled() -> None:
@@ -215,7 +215,7 @@ def test_a_cancellation_of_the_agents_own_is_its_failure(
 ) -> None:
     of = TaskDefinition.model_validate({"id": "f", "function": f"{__name__}:cancelled", "retry": {"retries": 0}})
     _, running = start(runtime, store, thread, of)
-    assert isinstance(running.result(10), Failed)
+    assert isinstance(running.result(60), Failed)
 
 
 # The import of a function ---------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_a_module_that_hangs_while_it_is_imported_fails_at_the_hard_limit(
         assert not running.done()
     finally:
         go.touch()
-    assert running.result(10) == Ignored()
+    assert running.result(60) == Ignored()
 
 
 def test_an_agent_that_is_stuck_while_the_database_is_away_is_executed_by_nobody_any_more(
@@ -270,7 +270,7 @@ def test_an_agent_that_is_stuck_while_the_database_is_away_is_executed_by_nobody
         assert not running.done()
     finally:
         go.touch()
-    assert running.result(10) == Ignored()
+    assert running.result(60) == Ignored()
 
 
 # Slots ----------------------------------------------------------------------------------------------------------------

@@ -278,7 +278,7 @@ def test_threads_that_ask_together_never_exceed_the_limit() -> None:
     passed: list[int] = []
 
     def ask(number: int) -> None:
-        together.wait(10)
+        together.wait(60)
         try:
             with services(limiter).admitted(limit, Slot("", number), Progress()):
                 passed.append(number)

@@ -65,7 +65,7 @@ class Supervisor:
     def end(self, number: signal.Signals) -> tuple[int, str]:
         self.process.send_signal(number)
         rest = self.said.read()
-        return self.process.wait(10), rest
+        return self.process.wait(60), rest
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_second_interrupt_kills() -> None:
 @pytest.mark.parametrize("code", [2, 3])
 def test_a_first_start_that_cannot_work_ends_everything(code: int) -> None:
     made = Supervisor("", f"fail {code}")
-    assert made.process.wait(10) == code
+    assert made.process.wait(60) == code
     made.said.close()
 
 

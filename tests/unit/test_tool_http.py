@@ -573,7 +573,7 @@ def test_a_header_cannot_be_slipped_in_by_an_argument(web: WebServer) -> None:
 def test_requests_at_the_same_time_do_not_meet(web: WebServer) -> None:
     together = threading.Barrier(4)
     for number in range(4):
-        web.answers[f"/{number}"] = lambda handler: (together.wait(10), handler.give(200, handler.path.encode(), {}))[1]
+        web.answers[f"/{number}"] = lambda handler: (together.wait(60), handler.give(200, handler.path.encode(), {}))[1]
     wishes = [call("http_get", url=web.url(f"/{number}")) for number in range(4)]
     model = MockLLM(wishes, "Done.")
     run_agent(Writer, {"host": f"127.0.0.1:{web.port}"}, model=model)

@@ -244,9 +244,9 @@ def test_an_answer_that_comes_while_another_branch_goes_on_is_taken_in_the_proce
     answered = threading.Event()
 
     def work() -> None:
-        assert people.heard.wait(10)
+        assert people.heard.wait(60)
         people.answer("yes", Slot("0", 0))
-        assert answered.wait(10)
+        assert answered.wait(60)
 
     def ask(ctx: Context) -> str:
         said = ctx.ask("Send it?")
@@ -497,7 +497,8 @@ def test_an_agent_run_is_let_go_only_when_what_was_under_way_is_recorded() -> No
     class Store:
         def suspend(self, claim: Any, **how: Any) -> None:
             del claim
-            happened.append(f"suspended for {how['left_seconds']:.0f} s")
+            assert HOUR - 600 < how["left_seconds"] <= HOUR
+            happened.append("suspended")
 
     execution = execution_of(Account("model"))
     motion = execution.motion
@@ -514,10 +515,10 @@ def test_an_agent_run_is_let_go_only_when_what_was_under_way_is_recorded() -> No
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     verdict = suspend(cast("Waits", Store()), execution, Suspended("sleeps", system_clock.monotonic() + HOUR))
-    thread.join(10)
-    assert happened == ["recorded", "suspended for 3600 s"]
+    thread.join(60)
+    assert happened == ["recorded", "suspended"]
     assert (verdict.reason, verdict.again) == ("sleeps", None)
 
 
