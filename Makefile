@@ -15,7 +15,7 @@ DEMO := .venv/.installed-for-demo
 FULL := .venv/.installed-in-full
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test soak chaos check bench services services-stop clean
+.PHONY: help venv demo test coverage soak chaos check bench services services-stop clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +25,10 @@ venv: $(FULL) ## Install everything for development into .venv
 demo: $(if $(wildcard $(FULL)),$(FULL),$(DEMO)) ## Run the demo workflow in one process, without any server: FILE=README.md
 	@$(BIN)/nightfleet run config/demo.yaml --embedded --text "@$(FILE)"
 
-test: check services ## Check the code and run all tests, with coverage: ARGS="-x"
+test: check services ## Check the code and run all tests: ARGS="-x"
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+coverage: $(FULL) services ## Run all tests and measure what they reach, in the processes of workers too; twice as slow
 	$(BIN)/python -m pytest --cov -n 2 --dist loadfile $(ARGS)
 
 soak: $(FULL) services ## Half an hour of steady load on each broker while workers come and go: MINUTES=30

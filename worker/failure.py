@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sysconfig
 import traceback
 from pathlib import Path
@@ -30,14 +31,12 @@ def described(error: BaseException) -> NightfleetError:
 
 
 def _place(error: BaseException) -> str | None:
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(("<", *_ELSEWHERE))
-    ]
-    if not frames:
+    lines = [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(error.__traceback__)]
+    own = [(name, number) for name, number in lines if not name.startswith(("<", *_ELSEWHERE))]
+    if not own:
         return None
-    path = Path(frames[-1].filename)
-    # An agent's file is told as its author calls it.
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f"{shown}:{frames[-1].lineno}"
+    name, number = own[-1]
+    with contextlib.suppress(OSError, ValueError):
+        # An agent's file is told as its author calls it; there may be no folder any more in which we work.
+        name = str(Path(name).relative_to(Path.cwd()))
+    return f"{name}:{number}"

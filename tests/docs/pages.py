@@ -249,7 +249,7 @@ class Page:
         return path
 
     def _execute(self, block: Block, command: list[str]) -> None:
-        done = subprocess.run(
+        with subprocess.Popen(
             command,
             cwd=self.folder,
             env=self._environment(block.marks.get("run")),
@@ -257,12 +257,17 @@ class Page:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
-        self.printed[block.line] = done.stdout
+            start_new_session=True,
+        ) as process:
+            try:
+                printed, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+            except BaseException:
+                # With the workers and servers that the block has started.
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        self.printed[block.line] = printed
         expected = int(block.marks.get("exit") or 0)
-        assert done.returncode == expected, f"{block.place}: exit code {done.returncode}\n{done.stdout}"
+        assert process.returncode == expected, f"{block.place}: exit code {process.returncode}\n{printed}"
 
     def _environment(self, run: str | None = None) -> dict[str, str]:
         kept = {

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import servers
+from fleet import settings_of
 from steps import WORKER
 
 from orchestrator.contracts.agent import AgentCard
@@ -65,9 +66,8 @@ def row(database: Database) -> Any:
 
 
 def made(database: Database, **changed: Any) -> HeartProcess:
-    settings = Settings(
-        heartbeat=changed.pop("beat", 0.1), lease_ttl=10, stall_timeout=changed.pop("stall", 60), connect_timeout=30
-    )  # pyright: ignore[reportArgumentType]
+    values = {"heartbeat": changed.pop("beat", 0.1), "stall_timeout": changed.pop("stall", 60)}
+    settings = settings_of(lease_ttl=10, connect_timeout=30, **values)
     heart = heart_of(database, WORKER, settings)
     assert isinstance(heart, HeartProcess)
     return heart

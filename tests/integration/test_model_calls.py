@@ -29,7 +29,7 @@ LEFT_UNDONE = "SELECT count(*) FROM model_call WHERE state = 'reserved'"
 
 @contextmanager
 def installation(
-    folder: Path, setup: Setup | None = None, models: str = "", **settings: Any
+    folder: Path, setup: Setup | None = None, models: str = "", lease_ttl: float = 60, **settings: Any
 ) -> Generator[tuple[Fleet, Emulator]]:
     """Give a fleet whose workers know the emulator alone, and its prices."""
     (folder / "models.toml").write_text(PRICES + models)
@@ -42,7 +42,8 @@ def installation(
             models_file=folder / "models.toml",
             redis_url=broker_url("redis"),
             heartbeat=0.5,
-            **{"lease_ttl": 60, **settings},
+            lease_ttl=lease_ttl,
+            **settings,
         ) as made,
     ):
         made.environment |= emulator.env
