@@ -7,10 +7,10 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-import orchestrator
+from orchestrator import errors
 from orchestrator.errors import NightfleetError, from_exception
 
-_PARTS_OF_OURS = [Path(__file__).parent, Path(orchestrator.__file__).parent]
+_PARTS_OF_OURS = [Path(__file__).parent, Path(errors.__file__).parent]
 #: Where lines are not the author's own.
 _ELSEWHERE = tuple(
     f"{folder}/"

@@ -36,8 +36,8 @@ def ground(store: Store) -> StoreGround:
 
 
 @pytest.fixture
-def on_postgres(postgres: Database) -> StoreGround:
-    return StoreGround(Store(postgres), max_value_bytes=2_000_000)
+def on_postgres(migrated: Database) -> StoreGround:
+    return StoreGround(Store(migrated), max_value_bytes=2_000_000)
 
 
 def rows(ground: StoreGround, query: Any) -> list[tuple[Any, ...]]:

@@ -93,8 +93,8 @@ def desk(store: Store) -> Desk:
 
 
 @pytest.fixture
-def on_postgres(postgres: Database) -> Desk:
-    return Desk(Store(postgres))
+def on_postgres(migrated: Database) -> Desk:
+    return Desk(Store(migrated))
 
 
 # One question, once ---------------------------------------------------------------------------------------------------

@@ -62,14 +62,14 @@ def test_outputs_are_those_of_the_ends_by_run_and_task(steps: Steps) -> None:
     }
 
 
-def test_reading_a_window_takes_the_way_over_the_keys_whatever_else_has_ended(postgres: Database) -> None:
+def test_reading_a_window_takes_the_way_over_the_keys_whatever_else_has_ended(migrated: Database) -> None:
     """Behind `state` there is an index with every run that ever ended: a plan that goes through it reads them all."""
-    steps = Steps(Store(postgres), plan_of(task("a")))
+    steps = Steps(Store(migrated), plan_of(task("a")))
     window = steps.start(500)[:50]
-    with postgres.connect() as connection:
-        connection.execute(text(f"UPDATE \"{postgres.schema}\".run SET state = 'succeeded', finished_at = now()"))
-        connection.execute(text(f'ANALYZE "{postgres.schema}".run'))
-        sql = postgres.statement("ended_runs").replace("%(ids)s", "$1").replace("%%", "%")
+    with migrated.connect() as connection:
+        connection.execute(text(f"UPDATE \"{migrated.schema}\".run SET state = 'succeeded', finished_at = now()"))
+        connection.execute(text(f'ANALYZE "{migrated.schema}".run'))
+        sql = migrated.statement("ended_runs").replace("%(ids)s", "$1").replace("%%", "%")
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         connection.exec_driver_sql(f"PREPARE window_of (uuid[]) AS {sql}")
         listed = ", ".join(f"'{run_id}'" for run_id in window)

@@ -39,8 +39,8 @@ def purse(store: Store) -> Purse:
 
 
 @pytest.fixture
-def on_postgres(postgres: Database) -> Purse:
-    return Purse(Steps(Store(postgres), plan_of(task("a"))))
+def on_postgres(migrated: Database) -> Purse:
+    return Purse(Steps(Store(migrated), plan_of(task("a"))))
 
 
 def charged(purse: Purse, project: str = "default", **charge: Any) -> Claim:

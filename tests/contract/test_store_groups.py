@@ -504,15 +504,15 @@ def test_of_twenty_wide_joins_that_threads_of_one_process_work_on_each_is_releas
 @pytest.mark.parametrize("analysed", [True, False], ids=["analysed", "never analysed"])
 @pytest.mark.parametrize("name", ["claim", "finish"])
 def test_neither_a_claim_nor_an_end_reads_by_an_index_on_the_state(
-    postgres: Database, name: str, analysed: bool
+    migrated: Database, name: str, analysed: bool
 ) -> None:
-    steps = Steps(Store(postgres), join(2))
+    steps = Steps(Store(migrated), join(2))
     steps.start(300)
     if analysed:
         for table in ("run", "agent_run", "countdown"):
-            with postgres.connect() as connection:
-                connection.exec_driver_sql(f"ANALYZE {postgres.qualify(table)}")
-    plan = plan_text(postgres, name)
+            with migrated.connect() as connection:
+                connection.exec_driver_sql(f"ANALYZE {migrated.qualify(table)}")
+    plan = plan_text(migrated, name)
     assert "pk_agent_run" in plan, plan
     assert "pk_run" in plan, plan
     forbidden = ["ix_agent_run_lost", "ix_agent_run_due", "ix_agent_run_claimed", "ix_agent_run_held", "ix_run_"]

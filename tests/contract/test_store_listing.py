@@ -166,12 +166,12 @@ def test_a_line_of_the_list_says_what_the_run_is(database: Database) -> None:
     assert (shown.error.code, shown.created_at) == ("once", run.created_at)
 
 
-def test_a_listing_looks_at_few_runs_however_rare_what_it_looks_for(postgres: Database) -> None:
+def test_a_listing_looks_at_few_runs_however_rare_what_it_looks_for(migrated: Database) -> None:
     """On tables that were never analysed: those of a new installation."""
-    made = fill(postgres, 6000)
+    made = fill(migrated, 6000)
     for which in random.Random(6).sample(list(filters()), 60):
-        with explained(postgres) as plans:
-            list_runs(postgres, which, limit=5)
+        with explained(migrated) as plans:
+            list_runs(migrated, which, limit=5)
         touched = sum(runs_touched(plan) for plan in plans)
         assert touched < len(made) / 20, (which, touched, json.dumps(plans, indent=1))
 
@@ -200,11 +200,11 @@ def test_a_listing_looks_at_few_runs_however_rare_what_it_looks_for(postgres: Da
     ],
 )
 def test_each_kind_of_filter_reads_the_index_that_is_made_for_it(
-    postgres: Database, which: RunFilter, index: str
+    migrated: Database, which: RunFilter, index: str
 ) -> None:
-    fill(postgres, 3000)
-    with explained(postgres) as plans:
-        assert list_runs(postgres, which, limit=5)
+    fill(migrated, 3000)
+    with explained(migrated) as plans:
+        assert list_runs(migrated, which, limit=5)
     *pages, _summaries = [used for plan in plans if (used := indexes_of(plan))]
     assert set(pages[-1]) == {index}
 

@@ -283,7 +283,11 @@ class Page:
             self.fleet.start_worker()
         reached = _reached(self.fleet)
         if run == "alone":
-            reached = {key: value for key, value in reached.items() if not key.endswith(("AGENTS_PATH", "CONCURRENCY"))}
+            reached = {
+                key: value
+                for key, value in reached.items()
+                if not key.endswith(("AGENTS_PATH", "CONCURRENCY", "LEASE_TTL"))
+            }
         return {**made, **reached}
 
     @property
