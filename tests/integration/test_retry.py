@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def test_a_retry_repeats_what_failed_and_with_restart_everything(nf: Orchestrato
         run.result(60)
     cause = raised.value.__cause__
     assert isinstance(cause, AgentFailed)
-    assert cause.details == {"type": "builtins.ValueError"}
+    assert cause.details["type"] == "builtins.ValueError"
+    assert re.search(r"agents/shop\.py:\d+$", cause.details["at"])
     assert noted.read_text().split() == ["pack", "deliver"]
     noted.with_suffix(".open").touch()
     run.retry(restart=restart)
