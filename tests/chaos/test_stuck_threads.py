@@ -34,8 +34,11 @@ def test_a_revoke_with_terminate_stops_an_async_agent_at_its_await(tmp_path: Pat
         installation.until(lambda: events(installation)["begin", run.id], "it runs")
         # A slow claim is published a second time, under another number.
         [(task_id,)] = installation.query("SELECT id || '.' || dispatch FROM agent_run")
-        installation.until(installation.kernel.app.control.ping, "the worker listens to what it is told")
-        installation.kernel.app.control.revoke(task_id, terminate=True)
+        control = installation.kernel.app.control
+        # One of its own: a pooled connection may have been lost since an earlier test.
+        with installation.kernel.app.connection_for_write() as connection:
+            installation.until(lambda: control.ping(connection=connection), "the worker listens to what it is told")
+            control.revoke(task_id, terminate=True, connection=connection)
         installation.until(lambda: events(installation)["stopped", run.id], "it is stopped")
         assert run.wait(120).state == "cancelled"
 
