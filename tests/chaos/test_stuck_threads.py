@@ -37,7 +37,9 @@ def test_a_revoke_with_terminate_stops_an_async_agent_at_its_await(tmp_path: Pat
         control = installation.kernel.app.control
         # One of its own: a pooled connection may have been lost since an earlier test.
         with installation.kernel.app.connection_for_write() as connection:
-            installation.until(lambda: control.ping(connection=connection), "the worker listens to what it is told")
+            installation.until(
+                lambda: bool(control.ping(connection=connection)), "the worker listens to what it is told"
+            )
             control.revoke(task_id, terminate=True, connection=connection)
         installation.until(lambda: events(installation)["stopped", run.id], "it is stopped")
         assert run.wait(120).state == "cancelled"

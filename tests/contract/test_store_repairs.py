@@ -246,9 +246,9 @@ def test_what_is_not_due_is_not_taken_before_its_time(steps: Steps) -> None:
 
 def test_the_next_due_time_is_the_nearest_in_the_future(steps: Steps) -> None:
     assert steps.store.repairs.seconds_to_next_due() is None
-    for run_id, delay in zip(steps.start(2), (300, 60), strict=True):
+    for run_id, delay in zip(steps.start(2), (30_000, 6000), strict=True):
         steps.requeue(steps.claim(run_id, "a"), delay_seconds=delay)
-    assert 0 < (steps.store.repairs.seconds_to_next_due() or 0) <= 60
+    assert 5000 < (steps.store.repairs.seconds_to_next_due() or 0) <= 6000
 
 
 def test_many_that_take_what_is_due_share_it_without_overlap(steps: Steps) -> None:
@@ -415,22 +415,22 @@ def test_a_worker_is_idle_from_the_start_of_an_uninterrupted_stretch(store: Stor
 
 
 def test_the_delay_doubles_with_each_publication(steps: Steps) -> None:
-    idle_since(steps.store, 1000)
+    idle_since(steps.store, 10_000)
     [run_id] = steps.start()
-    for republished, delay in enumerate((10, 20, 40, 80)):
+    for republished, delay in enumerate((100, 200, 400, 800)):
         assert steps.row(run_id, "a")["republished"] == republished
-        for seconds, expected in ((delay / 4, 0), (delay + 2, 1)):
+        for seconds, expected in ((delay * 0.75, 0), (delay + 2, 1)):
             steps.change(run_id, "a", published_at=ago(steps.store.database, seconds))
-            taken = steps.store.repairs.take_unclaimed_by_idle(LANE, grace_seconds=GRACE, lease_ttl_seconds=TTL)
+            taken = steps.store.repairs.take_unclaimed_by_idle(LANE, grace_seconds=100, lease_ttl_seconds=TTL)
             assert len(taken) == expected, (republished, seconds)
 
 
 def test_the_age_of_what_is_missing_at_the_broker_doubles_too(steps: Steps) -> None:
     [run_id] = steps.start()
-    for age in (60, 120, 240):
-        for seconds, expected in ((age / 2, 0), (age + 5, 1)):
+    for age in (100, 200, 400):
+        for seconds, expected in ((age * 0.75, 0), (age + 5, 1)):
             steps.change(run_id, "a", published_at=ago(steps.store.database, seconds))
-            assert len(steps.store.repairs.take_older(LANE, age_seconds=60, most=9)) == expected, (age, seconds)
+            assert len(steps.store.repairs.take_older(LANE, age_seconds=100, most=9)) == expected, (age, seconds)
 
 
 def test_a_retry_begins_with_the_first_delay_again(steps: Steps) -> None:

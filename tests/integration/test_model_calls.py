@@ -98,16 +98,17 @@ def test_a_worker_that_is_killed_among_twenty_calls_costs_the_one_in_flight_agai
 
 
 def test_a_limit_holds_for_all_workers_and_nobody_is_refused_or_fails(tmp_path: Path) -> None:
-    # The provider bears more at once than they make: what was let pass may be held up on its way.
+    # The provider bears more at once than they make: what was let pass may be held up on its way. There are enough calls for
+    # two workers with a limit each to be refused all the same.
     limit = RateLimit(model=MODEL, requests=300, burst_seconds=5)
     rule = '[[limits]]\nmodel = "*"\nper = ["credential"]\nrequests_per_minute = 300\nburst_seconds = 1\n'
     with installation(tmp_path, Setup(limits=(limit,)), rule) as (made, emulator):
         for _ in range(2):
             made.start_worker()
-        made.orchestrator.submit_many("fan", [chain(f"row {number}", 5) for number in range(12)])
+        made.orchestrator.submit_many("fan", [chain(f"row {number}", 5) for number in range(20)])
         made.finish()
-        assert made.query("SELECT state, count(*) FROM run GROUP BY 1") == [("succeeded", 12)]
-        assert emulator.bill.calls == 60
+        assert made.query("SELECT state, count(*) FROM run GROUP BY 1") == [("succeeded", 20)]
+        assert emulator.bill.calls == 100
         assert emulator.bill.limited == 0, "the provider has refused none"
         assert made.query("SELECT sum(failures) FROM agent_run") == [(0,)]
         assert made.query("SELECT count(*) FROM agent_run WHERE epoch > 1")[0][0] > 0, (

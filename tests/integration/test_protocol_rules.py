@@ -237,20 +237,21 @@ def test_a_worker_says_that_it_is_idle_while_it_has_a_free_slot_and_a_connection
         def beats() -> int:
             return int(installation.query("SELECT beat_seq FROM worker")[0][0])
 
-        def still_busy() -> bool:
-            """Tell whether it is not idle after two more beats."""
+        def still(what: bool) -> bool:
+            """Tell whether that is so after two more beats."""
             after = beats() + 2
             installation.until(lambda: beats() >= after, "it beats")
-            return not idle()
+            return idle() is what
 
         installation.start_worker()
         installation.until(idle, "a new worker is idle")
         run = installation.orchestrator.submit("blocker", {"until": str(until)})
         installation.until(lambda: installation.executions("begin"), "its slot is taken")
-        assert still_busy()
+        assert still(False)
         until.touch()
         assert run.wait(60).state == "succeeded"
         installation.until(idle, "its slot is free")
+        installation.until(lambda: still(True), "it stays idle")
         server.stop(immediate=True)
         installation.until(lambda: not idle(), "it has nobody to get work from", timeout=60)
         server.start()

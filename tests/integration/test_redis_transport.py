@@ -22,7 +22,7 @@ from orchestrator.broker.app import FleetApp, make_app
 from orchestrator.broker.message import TaskMessage, task_message
 from orchestrator.broker.publisher import Publisher, RedisPublisher
 from orchestrator.broker.redis import Channel
-from orchestrator.clock import agent_run_id, ids
+from orchestrator.clock import agent_run_id, ids, system_clock
 from orchestrator.errors import BrokerUnavailable
 from orchestrator.store.backend import StoreBackend
 
@@ -201,8 +201,12 @@ def test_every_queue_of_a_worker_is_served(broker: Broker) -> None:
 
 def test_a_worker_that_waits_gets_what_comes(broker: Broker) -> None:
     with listening(broker, 4) as listener:
+        began = system_clock.monotonic()
         listener.nothing_more()
+        waited = system_clock.monotonic() - began
         assert set(listener.commands) == {("BLMPOP", 4)}
+        # It does not poll: each one waits at the server for as long as it may.
+        assert len(listener.commands) <= 1 + waited / listener.channel.brpop_timeout
         broker.publisher.publish(sent := messages(1))
         listener.drain(1)
         assert listener.got == ids_of(sent)
