@@ -20,7 +20,13 @@ def suspend(waits: Waits, execution: Execution, suspended: Suspended) -> Waiting
     execution.wait_until_idle()
     failpoint("before_suspend")
     left = None if suspended.until is None else max(0.0, suspended.until - system_clock.monotonic())
-    again = waits.suspend(execution.claim, left_seconds=left, waiting_for=suspended.waiting_for, heard=suspended.heard)
+    again = waits.suspend(
+        execution.claim,
+        left_seconds=left,
+        waiting_for=suspended.waiting_for,
+        heard=suspended.heard,
+        interests=suspended.interests,
+    )
     failpoint("after_suspend")
     return Waiting(suspended.waiting_for, left, again)
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Column,
     Dialect,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -214,6 +215,9 @@ agent_run = Table(
     Column("wake_at", Time),
     #: What a suspended one waits for, for people.
     Column("waiting_for", Text),
+    #: What wakes a suspended one before its time, by kind (`contracts/interest.py`). In the row itself: who brings an event
+    #: sees the row as it is when the lock is theirs, and another table as it was when their statement began.
+    Column("listening", Json),
     Index("ix_agent_run_run", "run_id", "position"),
     Index("ix_agent_run_lost", "queue", "priority", "published_at", **_where("state = 'queued'")),
     Index("ix_agent_run_due", "due_at", **_where("state = 'queued' AND published_at IS NULL")),
@@ -414,24 +418,37 @@ countdown = Table(
     postgresql_with={"fillfactor": 50},
 )
 
+#: Messages between the agents of a run, one row for each recipient.
 agent_message = Table(
     "agent_message",
     metadata,
-    _key(),
+    _run(primary_key=True),
+    #: The order in which they were sent to a recipient; of all runs on Postgres, so that nobody counts.
+    Column("number", Long, Identity(), primary_key=True, autoincrement=False),
+    Column("id", Id, nullable=False, unique=True),
     _tenant_of_run(),
-    _run(),
+    #: A task, or `@outside` or `@nightfleet`.
     Column("sender", Text, nullable=False),
     Column("recipient", Text, nullable=False),
-    #: Order of the messages to one recipient.
-    Column("sequence", Long, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("priority", SmallInteger, nullable=False, server_default="0"),
-    Column("body", Json, nullable=False),
-    Column("correlation_id", Id),
+    Column("recipient_id", Id, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    #: Encoded as outcomes of the journal are: text of any size stands in `content`, once.
+    Column("body", LargeBinary, nullable=False),
+    Column("wants_reply", Boolean, nullable=False),
+    #: The message that it is the reply to.
+    Column("answers", Id),
+    Column("state", String(8), nullable=False),
+    #: Why nobody will receive it, of a dead one.
+    Column("reason", Text),
     _created(),
     Column("expires_at", Time),
-    Column("delivered_at", Time),
-    UniqueConstraint("run_id", "recipient", "sequence"),
+    #: Where in the recipient's code it was received.
+    Column("taken_scope", Text),
+    Column("taken_number", Integer),
+    Column("ended_at", Time),
+    Index("ix_agent_message_waiting", "recipient_id", "number", **_where("state = 'waiting'")),
+    Index("ix_agent_message_expires", "expires_at", **_where("state = 'waiting' AND expires_at IS NOT NULL")),
 )
 
 #: Progress lines of agents, in the order of their ids; the stream of `run.events()`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 from orchestrator.clock import ids, system_clock
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.effect import Slot
+from orchestrator.contracts.interest import Interest, listening
 from orchestrator.contracts.question import Inquiry, Question, QuestionState, Reply
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import AnswerRefused, ClaimLost, QuestionNotFound
 from orchestrator.store.agent_runs import Claim
+from orchestrator.store.arrivals import ARRIVALS
 from orchestrator.store.database import Database, Session, times
 
 #: How long a reading of the database's clock tells what has passed since: that clock may be set.
@@ -44,23 +46,36 @@ class Waits:
     # Suspending and waking --------------------------------------------------------------------------------------------
 
     def suspend(
-        self, claim: Claim, *, left_seconds: float | None, waiting_for: str, heard: bool = False
+        self,
+        claim: Claim,
+        *,
+        left_seconds: float | None,
+        waiting_for: str,
+        heard: bool = False,
+        interests: Sequence[Interest] = (),
     ) -> Dispatch | None:
         """Let an agent run wait, with nobody holding it, until it is woken or `left_seconds` have passed.
 
         An event that came since the claim is not lost: the agent run is queued again at once, and given to be published.
-        It is not for events that the claim has taken up itself, if it says that it has `heard` of some. Raises `ClaimLost`.
+        It is not for events that the claim has taken up itself, if it says that it has `heard` of some. Whoever brings what
+        one of the `interests` names finds them in the row. Raises `ClaimLost`.
         """
         left = _readable(left_seconds)
+        wanted = listening(interests)
+        row_of = {"id": claim.id, "epoch": claim.epoch}
 
         def work(session: Session) -> Any:
-            if heard:
+            if heard or wanted:
                 # Held from here on, so that no event comes between the look at them and the suspension.
                 session.row("lock_agent_run", id=claim.id)
-                session.run("drop_wake", id=claim.id, epoch=claim.epoch)
-            return session.row("suspend", id=claim.id, epoch=claim.epoch, left=left, waiting_for=waiting_for)
+            if heard:
+                session.run("drop_wake", **row_of)
+            if any(ARRIVALS[kind](session, claim, listed) for kind, listed in wanted.items()):
+                session.run("note_wake", id=claim.id)
+            stored = json.dumps(wanted) if wanted else None
+            return session.row("suspend", left=left, waiting_for=waiting_for, listening=stored, **row_of)
 
-        row = self._database.transact(work) if heard else self._database.execute(work)
+        row = self._database.transact(work) if heard or wanted else self._database.execute(work)
         if row is None:
             raise ClaimLost("cancelled, or taken over by another worker")
         state, agent, number, priority = row

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from orchestrator.clock import system_clock
 from orchestrator.contracts.effect import Slot
+from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.question import Inquiry, Reply
 from orchestrator.store.agent_runs import Claim
 from worker.effects.attempt import Host
@@ -55,6 +56,8 @@ class Wait:
     until: float | None
     #: When to look for the event, should it be waited for in this process.
     look_at: float | None = None
+    #: What wakes it when it is suspended; without one it is woken by its time, or by an answer of a person.
+    interest: Interest | None = None
 
     @property
     def next_look(self) -> float | None:
@@ -123,7 +126,8 @@ class Parking:
     def _suspended(self) -> Suspended:
         waits = sorted(self._waits, key=lambda wait: (wait.until is None, wait.until or 0.0))
         text = ", ".join(dict.fromkeys(wait.waiting_for for wait in waits))
-        return Suspended(text[:_MOST_CHARACTERS], waits[0].until, heard=self.heard)
+        interests = [wait.interest for wait in waits if wait.interest is not None]
+        return Suspended(text[:_MOST_CHARACTERS], waits[0].until, heard=self.heard, interests=interests)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.clock import chance
 from orchestrator.contracts.effect import Slot
+from orchestrator.contracts.interest import Interest
 from orchestrator.errors import AgentError
 
 if TYPE_CHECKING:
@@ -29,14 +30,17 @@ class Suspended(BaseException):
     """Unwinds an agent that waits for longer than a moment: no `except Exception` of an author's catches it.
 
     `until` is when it is woken at the latest, by the monotonic clock; None waits for an event alone. `heard`: an event came
-    while it was running, and it has taken that up.
+    while it was running, and it has taken that up. `interests` say what it is woken for beside answers of people.
     """
 
-    def __init__(self, waiting_for: str, until: float | None, *, heard: bool = False) -> None:
+    def __init__(
+        self, waiting_for: str, until: float | None, *, heard: bool = False, interests: Sequence[Interest] = ()
+    ) -> None:
         super().__init__(waiting_for)
         self.waiting_for = waiting_for
         self.until = until
         self.heard = heard
+        self.interests = tuple(interests)
 
 
 class Scopes:

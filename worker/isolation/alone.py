@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import system_clock
+from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.policy import Timeouts
 from orchestrator.contracts.usage import Usage
 from orchestrator.errors import AgentTimeout, ClaimLost, NightfleetError, ValueTooLarge, from_exception
@@ -265,8 +266,9 @@ def _output(account: Account, end: Mapping[str, Any]) -> str:
             return output
         case {"error": error}:
             raise NightfleetError.from_data(error)
-        case {"suspended": {"waiting_for": waiting_for, "left_seconds": left, "heard": heard}}:
-            raise Suspended(waiting_for, None if left is None else system_clock.monotonic() + left, heard=heard)
+        case {"suspended": {"waiting_for": waiting_for, "left_seconds": left, "heard": heard, "interests": interests}}:
+            until = None if left is None else system_clock.monotonic() + left
+            raise Suspended(waiting_for, until, heard=heard, interests=[Interest.from_data(each) for each in interests])
         case _:
             raise DiedAlone("what it said to its worker cannot be understood")
 

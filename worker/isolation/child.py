@@ -169,7 +169,13 @@ class _Execution:
         """Give what it waits for, when all that was under way has been recorded."""
         self._motion.wait_until_idle(None)
         left = None if suspended.until is None else suspended.until - system_clock.monotonic()
-        return {"waiting_for": suspended.waiting_for, "left_seconds": left, "heard": suspended.heard}
+        interests = [interest.to_data() for interest in suspended.interests]
+        return {
+            "waiting_for": suspended.waiting_for,
+            "left_seconds": left,
+            "heard": suspended.heard,
+            "interests": interests,
+        }
 
     def _out_of_memory(self) -> AgentError:
         limit = self._order["memory_mb"]

@@ -9,7 +9,8 @@ SET state = CASE WHEN wake_at IS NULL THEN 'suspended' ELSE 'queued' END, worker
     published_at = CASE WHEN wake_at IS NULL THEN published_at ELSE now() END,
     dispatch = dispatch + CASE WHEN wake_at IS NULL THEN 0 ELSE 1 END,
     waiting_for = CASE WHEN wake_at IS NULL THEN :waiting_for/*pg ::text*/ END,
-    wake_at = CASE WHEN wake_at IS NULL THEN later(:left) END
+    wake_at = CASE WHEN wake_at IS NULL THEN later(:left) END,
+    listening = CASE WHEN wake_at IS NULL THEN :listening/*pg ::jsonb*/ END
 WHERE id = :id AND epoch = :epoch AND state = 'running'
 RETURNING state, agent, dispatch, priority
 
