@@ -28,6 +28,9 @@ class Clock(Protocol):
         ...
 
 
+_NAMESPACE = uuid.UUID("9c2f6a0e-51d1-4d3c-8a57-6c1d1f0b7e42")
+
+
 class SystemClock:
     """The host's clock."""
 
@@ -102,6 +105,11 @@ def jitter(seconds: float, spread: float) -> float:
 def chance(seed: str) -> random.Random:
     """Give numbers that follow from a seed, the same in every process; they protect nothing."""
     return random.Random(seed)  # noqa: S311
+
+
+def uuid_of(*parts: str) -> str:
+    """Give the same UUID for the same text, whoever asks and whenever."""
+    return str(uuid.uuid5(_NAMESPACE, "\x00".join(parts)))
 
 
 def uuid_from(numbers: random.Random) -> str:

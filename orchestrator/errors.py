@@ -159,6 +159,12 @@ class UnknownAgent(UsageError):
     code = "unknown_agent"
 
 
+class UnknownRecipient(UsageError):
+    """A message was sent to an address that means no agent of the run, or several."""
+
+    code = "unknown_recipient"
+
+
 class InputInvalid(UsageError):
     """A value given to a workflow or an agent has not the declared type, or is no JSON."""
 
@@ -291,6 +297,24 @@ class QuestionExpired(AgentError):
     """Nobody has answered an agent's question in time, and it has no default."""
 
     code = "question_expired"
+
+
+class MessageTimeout(AgentError, TimeoutError):
+    """No message has come in time: catch it, or let the agent fail."""
+
+    code = "message_timeout"
+
+
+class RecipientEnded(AgentError):
+    """A message went to an agent that has ended: nobody would receive it."""
+
+    code = "recipient_ended"
+
+
+class NoMessageCanCome(AgentError):
+    """Everybody who could send what an agent waits for has ended, or waits in turn: `details["waits"]` says who for whom."""
+
+    code = "no_message_can_come"
 
 
 class AgentCrashed(AgentError):

@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     #: Folders and dotted modules with agents, separated like PATH.
     agents_path: str = "./agents"
     max_value_bytes: int = Field(default=8_000_000, ge=1024)
+    #: Of a message between agents.
+    max_message_bytes: int = Field(default=256_000, ge=1024)
+    #: How many messages may wait for an agent run; its senders wait when there are more.
+    mailbox_size: int = Field(default=1000, ge=1)
     #: RabbitMQ's kind of queue: `quorum` queues are replicated, and know no priorities.
     queue_type: Literal["classic", "quorum"] = "classic"
     #: Agents that a worker serves, separated by commas; all that it has loaded by default.

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, Unp
 from pydantic import BaseModel
 
 from orchestrator.clock import uuid_from
+from orchestrator.contracts.mail import OUTSIDE, AgentMessage, Filter
 from orchestrator.contracts.memory import Memory, Passage
 from orchestrator.contracts.permissions import Permissions
 from orchestrator.contracts.policy import Limits, RetryPolicy, Timeouts
@@ -32,17 +33,21 @@ from orchestrator.errors import (
     EmbedderChanged,
     GuardRefused,
     InputInvalid,
+    MessageTimeout,
     ModelCapabilityError,
     ModelError,
     ModelRateLimited,
     ModelRefused,
     ModelUnavailable,
+    NoMessageCanCome,
     NondeterminismError,
     OutputInvalid,
     PermissionDenied,
     QuestionExpired,
+    RecipientEnded,
     RetryableError,
     ToolError,
+    UnknownRecipient,
 )
 from orchestrator.planning.inputs import Upstream
 from worker.effects.base import Account, Flow, now_flow, progress_flow, step_flow
@@ -61,6 +66,7 @@ from worker.loop.conversation import Answered, conversation
 from worker.loop.granted import Granted
 from worker.loop.options import CallOptions, Prompt, make_question
 from worker.loop.steps import Steps, run, run_async
+from worker.mailing import AsyncMailContext, MailContext, Subscription
 from worker.memory.context import AgentMemory, AsyncAgentMemory, AsyncSession, Session
 from worker.tools.calculator import Calculator
 from worker.tools.files import Files
@@ -81,11 +87,13 @@ if TYPE_CHECKING:
     from random import Random
 
 __all__ = [
+    "OUTSIDE",
     "PII",
     "Adapter",
     "AdapterRegistry",
     "AgentError",
     "AgentMemory",
+    "AgentMessage",
     "AgentTimeout",
     "Answered",
     "ApiKey",
@@ -101,6 +109,7 @@ __all__ = [
     "EmbedderChanged",
     "File",
     "Files",
+    "Filter",
     "Guard",
     "GuardRefused",
     "Http",
@@ -112,12 +121,14 @@ __all__ = [
     "MCPToolkit",
     "Memory",
     "Message",
+    "MessageTimeout",
     "ModelCapabilityError",
     "ModelError",
     "ModelRateLimited",
     "ModelRefused",
     "ModelUnavailable",
     "Needs",
+    "NoMessageCanCome",
     "NondeterminismError",
     "OAuth2",
     "OpenAPI",
@@ -128,6 +139,7 @@ __all__ = [
     "Permissions",
     "Place",
     "QuestionExpired",
+    "RecipientEnded",
     "RemoteToolkit",
     "RetryPolicy",
     "RetryableError",
@@ -138,6 +150,7 @@ __all__ = [
     "Stage",
     "Stdio",
     "StreamableHttp",
+    "Subscription",
     "Text",
     "Timeouts",
     "Tool",
@@ -145,6 +158,7 @@ __all__ = [
     "ToolError",
     "ToolRules",
     "Toolkit",
+    "UnknownRecipient",
     "Upstream",
     "Usage",
     "Verdict",
@@ -179,6 +193,8 @@ class BaseAgent:
     guards: ClassVar[tuple[Guard, ...]] = ()
     #: What it may use of the outside through its context, beside its model and `tools`.
     permissions: ClassVar[Permissions] = Permissions()
+    #: What the bodies of messages to it are: a pydantic model, or a union of some; None for any JSON.
+    RECEIVES: ClassVar[Any] = None
     #: For tasks that set none of their own.
     timeouts: ClassVar[Timeouts] = Timeouts()
     limits: ClassVar[Limits] = Limits()
@@ -220,8 +236,10 @@ class _BaseContext:
         run_input: Any,
         upstream: Mapping[str, Upstream],
         granted: Granted | None = None,
+        receives: Any = None,
     ) -> None:
         self._driver = driver
+        self._receives = receives
         self._granted = granted or Granted()
         self._account = account
         #: Ids of this run and this task.
@@ -269,7 +287,7 @@ class _BaseContext:
         return uuid_from(self.random)
 
 
-class Context(_BaseContext):
+class Context(_BaseContext, MailContext):
     """The only door to the outside for a sync agent: what goes through it is limited and cancelled."""
 
     @property
@@ -383,7 +401,7 @@ class Context(_BaseContext):
         return self._driver.run(ask_flow(ask))
 
 
-class AsyncContext(_BaseContext):
+class AsyncContext(_BaseContext, AsyncMailContext):
     """`Context` for an agent whose `execute` is `async`: the same methods, awaited."""
 
     @property

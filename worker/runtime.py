@@ -54,6 +54,7 @@ from worker.memory.remembering import Remembering
 from worker.meter import Meter, NoMeter
 from worker.nodes.builtin import Nodes
 from worker.pool import EventLoop, give_up_current_job
+from worker.post import Post
 from worker.settlement import Settlement
 from worker.streams.show import Show, ShownAnswers
 from worker.timelimits import bounded, stop_softly, timeouts_of
@@ -86,6 +87,8 @@ class Runtime:
     #: Who answers model calls, and who shows answers while they come.
     desk: Desk = field(init=False)
     show: Show = field(init=False)
+    #: What agents tell each other.
+    post: Post = field(init=False)
     #: What agents remember.
     memory: MemoryManager = field(init=False)
     _leaving: bool = False
@@ -95,6 +98,7 @@ class Runtime:
         self.desk = Desk.of(self.settings, self.providers, self.store.ledger, self.store.answers)
         self.show = Show.of(self.store.streams, self.redact)
         self.memory = memory_of(self.settings, self.store)
+        self.post = Post(self.store.mail, self.advancer, self.agents, self.settings.max_message_bytes)
         self.isolation = Isolation(self.settings, self.store.journal, self.store.waits, self._host, self.deadlines)
 
     def run(self, agent_run_id: str, carries: frozenset[str], claimed: Callable[[], None] = lambda: None) -> Verdict:
@@ -120,6 +124,7 @@ class Runtime:
             if self._leaving:
                 self._make_leave(execution)
             verdict = self._conclude(execution, carries)
+        self.post.leave(claim.id)
         if not execution.given_up:
             self._count(execution, verdict)
         return verdict
@@ -256,6 +261,7 @@ class Runtime:
         )
         recording = execution.motion.patiently(lambda: journal.read(claim))
         parking = Parking(execution.motion, self.store.waits, self.settings.suspend_after.total_seconds())
+        parking.mail = self.post.mailbox(execution.plan, parking)
         return Recorder(writer, recording, self._host(execution), parking)
 
     def _host(self, execution: Execution) -> Host:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,9 +21,10 @@ from orchestrator.journal.rows import columns_of, entry_of, outcome_of, packed_o
 from orchestrator.journal.stored import Stored
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.database import Database, Session
+from orchestrator.store.unsending import unsend
 
-#: What became of a write: stored, refused since the claim is not current, or its place was taken.
-_Answer = Literal["written", "lost", "taken"]
+#: What became of a write: stored, its claim was not current, its place was taken, or what belongs to it was in its way.
+Answer = Literal["written", "lost", "taken", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class _Recorded:
 
 
 @dataclass(frozen=True, slots=True)
-class _Write:
+class Write:
     """A request to store an entry, and of what stands apart what is not known to be stored."""
 
     claim: Claim
@@ -70,7 +71,7 @@ class DatabaseJournal:
 
     def forked(self) -> None:
         """Forget the threads of the parent; call it in the child after a fork."""
-        self._write: GroupCommit[_Write, _Answer] = GroupCommit(self._write_group, lambda write: write.size)
+        self._write: GroupCommit[Write, Answer] = GroupCommit(self._write_group, lambda write: write.size)
         self._stored = Stored()
 
     def shed(self) -> None:
@@ -83,23 +84,38 @@ class DatabaseJournal:
         return DatabaseRecording(self._database, claim.id, claim.run_id, claim.epoch)
 
     def record(self, claim: Claim, entry: Entry) -> None:
+        self.store(self.prepared(claim, entry), self._write)
+
+    def prepared(self, claim: Claim, entry: Entry) -> Write:
+        """Give what is to be stored of an entry; raises `ValueTooLarge` or `OutputInvalid`."""
         before = self._stored.links(claim, entry.slot.scope) if entry.conversation else ()
         packed = pack(entry, limit_bytes=self._max_value_bytes, before=before)
         new = self._stored.missing(claim, packed.contents)
-        write = _Write(
+        return Write(
             claim,
             packed,
             None if packed.outcome is None else compress(packed.outcome),
             tuple((content, compress(content.plain)) for content in new),
         )
+
+    def store(self, write: Write, how: Callable[[Write], Answer]) -> bool:
+        """Store an entry with what belongs to it; raises `ClaimLost`, or `JournalConflict` for a place that is taken.
+
+        False when `how` says that something was in the way, and nothing was stored.
+        """
+        claim, packed = write.claim, write.packed
         failpoint("before_record")
-        answer = self._write(write)
-        failpoint("after_record", _Recorded(claim.task, entry.slot) if entry.state is EntryState.DONE else "")
+        answer = how(write)
+        done = packed.entry.state is EntryState.DONE
+        failpoint("after_record", _Recorded(claim.task, packed.entry.slot) if done else "")
+        if answer == "refused":
+            return False
         if answer == "taken":
             self._check_taken(claim, packed)
         elif answer == "lost":
             raise ClaimLost("another claim has taken over, or the run was cancelled")
         self._stored.add(claim, packed)
+        return True
 
     def begin(self, claim: Claim, entry: Entry) -> None:
         self.record(claim, replace(entry, state=EntryState.BEGUN))
@@ -112,6 +128,7 @@ class DatabaseJournal:
                 session.run("journal_void_all", id=claim.id)
             for scope, number in sorted(slots or ()):
                 session.run("journal_void_slot", id=claim.id, scope=scope, number=number)
+            unsend(session, claim.run_id)
             return True
 
         if not self._database.transact(work):
@@ -131,20 +148,8 @@ class DatabaseJournal:
         texts = Texts(self._database, run_id)
         return [texts.value(message, messages[number + 1 :]) for number, message in enumerate(messages)]
 
-    def _write_group(self, group: Sequence[_Write]) -> list[_Answer]:
-        # A claim of a lower epoch than another one in the group is lost, whatever the database says of that one.
-        newest: dict[str, int] = {}
-        for write in group:
-            newest[write.claim.id] = max(newest.get(write.claim.id, 0), write.claim.epoch)
-        first = {write.key: write for write in reversed(group) if write.claim.epoch == newest[write.claim.id]}
-        answers = self._write_all(self._database, sorted(first.values(), key=lambda write: write.key))
-        return [
-            "lost" if write.claim.epoch < newest[write.claim.id]
-            # Another one in the same group has this place: it may be this very entry.
-            else answers[write.key] if first[write.key] is write or answers[write.key] == "lost"
-            else "taken"
-            for write in group
-        ]  # fmt: skip
+    def _write_group(self, group: Sequence[Write]) -> list[Answer]:
+        return each_once(group, lambda writes: self._write_all(self._database, writes))
 
     def _check_taken(self, claim: Claim, packed: Packed) -> None:
         """Return if what stands in the place is this very entry, stored by a try that got no answer; else raise."""
@@ -160,26 +165,49 @@ class DatabaseJournal:
             raise conflict(existing.entry, packed.entry)
 
 
-def _write_all(database: Database, writes: Sequence[_Write]) -> dict[tuple[str, str, int], _Answer]:
-    """Store entries of different places on Postgres: one statement, one transaction."""
-    bodies = bytearray()
+def each_once(
+    group: Sequence[Write], write_all: Callable[[Sequence[Write]], Mapping[tuple[str, str, int], Answer]]
+) -> list[Answer]:
+    """Store each of a group that can be stored, in the order of their places: of several for one place the first."""
+    # A claim of a lower epoch than another one in the group is lost, whatever the database says of that one.
+    newest: dict[str, int] = {}
+    for write in group:
+        newest[write.claim.id] = max(newest.get(write.claim.id, 0), write.claim.epoch)
+    first = {write.key: write for write in reversed(group) if write.claim.epoch == newest[write.claim.id]}
+    answers = write_all(sorted(first.values(), key=lambda write: write.key))
+    return [
+        "lost" if write.claim.epoch < newest[write.claim.id]
+        # Another one in the same group has this place: it may be this very entry.
+        else answers[write.key] if first[write.key] is write or answers[write.key] == "lost"
+        else "taken"
+        for write in group
+    ]  # fmt: skip
+
+
+def parameters_of(writes: Sequence[Write], bodies: bytearray) -> dict[str, Any]:
+    """Give the parameters of a statement on Postgres that stores entries, but for `bodies`, to which theirs are added."""
     entries = [_entry_json(write, bodies) for write in writes]
     contents = [
-        _content_json(write.claim, content, _append(bodies, body))
+        _content_json(write.claim, content, append(bodies, body))
         for write in writes
         for content, body in write.contents
     ]
     keeping = {write.claim.run_id for write in writes if write.contents or write.packed.entry.event is not None}
     epochs = {write.claim.id: write.claim.epoch for write in writes}
-    parameters: dict[str, Any] = {
+    return {
         "entries": json.dumps(entries),
         "contents": json.dumps(contents),
-        "bodies": bytes(bodies),
-        "run_ids": _array(sorted(keeping)),
-        "ids": _array(sorted(epochs)),
-        "epochs": _array(str(epochs[identity]) for identity in sorted(epochs)),
+        "run_ids": array(sorted(keeping)),
+        "ids": array(sorted(epochs)),
+        "epochs": array(str(epochs[identity]) for identity in sorted(epochs)),
     }
-    rows = database.execute(lambda session: session.rows("journal_record", **parameters))
+
+
+def _write_all(database: Database, writes: Sequence[Write]) -> dict[tuple[str, str, int], Answer]:
+    """Store entries of different places on Postgres: one statement, one transaction."""
+    bodies = bytearray()
+    parameters = parameters_of(writes, bodies)
+    rows = database.execute(lambda session: session.rows("journal_record", bodies=bytes(bodies), **parameters))
     held = {row[1] for row in rows if row[0] == "held"}
     written = {(row[1], row[2], row[3]) for row in rows if row[0] == "written"}
     return {
@@ -188,12 +216,13 @@ def _write_all(database: Database, writes: Sequence[_Write]) -> dict[tuple[str, 
     }
 
 
-def _write_each(database: Database, writes: Sequence[_Write]) -> dict[tuple[str, str, int], _Answer]:
+def _write_each(database: Database, writes: Sequence[Write]) -> dict[tuple[str, str, int], Answer]:
     """Store entries of different places on SQLite: one transaction."""
-    return database.transact(lambda session: {write.key: _write_one(session, write) for write in writes})
+    return database.transact(lambda session: {write.key: write_one(session, write) for write in writes})
 
 
-def _write_one(session: Session, write: _Write) -> _Answer:
+def write_one(session: Session, write: Write) -> Answer:
+    """Store one entry on SQLite, as a step of a transaction."""
     claim, entry = write.claim, write.packed.entry
     if session.row("journal_hold", id=claim.id, epoch=claim.epoch) is None:
         return "lost"
@@ -211,29 +240,31 @@ def _write_one(session: Session, write: _Write) -> _Answer:
     return "written"
 
 
-def _entry_json(write: _Write, bodies: bytearray) -> dict[str, Any]:
+def _entry_json(write: Write, bodies: bytearray) -> dict[str, Any]:
+    """Give an entry as a row of a statement on Postgres, its outcome added to `bodies`."""
     claim, entry = write.claim, write.packed.entry
     found = columns_of(claim, entry) | {"run_id": claim.run_id, "task": claim.task}
     if write.outcome is not None:
-        found |= _append(bodies, write.outcome)
+        found |= append(bodies, write.outcome)
     if entry.event is not None:
         found |= {"event_id": ids.new(), "message": entry.event.message, "data": entry.event.data}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _content_json(claim: Claim, content: Content, place: dict[str, int]) -> dict[str, Any]:
+    """Give what stands apart as a row of a statement on Postgres."""
     owner = {"agent_run_id": claim.id, "run_id": claim.run_id, "tenant_id": claim.tenant_id}
     return {**owner, "hash": content.hash, "parent": content.parent, **place}
 
 
-def _append(bodies: bytearray, body: bytes) -> dict[str, int]:
+def append(bodies: bytearray, body: bytes) -> dict[str, int]:
     """Add a body to those of a statement, which travel as one value; gives its place as SQL counts, from 1."""
     place = {"start": len(bodies) + 1, "size": len(body)}
     bodies.extend(body)
     return place
 
 
-def _array(values: Iterable[str]) -> str:
+def array(values: Iterable[str]) -> str:
     """Give an array as Postgres writes it: ids and numbers need no quotes."""
     return "{" + ",".join(values) + "}"
 

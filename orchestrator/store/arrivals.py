@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from orchestrator.contracts.interest import InterestKind
 from orchestrator.contracts.jsonvalue import JsonValue
+from orchestrator.contracts.mail import Filter
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.database import Session
+
+
+def mail_arrived(session: Session, claim: Claim, interests: Sequence[Any]) -> bool:
+    """Tell whether a message has come that one of the interests is about, behind those that were looked at."""
+    seen = min(interest["seen"] for interest in interests)
+    rows = session.rows("mail_after", id=claim.id, seen=seen)
+    return any(
+        number > interest["seen"] and wakes(interest, sender, kind, answers)
+        for sender, kind, answers, number in rows
+        for interest in interests
+    )
+
+
+def wakes(interest: Mapping[str, Any], sender: str, kind: str, answers: str | None) -> bool:
+    """Tell whether a message is what an interest is about, by all but its content."""
+    wanted = Filter(interest.get("from"), interest.get("type"), None, interest.get("answers"))
+    return wanted.lets_pass(sender, kind, answers)
+
 
 #: Gets what an execution is interested in, of one kind; whoever brings such a thing holds the agent run's row meanwhile.
 Arrival = Callable[[Session, Claim, Sequence[JsonValue]], bool]
 
-ARRIVALS: Mapping[InterestKind, Arrival] = {}
+ARRIVALS: Mapping[InterestKind, Arrival] = {"mail": mail_arrived}

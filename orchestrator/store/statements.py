@@ -2,7 +2,7 @@
 
 SQLAlchemy expressions built for each call cost more than the query. In the text `:name` is a parameter, `@name` a table of
 ours, `now()` the database's time, `ago(:s)` and `later(:s)` times `s` seconds from it, `= ANY(:ids::uuid[])` holds for what
-is in a list; `/*pg ... */` holds what only Postgres gets (row locks, casts).
+is in a list; `/*pg ... */` holds what only Postgres gets (row locks, casts), `@@name` the text of another statement.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def sources() -> dict[str, str]:
 
 def translate(text: str, dialect: str, qualify: Callable[[str], str]) -> str:
     """Give the SQL of one database: its times, its parameters, its names of tables."""
+    text = re.sub(r"@@([a-z_]+)", lambda found: sources()[found[1]], text)
     text = re.sub(r"--[^\n]*\n", "\n", text)
     text = re.sub(r"@([a-z_]+)", lambda found: qualify(found[1]), text)
     argument = r"\(((?:[^()]|\([^()]*\))+)\)"

@@ -16,6 +16,7 @@ from orchestrator.store.runs import Runs
 
 if TYPE_CHECKING:
     from orchestrator.journal.database import DatabaseJournal
+    from orchestrator.mail.database import DatabaseMail
     from orchestrator.store.evaluations import Evaluations
     from orchestrator.store.experiments import Experiments
     from orchestrator.store.ledger import Ledger
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 class Store:
     """Everything that is remembered; thread-safe and lazy: the first statement connects."""
 
-    def __init__(self, database: Database, *, max_value_bytes: int = 8_000_000) -> None:
+    def __init__(self, database: Database, *, max_value_bytes: int = 8_000_000, mailbox_size: int = 1000) -> None:
         self.database = database
+        self._mailbox_size = mailbox_size
         self._max_value_bytes = max_value_bytes
         self.runs = Runs(database)
         self.agent_runs = AgentRuns(database)
@@ -42,7 +44,11 @@ class Store:
     @classmethod
     def from_settings(cls, settings: Settings) -> Store:
         """Give the store that the settings name."""
-        return cls(Database.from_settings(settings), max_value_bytes=settings.max_value_bytes)
+        return cls(
+            Database.from_settings(settings),
+            max_value_bytes=settings.max_value_bytes,
+            mailbox_size=settings.mailbox_size,
+        )
 
     # What producers have no use for is imported with its first use: two megabytes of theirs.
 
@@ -52,6 +58,13 @@ class Store:
         from orchestrator.journal.database import DatabaseJournal
 
         return DatabaseJournal(self.database, max_value_bytes=self._max_value_bytes)
+
+    @cached_property
+    def mail(self) -> DatabaseMail:
+        """What agents tell each other."""
+        from orchestrator.mail.database import DatabaseMail
+
+        return DatabaseMail(self.database, self.journal, mailbox_size=self._mailbox_size)
 
     @cached_property
     def waits(self) -> Waits:
@@ -129,8 +142,9 @@ class Store:
         self.agent_runs.forked()
         if "journal" in vars(self):
             self.journal.forked()
-        if "streams" in vars(self):
-            self.streams.forked()
+        for name in ("streams", "mail"):
+            if name in vars(self):
+                getattr(self, name).forked()
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""

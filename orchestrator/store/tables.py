@@ -429,6 +429,10 @@ agent_message = Table(
     _tenant_of_run(),
     #: A task, or `@outside` or `@nightfleet`.
     Column("sender", Text, nullable=False),
+    #: The agent run that has sent it, and where in its code.
+    Column("sender_id", Id),
+    Column("sent_scope", Text),
+    Column("sent_number", Integer),
     Column("recipient", Text, nullable=False),
     Column("recipient_id", Id, nullable=False),
     Column("type", Text, nullable=False),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -21,6 +21,7 @@ from orchestrator.contracts.question import Inquiry, Reply
 from orchestrator.store.agent_runs import Claim
 from worker.effects.attempt import Host
 from worker.effects.motion import Motion
+from worker.effects.ports import Mail
 from worker.effects.scopes import Scopes, Suspended
 
 #: Tasks on an event loop look this often whether others of the agent have moved.
@@ -58,11 +59,31 @@ class Wait:
     look_at: float | None = None
     #: What wakes it when it is suspended; without one it is woken by its time, or by an answer of a person.
     interest: Interest | None = None
+    #: How many hints there were before it has looked.
+    pokes: int = 0
 
     @property
     def next_look(self) -> float | None:
         times = [time for time in (self.until, self.look_at) if time is not None]
         return min(times, default=None)
+
+
+class Sleeper:
+    """A task that waits on its event loop, and that any thread can wake."""
+
+    __slots__ = ("_loop", "_woken")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # its loop has ended
+            self._loop.call_soon_threadsafe(self._woken.set)
+
+    async def sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), seconds)
 
 
 @dataclass(slots=True)
@@ -73,11 +94,37 @@ class Parking:
     events: Events
     #: A wait of up to this length stays in the process.
     moment_seconds: float
+    #: Where messages come from, and go to; None where nobody has any.
+    mail: Mail | None = None
     #: Whether an event was taken up while it was waited for in this process.
     heard: bool = False
+    #: How often somebody has said that something has come.
+    pokes: int = 0
     _waits: list[Wait] = field(default_factory=list[Wait])
     #: How many waits lie inside of each effect.
     _inside: Counter[str] = field(default_factory=Counter[str])
+    #: The tasks that wait on an event loop, which a condition of threads does not wake.
+    _sleepers: set[Sleeper] = field(default_factory=set["Sleeper"])
+
+    def poke(self) -> None:
+        """Let all look that wait for what others bring; from any thread."""
+        with self.motion.moved:
+            self.pokes += 1
+            self.motion.moved.notify_all()
+            sleepers = list(self._sleepers)
+        for sleeper in sleepers:
+            sleeper.wake()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait on an event loop, for no longer than until the next poke."""
+        sleeper = Sleeper()
+        with self.motion.moved:
+            self._sleepers.add(sleeper)
+        try:
+            await sleeper.sleep(seconds)
+        finally:
+            with self.motion.moved:
+                self._sleepers.discard(sleeper)
 
     @contextmanager
     def parked(self, wait: Wait) -> Generator[None]:
@@ -102,7 +149,8 @@ class Parking:
             motion.check()
             now = system_clock.monotonic()
             mine = None if wait.next_look is None else wait.next_look - now
-            if mine is not None and mine <= 0:
+            poked = wait.interest is not None and wait.pokes != self.pokes
+            if poked or (mine is not None and mine <= 0):
                 return 0.0
             idle = self._idle_left(now, scopes)
             if idle <= 0:
@@ -146,8 +194,11 @@ class Park:
 
     async def run_async(self, host: Host) -> None:  # noqa: ARG002
         with self.parking.parked(self.wait):
-            while (left := self.parking.left(self.wait, self.scopes)) > 0:  # noqa: ASYNC110 - threads move too
-                await asyncio.sleep(min(left, _LOOK_SECONDS))
+            while (left := self.parking.left(self.wait, self.scopes)) > 0:
+                if self.wait.interest is None:
+                    await asyncio.sleep(min(left, _LOOK_SECONDS))
+                else:
+                    await self.parking.sleep(min(left, _LOOK_SECONDS))
 
 
 def _outwards(scope: str) -> Iterator[str]:

@@ -2,11 +2,7 @@
 -- Locks are taken in one order everywhere: run (for the foreign key of what it keeps), agent run, then rows by key. The agent
 -- run is locked by the statement itself: checked before it, a takeover in between would let a zombie's row in.
 WITH e AS MATERIALIZED (
-    SELECT * FROM jsonb_to_recordset(:entries::jsonb) AS e(
-        agent_run_id uuid, run_id uuid, tenant_id uuid, task text, scope text, number int, kind text, fingerprint text,
-        state text, request text, start int, size int, error jsonb, usage jsonb, model text, digest text, conversation text,
-        epoch int, milliseconds int, event_id uuid, message text, data jsonb
-    )
+    @@journal_entries
 ), r AS MATERIALIZED (
     SELECT id FROM @run WHERE id = ANY(:run_ids::uuid[]) ORDER BY id FOR KEY SHARE
 ), held AS MATERIALIZED (
@@ -14,7 +10,19 @@ WITH e AS MATERIALIZED (
     WHERE id = ANY(:ids::uuid[]) AND state || '' = 'running'
       AND epoch = (:epochs::int[])[array_position(:ids::uuid[], id)] AND (SELECT count(*) FROM r) >= 0
     ORDER BY id FOR SHARE
-), stored AS (
+), @@journal_rows
+SELECT 'held', id, NULL::text, NULL::int FROM held
+UNION ALL SELECT 'written', agent_run_id, scope, number FROM written
+
+-- journal_entries: the entries that a statement stores, as a part of it
+SELECT * FROM jsonb_to_recordset(:entries::jsonb) AS e(
+    agent_run_id uuid, run_id uuid, tenant_id uuid, task text, scope text, number int, kind text, fingerprint text,
+    state text, request text, start int, size int, error jsonb, usage jsonb, model text, digest text, conversation text,
+    epoch int, milliseconds int, event_id uuid, message text, data jsonb
+)
+
+-- journal_rows: storing the entries `e` of claims that are `held`, as a part of a statement
+stored AS (
     INSERT INTO @content (run_id, hash, tenant_id, parent, body)
     SELECT c.run_id, c.hash, c.tenant_id, c.parent, substring(:bodies::bytea FROM c.start FOR c.size)
     FROM jsonb_to_recordset(:contents::jsonb) AS c(
@@ -46,8 +54,6 @@ WITH e AS MATERIALIZED (
     FROM e JOIN written w ON w.agent_run_id = e.agent_run_id AND w.scope = e.scope AND w.number = e.number
     WHERE e.event_id IS NOT NULL ORDER BY e.event_id
 )
-SELECT 'held', id, NULL::text, NULL::int FROM held
-UNION ALL SELECT 'written', agent_run_id, scope, number FROM written
 
 -- journal_content: store what stands apart, once, as a step of a transaction
 INSERT INTO @content (run_id, hash, tenant_id, parent, body) VALUES (:run_id, :hash, :tenant_id, :parent, :body)

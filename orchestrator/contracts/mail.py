@@ -1,0 +1,154 @@
+"""Messages between the agents of a run: what is sent, what is received, and what a receiver waits for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field
+
+from orchestrator.contracts.dispatch import Dispatch
+from orchestrator.contracts.interest import Interest
+from orchestrator.contracts.policy import Value
+
+M = TypeVar("M", bound=BaseModel)
+
+#: Senders that are no task: people and programs, and Nightfleet itself, which says why no other message can come.
+OUTSIDE = "@outside"
+RUNTIME = "@nightfleet"
+
+#: Higher ones are received first; those of one sender and one priority in the order in which they were sent.
+LOWEST, NORMAL, HIGHEST = 0, 4, 9
+
+
+class MailState(StrEnum):
+    """`dead`: nobody will receive it, its `reason` says why."""
+
+    WAITING = "waiting"
+    TAKEN = "taken"
+    DEAD = "dead"
+
+
+class AgentMessage(Value):
+    """A message as its recipient gets it.
+
+    `body` is JSON, or of the model that the recipient declares (`RECEIVES`). `sender` is a task of the run, or `@outside`.
+    """
+
+    schema_version: Literal[1] = 1
+    id: str
+    sender: str
+    recipient: str
+    type: str
+    body: Any = None
+    priority: int = NORMAL
+    sent_at: datetime
+    #: Whether its sender waits for a reply (`ctx.reply`).
+    wants_reply: bool = False
+    #: The id of the message that this is the reply to.
+    answers: str | None = None
+
+    def read(self, model: type[M]) -> M:
+        """Give the body as a model; raises pydantic's `ValidationError`."""
+        return self.body if isinstance(self.body, model) else model.model_validate(self.body)
+
+
+class MailRecord(AgentMessage):
+    """A message in the history of a run: what has become of it, and when."""
+
+    state: MailState
+    reason: str | None = None
+    expires_at: datetime | None = None
+    ended_at: datetime | None = None
+    number: int = Field(ge=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message on its way to one recipient; `body` is JSON as it will be stored."""
+
+    id: str
+    recipient: str
+    recipient_id: str
+    type: str
+    body: bytes
+    priority: int = NORMAL
+    ttl_seconds: float | None = None
+    wants_reply: bool = False
+    answers: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which messages a receiver waits for: `type` may hold `*` and `?`, `where` is CEL, for which the store knows no words.
+
+    One that `answers` is received by who waits for that answer alone. With `any_of`, one of those lets it pass.
+    """
+
+    sender: str | None = None
+    type: str | None = None
+    where: str | None = None
+    answers: str | None = None
+    any_of: tuple[Filter, ...] = ()
+
+    @property
+    def exact_type(self) -> str | None:
+        """Give the type if it has to be this very one."""
+        return None if self.type is None or any(sign in self.type for sign in "*?[") else self.type
+
+    def lets_pass(self, sender: str, type_: str, answers: str | None) -> bool:
+        """Tell whether a message may be meant, by all but its content. What Nightfleet says is for whoever waits."""
+        if answers != self.answers and not (sender == RUNTIME and answers is None):
+            return False
+        if sender == RUNTIME:
+            return True
+        return self.sender in {None, sender} and (self.type is None or fnmatchcase(type_, self.type))
+
+    def interest(self, seen: int) -> Interest:
+        """Give what wakes an agent run that waits for it: a message behind number `seen`."""
+        wanted = {"from": self.sender, "type": self.exact_type, "answers": self.answers}
+        return Interest("mail", {"seen": seen, **{name: value for name, value in wanted.items() if value is not None}})
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A waiting message that a filter lets pass, with its place among those of its run."""
+
+    number: int
+    message: AgentMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a receiver finds: the first message that its filter lets pass; all up to number `seen` have been looked at.
+
+    `company` tells, where there is none, whether another agent run of the run is running: one may come at any moment.
+    """
+
+    found: Found | None
+    seen: int
+    company: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a message was not sent: its recipient has `ended` (as `state`), is `full`, or is `unknown` to the run."""
+
+    recipient: str
+    why: Literal["ended", "full", "unknown"]
+    state: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What became of sending: all was sent, or nothing because of `refusals`.
+
+    Of the recipients, `running` may look for it at once if somebody tells them to; `woken` were suspended and are queued.
+    """
+
+    refusals: tuple[Refusal, ...] = ()
+    running: tuple[str, ...] = ()
+    woken: tuple[Dispatch, ...] = ()

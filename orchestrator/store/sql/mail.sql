@@ -1,0 +1,184 @@
+-- mail_record: send and receive on Postgres, each with the entry that records it; what cannot be done leaves no entry
+-- `held`: the claim is current. `written`: the entry is stored, and with it everything else. `refused`: who takes no more
+-- messages, and why. `woken`: who was suspended and waits for this. `running`: who looks for messages when it is told to.
+-- The sender's row and those of its recipients are locked in one step and in one mode, each group by id: two agents that
+-- write to each other would wait for each other otherwise. So numbers are given, and committed, in one order for each
+-- recipient, and a recipient that suspends comes before or after this: see `store/arrivals.py`.
+WITH given AS MATERIALIZED (
+    @@journal_entries
+), l AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset(:letters::jsonb) AS l(
+        place int, agent_run_id uuid, scope text, entry int, run_id uuid, tenant_id uuid, id uuid, sender text,
+        recipient text, recipient_id uuid, type text, priority int, start int, size int, wants_reply boolean, answers uuid, ttl float8
+    )
+), t AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset(:takes::jsonb) AS t(
+        agent_run_id uuid, scope text, entry int, run_id uuid, number bigint
+    )
+), r AS MATERIALIZED (
+    SELECT id FROM @run WHERE id = ANY(:run_ids::uuid[]) ORDER BY id FOR KEY SHARE
+), locked AS MATERIALIZED (
+    SELECT id, state, epoch, listening FROM @agent_run
+    WHERE id = ANY(:locked::uuid[]) AND (SELECT count(*) FROM r) >= 0 ORDER BY id FOR NO KEY UPDATE
+), held AS MATERIALIZED (
+    SELECT id FROM locked
+    WHERE state = 'running' AND epoch = (:epochs::int[])[array_position(:ids::uuid[], id)]
+), depth AS MATERIALIZED (
+    SELECT recipient_id, count(*) AS waiting FROM @agent_message
+    WHERE recipient_id = ANY(:recipients::uuid[]) AND state = 'waiting' GROUP BY recipient_id
+), refused AS MATERIALIZED (
+    SELECT l.agent_run_id, l.scope, l.entry, l.recipient, coalesce(k.state, '') AS state
+    FROM l LEFT JOIN locked k ON k.id = l.recipient_id LEFT JOIN depth d ON d.recipient_id = l.recipient_id
+    WHERE k.id IS NULL OR k.state IN ('succeeded', 'failed', 'cancelled', 'skipped') OR d.waiting >= :most::int
+), there AS MATERIALIZED (
+    SELECT j.agent_run_id, j.scope, j.number FROM t
+    JOIN @journal j ON j.agent_run_id = t.agent_run_id AND j.scope = t.scope AND j.number = t.entry
+    WHERE j.state IN ('done', 'failed')
+), took AS (
+    UPDATE @agent_message m
+    SET state = 'taken', taken_scope = t.scope, taken_number = t.entry, ended_at = now()
+    FROM t
+    WHERE m.run_id = t.run_id AND m.number = t.number AND m.recipient_id = t.agent_run_id AND m.state || '' = 'waiting'
+      AND t.agent_run_id IN (SELECT id FROM held)
+      AND (t.agent_run_id, t.scope, t.entry) NOT IN (SELECT agent_run_id, scope, number FROM there)
+    RETURNING t.agent_run_id, t.scope, t.entry
+), e AS MATERIALIZED (
+    SELECT * FROM given g
+    WHERE (g.agent_run_id, g.scope, g.number) NOT IN (SELECT agent_run_id, scope, entry FROM refused)
+      AND ((g.agent_run_id, g.scope, g.number) NOT IN (SELECT agent_run_id, scope, entry FROM t)
+           OR (g.agent_run_id, g.scope, g.number) IN (SELECT agent_run_id, scope, entry FROM took))
+), @@journal_rows, sent AS (
+    INSERT INTO @agent_message (
+        run_id, id, tenant_id, sender, sender_id, sent_scope, sent_number, recipient, recipient_id, type, priority, body,
+        wants_reply, answers, state, reason, created_at, expires_at, ended_at
+    )
+    SELECT l.run_id, l.id, l.tenant_id, l.sender, l.agent_run_id, l.scope, l.entry, l.recipient, l.recipient_id, l.type, l.priority,
+           substring(:bodies::bytea FROM l.start FOR l.size), l.wants_reply, l.answers,
+           CASE WHEN late.yes THEN 'dead' ELSE 'waiting' END,
+           CASE WHEN late.yes THEN 'the request that it answers has timed out' END,
+           now(), later(l.ttl), CASE WHEN late.yes THEN now() END
+    FROM l
+    JOIN written w ON w.agent_run_id = l.agent_run_id AND w.scope = l.scope AND w.number = l.entry
+    CROSS JOIN LATERAL (
+        SELECT l.answers IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM @agent_message q WHERE q.id = l.answers AND q.wants_reply
+        ) AS yes
+    ) late
+    ORDER BY l.place
+    RETURNING recipient_id, sender, type, answers, state
+), woken AS (
+    UPDATE @agent_run a
+    SET state = 'queued', queued_at = now(), published_at = now(), dispatch = dispatch + 1, priority = 1, republished = 0,
+        wake_at = NULL, waiting_for = NULL
+    WHERE a.id = ANY(:recipients::uuid[]) AND a.id IN (
+        SELECT s.recipient_id FROM sent s JOIN locked k ON k.id = s.recipient_id
+        WHERE s.state = 'waiting' AND k.state = 'suspended' AND EXISTS (
+            SELECT 1 FROM jsonb_array_elements(k.listening -> 'mail') i
+            WHERE coalesce(i ->> 'from', s.sender) = s.sender AND coalesce(i ->> 'type', s.type) = s.type
+              AND coalesce(i ->> 'answers', '') = coalesce(s.answers::text, '')
+        )
+    )
+    RETURNING a.id, a.agent, a.dispatch, a.priority
+)
+SELECT 'held', id, NULL::text, NULL::int, NULL::text, NULL::text FROM held
+UNION ALL SELECT 'written', agent_run_id, scope, number, NULL, NULL FROM written
+UNION ALL SELECT 'refused', agent_run_id, scope, entry, recipient, state FROM refused
+UNION ALL SELECT 'there', agent_run_id, scope, number, NULL, NULL FROM there
+UNION ALL SELECT 'woken', id, agent, dispatch, NULL, priority::text FROM woken
+UNION ALL SELECT 'running', k.id, NULL, NULL, NULL, NULL FROM locked k
+    WHERE k.state = 'running' AND k.id IN (SELECT recipient_id FROM sent)
+
+-- mail_look: what waits for an agent run and may be meant, in the order in which it is received, and whether it has company
+SELECT m.number, m.id, m.sender, m.recipient, m.type, m.priority, m.body, m.wants_reply, m.answers, m.created_at
+FROM @agent_message m
+WHERE m.recipient_id = :id AND m.state = 'waiting' AND (m.expires_at IS NULL OR m.expires_at > now())
+  AND ((m.sender = '@nightfleet' AND m.answers IS NULL)
+    OR (:answers/*pg ::uuid*/ IS NULL AND m.answers IS NULL
+        AND (:sender/*pg ::text*/ IS NULL OR m.sender = :sender/*pg ::text*/)
+        AND (:type/*pg ::text*/ IS NULL OR m.type = :type/*pg ::text*/))
+    OR m.answers = :answers/*pg ::uuid*/)
+ORDER BY m.priority DESC, m.number LIMIT :most OFFSET :offset
+
+-- mail_company: whether another agent run of a run is running
+SELECT 1 FROM @agent_run WHERE run_id = :run_id AND state || '' = 'running' AND id <> :id LIMIT 1
+
+-- mail_recipient: who a message goes to, held alone while it is sent
+SELECT state, listening FROM @agent_run WHERE id = :id /*pg FOR NO KEY UPDATE */
+
+-- mail_depth: how many messages wait for an agent run
+SELECT count(*) FROM @agent_message WHERE recipient_id = :id AND state = 'waiting'
+
+-- mail_awaited: whether somebody still waits for the reply to a message
+SELECT 1 FROM @agent_message WHERE id = :id AND wants_reply
+
+-- mail_send: a message from outside, as a step of a transaction that holds its recipient
+/*pg INSERT INTO @agent_message (
+    run_id, id, tenant_id, sender, recipient, recipient_id, type, priority, body, wants_reply, answers, state, reason,
+    created_at, expires_at, ended_at
+)
+VALUES (
+    :run_id, :id, :tenant_id, :sender, :recipient, :recipient_id, :type, :priority, :body, :wants_reply, :answers, :state,
+    :reason::text, now(), later(:ttl::float8), CASE WHEN :reason::text IS NOT NULL THEN now() END
+)
+ON CONFLICT (id) DO NOTHING */
+
+-- mail_insert: a message on SQLite, which gives no numbers; one writer at a time does
+INSERT INTO @agent_message (
+    run_id, number, id, tenant_id, sender, sender_id, sent_scope, sent_number, recipient, recipient_id, type, priority, body, wants_reply, answers, state, reason,
+    created_at, expires_at, ended_at
+)
+SELECT :run_id, coalesce(max(number), 0) + 1, :id, :tenant_id, :sender, :sender_id, :scope, :entry, :recipient, :recipient_id, :type, :priority, :body,
+       :wants_reply, :answers, :state, :reason, now(), later(:ttl), CASE WHEN :reason IS NOT NULL THEN now() END
+FROM @agent_message WHERE run_id = :run_id
+ON CONFLICT (id) DO NOTHING
+
+-- mail_take: receive a message, as a step of a transaction
+UPDATE @agent_message SET state = 'taken', taken_scope = :scope, taken_number = :entry, ended_at = now()
+WHERE run_id = :run_id AND number = :number AND recipient_id = :id AND state = 'waiting'
+
+-- mail_wake: queue a suspended agent run for a message, and note that it will be published
+UPDATE @agent_run
+SET state = 'queued', queued_at = now(), published_at = now(), dispatch = dispatch + 1, priority = 1, republished = 0,
+    wake_at = NULL, waiting_for = NULL
+WHERE id = :id AND state = 'suspended'
+RETURNING id, dispatch, agent, priority
+
+-- mail_close: nobody waits for the reply to a message any more; one that was not received need not be
+UPDATE @agent_message
+SET wants_reply = :no, reason = 'the request has timed out',
+    state = CASE WHEN state = 'waiting' THEN 'dead' ELSE state END,
+    ended_at = CASE WHEN state = 'waiting' THEN now() ELSE ended_at END
+WHERE id = :id
+
+-- mail_after: what waits for an agent run behind a number
+SELECT sender, type, answers, number FROM @agent_message
+WHERE recipient_id = :id AND state = 'waiting' AND number > :seen AND (expires_at IS NULL OR expires_at > now())
+
+-- mail_take_back: messages of a run whose sending is void, as far as nobody has received them
+UPDATE @agent_message SET state = 'dead', reason = 'its sender was set back to before it', ended_at = now()
+WHERE run_id = :run_id AND state || '' = 'waiting' AND EXISTS (
+    SELECT 1 FROM @journal j
+    WHERE j.agent_run_id = sender_id AND j.scope = sent_scope AND j.number = sent_number AND j.state = 'void'
+)
+
+-- mail_give_back: messages of a run whose receiving is void wait again
+UPDATE @agent_message SET state = 'waiting', taken_scope = NULL, taken_number = NULL, ended_at = NULL
+WHERE run_id = :run_id AND state || '' = 'taken' AND EXISTS (
+    SELECT 1 FROM @journal j
+    WHERE j.agent_run_id = recipient_id AND j.scope = taken_scope AND j.number = taken_number AND j.state = 'void'
+)
+
+-- mail_history: the messages of a run, in their order
+SELECT number, id, sender, recipient, type, priority, body, wants_reply, answers, created_at, state, reason, expires_at, ended_at
+FROM @agent_message WHERE run_id = :run_id AND number > :after ORDER BY number LIMIT :most
+
+-- mail_expire: messages whose time is over
+UPDATE @agent_message SET state = 'dead', reason = 'nobody has received it in time', ended_at = now()
+WHERE state = 'waiting' AND expires_at <= now()
+
+-- mail_reject: a message that its recipient cannot read
+UPDATE @agent_message SET state = 'dead', reason = :reason, ended_at = now()
+WHERE run_id = :run_id AND number = :number AND recipient_id = :id AND state = 'waiting'
+
+-- mail_tenant: whose a run is
+SELECT tenant_id FROM @run WHERE id = :run_id

@@ -1,0 +1,359 @@
+"""Sending and receiving messages: effects that wait for room in a mailbox, and for mail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from orchestrator.clock import ids, system_clock
+from orchestrator.contracts.effect import Entry, EntryState, Slot
+from orchestrator.contracts.jsonvalue import JsonValue, dump
+from orchestrator.contracts.mail import (
+    HIGHEST,
+    LOWEST,
+    NORMAL,
+    RUNTIME,
+    AgentMessage,
+    Filter,
+    Found,
+    Letter,
+    Refusal,
+)
+from orchestrator.errors import (
+    AgentError,
+    InputInvalid,
+    MessageTimeout,
+    NightfleetError,
+    RecipientEnded,
+    UnknownRecipient,
+)
+from orchestrator.mail import matching
+from worker.effects.attempt import Attempt, Blocking
+from worker.effects.base import Flow
+from worker.effects.parking import Park, Parking, Wait
+from worker.effects.ports import Mail
+from worker.effects.recorder import Operation, Recorder, Waiting
+from worker.effects.waits import Settle, parking_of
+
+#: How often mail is looked for, should its hint be lost, while other branches of the agent keep the wait in the process.
+_LOOK_SECONDS = 2.0
+#: How long a receiver stays in the process where nobody else of its run is running: a reply may come at once all the same.
+_ALONE_SECONDS = 0.03
+#: How long a sender waits for room in a mailbox at first, and at most. Longer than a moment: the slot may be the recipient's.
+_ROOM_SECONDS, _MOST_ROOM_SECONDS = 2.0, 30.0
+#: A hundred years.
+_LONGEST_SECONDS = 3_155_760_000.0
+_MOST_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What is sent, before anybody knows to whom."""
+
+    body: Any
+    type: str
+    priority: int = NORMAL
+    ttl_seconds: float | None = None
+    wants_reply: bool = False
+    answers: str | None = None
+
+    def asked(self) -> dict[str, JsonValue]:
+        plain = self.body.model_dump(mode="json") if isinstance(self.body, BaseModel) else self.body
+        fields: dict[str, JsonValue] = {"type": self.type, "body": plain, "priority": self.priority}
+        return fields | {"ttl": self.ttl_seconds, "wants_reply": self.wants_reply}
+
+
+@dataclass(frozen=True, slots=True)
+class Send(Waiting):
+    """A message to whoever the address means, to all others of the run without one. Gives the ids, by task."""
+
+    to: str | None
+    sending: Sending
+    kind = "send"
+
+    def asked(self) -> JsonValue:
+        return {"to": self.to, **self.sending.asked()}
+
+    def told(self) -> str:
+        sending = self.sending
+        body = json.dumps(sending.asked()["body"], ensure_ascii=False, default=str)
+        return f"to {self.to or 'all'}: {sending.type} {body}"
+
+    def wait(self, recorder: Recorder, slot: Slot, entry: Entry | None) -> Generator[Operation, Any, Any]:
+        del entry  # it records no beginning
+        mail, parking = _mail_of(recorder)
+        claim, writer = recorder.writer.claim, recorder.writer
+        attempt = Attempt(writer, self, recorder.scopes.here(), slot)
+        began, pause = system_clock.monotonic(), _ROOM_SECONDS
+        letters: list[Letter] = []
+        while True:
+            try:
+                if not letters:
+                    letters = yield Blocking(recorder.motion, slot, lambda: self._letters(mail, recorder))
+                outcome = {letter.recipient: letter.id for letter in letters}
+                took = round((system_clock.monotonic() - began) * 1000)
+                done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=took)
+                posting = partial(mail.post, claim, done, letters)
+                posted = yield Blocking(recorder.motion, slot, posting)
+            except NightfleetError as error:
+                if (
+                    not isinstance(error, AgentError | InputInvalid | UnknownRecipient)
+                    or error is recorder.motion.ended
+                ):
+                    raise
+                return (yield Settle(attempt, _raising(error)))
+            if not posted.refusals:
+                return outcome
+            if (refused := _final(posted.refusals, claim.run_id)) is not None and self.to is not None:
+                return (yield Settle(attempt, _raising(refused)))
+            gone = {refusal.recipient for refusal in posted.refusals if refusal.why != "full"}
+            letters = [letter for letter in letters if letter.recipient not in gone]
+            if any(refusal.why == "full" for refusal in posted.refusals):
+                full = ", ".join(refusal.recipient for refusal in posted.refusals if refusal.why == "full")
+                until = system_clock.monotonic() + pause
+                yield Park(
+                    parking, Wait(slot.scope, f"waits for room in the mailbox of {full}", until), recorder.scopes
+                )
+                pause = min(2 * pause, _MOST_ROOM_SECONDS)
+            elif not letters:
+                return (yield Settle(attempt, dict))  # of a broadcast, nobody is left to receive it
+
+    def _letters(self, mail: Mail, recorder: Recorder) -> list[Letter]:
+        sending, claim = self.sending, recorder.writer.claim
+        bodies: dict[bytes, bytes] = {}
+        letters: list[Letter] = []
+        for task, identity in mail.recipients(claim, self.to):
+            body = mail.body(task, sending.body)
+            letters.append(
+                Letter(
+                    ids.new(),
+                    task,
+                    identity,
+                    sending.type,
+                    bodies.setdefault(body, body),
+                    sending.priority,
+                    sending.ttl_seconds,
+                    sending.wants_reply,
+                    sending.answers,
+                )
+            )
+        return letters
+
+
+@dataclass(frozen=True, slots=True)
+class Receive(Waiting):
+    """The next message that a filter lets pass; `model` makes its body's type of its JSON."""
+
+    wanted: Filter
+    timeout_seconds: float | None = None
+    model: Any = None
+    #: Whom the reply is awaited of, for a request.
+    of: str | None = None
+    kind = "receive"
+
+    def asked(self) -> JsonValue:
+        # Not for how long: a new version of the agent may wait longer for the same message.
+        wanted = self.wanted
+        return {"answers": wanted.answers, "any_of": [_words(each) for each in wanted.any_of or (wanted,)]}
+
+    def told(self) -> str:
+        return self._meant()
+
+    def decode(self, recorded: JsonValue) -> Any:
+        if "timed_out" in recorded:
+            raise MessageTimeout(f"{self._meant()}: none has come in {recorded['timed_out']:g} s")
+        if recorded["sender"] == RUNTIME:
+            raise NightfleetError.from_data(recorded["body"])
+        message = AgentMessage.model_validate(recorded)
+        if self.model is None:
+            return message
+        return message.model_copy(update={"body": TypeAdapter(self.model).validate_python(message.body)})
+
+    def wait(self, recorder: Recorder, slot: Slot, entry: Entry | None) -> Generator[Operation, Any, Any]:
+        mail, parking = _mail_of(recorder)
+        claim, writer, motion = recorder.writer.claim, recorder.writer, recorder.motion
+        began = system_clock.monotonic()
+        ends = yield from self._ends(recorder, slot, entry, began)
+        stay: float | None = None
+        while True:
+            pokes = parking.pokes  # before the look, so that no hint goes unnoticed
+            look = yield Blocking(motion, slot, lambda: mail.look(claim, self.wanted))
+            took = round((system_clock.monotonic() - began) * 1000)
+            found: Found | None = look.found
+            if found is not None and (reason := self._unreadable(found.message)) is not None:
+                number = found.number
+                yield Blocking(motion, slot, partial(mail.reject, claim, number, reason))
+                continue
+            if found is not None:
+                outcome = found.message.model_dump(mode="json", exclude={"schema_version"})
+                done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=took)
+                number = found.number
+                if (yield Blocking(motion, slot, partial(mail.take, claim, done, number))):
+                    return outcome
+                continue
+            now = system_clock.monotonic()
+            if ends is not None and ends <= now:
+                outcome = {"timed_out": self.timeout_seconds}
+                done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=took)
+                if (yield Blocking(motion, slot, partial(self._close, recorder, mail, done))):
+                    return outcome
+                continue
+            if stay is None:
+                stay = now + (parking.moment_seconds if look.company else _ALONE_SECONDS)
+            if now >= stay and entry is None and ends is not None:
+                # From here on it may suspend: the time that is left is told by when this was written.
+                entry = writer.entry(self, slot, EntryState.BEGUN, outcome={"left": ends - now})
+                yield Blocking(motion, slot, partial(writer.journal.begin, claim, entry))
+            until = stay if now < stay else ends
+            until = until if ends is None or until is None else min(until, ends)
+            interest = self.wanted.interest(look.seen)
+            wait = Wait(slot.scope, self._waits(writer.redact), until, now + _LOOK_SECONDS, interest, pokes)
+            yield Park(parking, wait, recorder.scopes)
+
+    def _ends(
+        self, recorder: Recorder, slot: Slot, entry: Entry | None, began: float
+    ) -> Generator[Operation, Any, float | None]:
+        """Give when it has waited for long enough, by the monotonic clock."""
+        if self.timeout_seconds is None:
+            return None
+        if entry is None or entry.recorded_at is None or not isinstance(entry.outcome, dict):
+            return began + self.timeout_seconds
+        now = yield Blocking(recorder.motion, slot, parking_of(recorder).events.now)
+        return began + float(entry.outcome["left"]) - (now - entry.recorded_at).total_seconds()
+
+    def _close(self, recorder: Recorder, mail: Mail, done: Entry) -> bool:
+        writer = recorder.writer
+        if self.wanted.answers is not None:
+            return mail.close(writer.claim, done, self.wanted.answers)
+        writer.motion.patiently(lambda: writer.journal.record(writer.claim, done))
+        return True
+
+    def _unreadable(self, message: AgentMessage) -> str | None:
+        """Say why the recipient cannot read a message, None if it can."""
+        if self.model is None or message.sender == RUNTIME or self.wanted.answers is not None:
+            return None
+        try:
+            TypeAdapter(self.model).validate_python(message.body)
+        except ValidationError as error:
+            return f"its body is not what its recipient takes: {_faults(error)}"
+        return None
+
+    def _waits(self, redact: Any) -> str:
+        return redact(f"waits for {self._meant()}")
+
+    def _meant(self) -> str:
+        wanted = self.wanted
+        if wanted.answers is not None:
+            return f"the reply of {self.of}"
+        text = f"a message{' or '.join(_meaning(each) for each in wanted.any_of or (wanted,))}"
+        return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
+
+
+def send_flow(to: str | None, sending: Sending) -> Flow[Any]:
+    """Send a message; gives its id, by task those of a broadcast."""
+    sent = yield Send(to, sending)
+    return sent if to is None else next(iter(sent.values()))
+
+
+def receive_flow(receive: Receive) -> Flow[AgentMessage]:
+    """Receive a message."""
+    return (yield receive)
+
+
+def request_flow(to: str, sending: Sending, timeout_seconds: float | None) -> Flow[AgentMessage]:
+    """Send a message and wait for the reply to it."""
+    sent = yield Send(to, sending)
+    [(task, identity)] = sent.items()
+    return (yield Receive(Filter(answers=identity), timeout_seconds, of=task))
+
+
+def make_sending(
+    body: Any,
+    *,
+    type_: str | None,
+    priority: int,
+    ttl: float | timedelta | None,
+    wants_reply: bool = False,
+    answers: str | None = None,
+) -> Sending:
+    """Give what is to be sent; raises `InputInvalid` for what no message can be."""
+    if not LOWEST <= priority <= HIGHEST:
+        raise InputInvalid(f"a message has a priority from {LOWEST} to {HIGHEST}, and {priority} is none")
+    named = type_ or (type(body).__name__ if isinstance(body, BaseModel) else "message")
+    if not named or len(named) > _MOST_CHARACTERS:
+        raise InputInvalid(f"the type of a message is a word of at most {_MOST_CHARACTERS} characters")
+    return Sending(body, named, priority, seconds_of("ttl", ttl), wants_reply, answers)
+
+
+def make_filter(match: str | Filter | None, *, sender: str | None, type_: str | None) -> Filter:
+    """Give what is to be received; raises `InputInvalid` for what no message can be."""
+    wanted = match if isinstance(match, Filter) else Filter(sender, type_, match)
+    if isinstance(match, Filter) and (sender or type_):
+        raise InputInvalid("a match says from whom a message is and of which type: leave sender and type out beside it")
+    matching.check(wanted)
+    return wanted
+
+
+def seconds_of(name: str, given: float | timedelta | None) -> float | None:
+    """Give a duration in seconds; raises `InputInvalid` for one that is none."""
+    seconds = given.total_seconds() if isinstance(given, timedelta) else given
+    if seconds is not None and not 0 < seconds <= _LONGEST_SECONDS:
+        raise InputInvalid(
+            f"{name}={given!r} is no duration: give seconds or a timedelta, above 0, at most a hundred years"
+        )
+    return seconds
+
+
+def body_json(body: Any, *, limit_bytes: int) -> str:
+    """Give a body as JSON text; raises `InputInvalid` or `ValueTooLarge`."""
+    plain = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
+    return dump(plain, what="the body of a message", limit_bytes=limit_bytes, error=InputInvalid)
+
+
+def _mail_of(recorder: Recorder) -> tuple[Mail, Parking]:
+    parking = parking_of(recorder)
+    if parking.mail is None:
+        raise AgentError("here nobody has mail: this execution belongs to no run of several agents")
+    return parking.mail, parking
+
+
+def _final(refusals: Sequence[Refusal], run_id: str) -> NightfleetError | None:
+    """Give the error for recipients that will never take a message."""
+    for refusal in refusals:
+        if refusal.why == "unknown":
+            return UnknownRecipient(f"run {run_id} has no agent run of task {refusal.recipient!r}")
+        if refusal.why == "ended":
+            return RecipientEnded(
+                f"{refusal.recipient} has {refusal.state} and receives nothing any more; send before it ends, or let it wait "
+                "for this message (ctx.receive)"
+            )
+    return None
+
+
+def _raising(error: Exception) -> Any:
+    def work() -> Any:
+        raise error
+
+    return work
+
+
+def _words(wanted: Filter) -> dict[str, JsonValue]:
+    return {"sender": wanted.sender, "type": wanted.type, "where": wanted.where}
+
+
+def _meaning(wanted: Filter) -> str:
+    type_ = "" if wanted.type is None else f" of type {wanted.type}"
+    sender = "" if wanted.sender is None else f" from {wanted.sender}"
+    return type_ + sender + ("" if wanted.where is None else f" where {wanted.where}")
+
+
+def _faults(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors(include_url=False)[:3]
+    )

@@ -1,0 +1,42 @@
+"""What effects that wait for others ask, beside the clock and people (`parking.Events`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from orchestrator.contracts.effect import Entry
+from orchestrator.contracts.mail import Filter, Letter, Look, Posted
+from orchestrator.store.agent_runs import Claim
+
+
+class Mail(Protocol):
+    """Sending and receiving as effects of one execution; each is recorded with what it does, under the claim."""
+
+    def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
+        """Give task and id of the agent run that an address means, of all others without one; raises `UnknownRecipient`."""
+        ...
+
+    def body(self, recipient: str, body: Any) -> bytes:
+        """Give a body as it travels; raises `InputInvalid` for one that the recipient does not take, `ValueTooLarge`."""
+        ...
+
+    def post(self, claim: Claim, entry: Entry, letters: Sequence[Letter]) -> Posted:
+        """Send letters and record the effect, both or none."""
+        ...
+
+    def look(self, claim: Claim, wanted: Filter) -> Look:
+        """Give the first message that waits and that a filter lets pass."""
+        ...
+
+    def take(self, claim: Claim, entry: Entry, number: int) -> bool:
+        """Receive a message and record the effect; false when it is not there any more."""
+        ...
+
+    def close(self, claim: Claim, entry: Entry, request_id: str) -> bool:
+        """Record that a request had no reply in time; false when there is one by now."""
+        ...
+
+    def reject(self, claim: Claim, number: int, reason: str) -> None:
+        """Let a message be dead that its recipient cannot read."""
+        ...

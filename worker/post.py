@@ -1,0 +1,151 @@
+"""The mail of the executions of one process: addresses, rows, and who is told to look when something has come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.advance import Advancer
+from orchestrator.broker.hints import ALL, Hints
+from orchestrator.clock import run_id_of
+from orchestrator.contracts.effect import Entry
+from orchestrator.contracts.mail import Filter, Letter, Look, Posted
+from orchestrator.errors import InputInvalid
+from orchestrator.mail.addresses import Recipient, resolve
+from orchestrator.mail.database import DatabaseMail, packed
+from orchestrator.planning.frontier import Plan
+from orchestrator.store.agent_runs import Claim
+from worker.effects.mail import body_json
+from worker.effects.parking import Parking
+from worker.loader import LoadedAgents
+
+
+@dataclass(slots=True)
+class Post:
+    """Who of this process waits for mail, and how others are told of it; thread-safe."""
+
+    mail: DatabaseMail
+    advancer: Advancer
+    agents: LoadedAgents
+    limit_bytes: int
+    hints: Hints | None = None
+    _waiting: dict[str, Parking] = field(default_factory=dict[str, Parking])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def mailbox(self, plan: Plan, parking: Parking) -> Mailbox:
+        """Give the mail of one execution."""
+        return Mailbox(self, plan, parking)
+
+    def arrive(self, agent_run_id: str, parking: Parking) -> None:
+        """Tell an execution of its mail from now on."""
+        with self._lock:
+            known = agent_run_id in self._waiting
+            self._waiting[agent_run_id] = parking
+        if not known and self.hints is not None:
+            self.hints.listen(run_id_of(agent_run_id))
+
+    def leave(self, agent_run_id: str) -> None:
+        """Tell an execution nothing any more: it has ended."""
+        with self._lock:
+            known = self._waiting.pop(agent_run_id, None) is not None
+        if known and self.hints is not None:
+            self.hints.ignore(run_id_of(agent_run_id))
+
+    def tell(self, run_id: str, letters: Sequence[Letter], posted: Posted) -> None:
+        """Publish who was woken, and let those look that are running, here or elsewhere."""
+        if posted.woken:
+            self.advancer.republish(posted.woken)
+        running = set(posted.running)
+        with self._lock:
+            here = [parking for identity in running if (parking := self._waiting.get(identity)) is not None]
+            away = running.difference(self._waiting)
+        for parking in here:
+            parking.poke()
+        if away and self.hints is not None:
+            tasks = [letter.recipient for letter in letters if letter.recipient_id in away]
+            self.hints.publish(run_id, [ALL] if len(tasks) > 1 else tasks)
+
+    def heard(self, run_id: str, task: str) -> None:
+        """Let those look that a hint is for: all of the run, since a look costs little and a run has few here."""
+        del task
+        with self._lock:
+            meant = [parking for identity, parking in self._waiting.items() if run_id_of(identity) == run_id]
+        _poke(meant)
+
+    def missed(self) -> None:
+        """Let all look: hints may have been lost."""
+        with self._lock:
+            meant = list(self._waiting.values())
+        _poke(meant)
+
+    def close(self) -> None:
+        """Hear no hints any more."""
+        if self.hints is not None:
+            self.hints.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """The mail of one execution: the port of its effects."""
+
+    post_office: Post
+    plan: Plan
+    parking: Parking
+
+    def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
+        plan, agents = self.plan, self.post_office.agents.agents
+        known = [
+            Recipient(
+                task.id,
+                plan.id_at(claim.run_id, position),
+                task.agent,
+                tuple(agents[task.agent].card.capabilities) if task.agent in agents else (),
+            )
+            for position, task in enumerate(plan.tasks)
+        ]
+        return [(each.task, each.id) for each in resolve(to, known, sender=claim.task)]
+
+    def body(self, recipient: str, body: Any) -> bytes:
+        text = body_json(body, limit_bytes=self.post_office.limit_bytes)
+        agent = self.plan.tasks[self.plan.position[recipient]].agent
+        loaded = self.post_office.agents.agents.get(agent)
+        declared = None if loaded is None else loaded.agent_class.RECEIVES
+        if declared is not None:
+            try:
+                TypeAdapter(declared).validate_json(text)
+            except ValidationError as error:
+                faults = "; ".join(
+                    f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}"
+                    for fault in error.errors(include_url=False)[:3]
+                )
+                raise InputInvalid(f"{recipient} ({agent}) does not take this message: {faults}") from None
+        return packed(text)
+
+    def post(self, claim: Claim, entry: Entry, letters: Sequence[Letter]) -> Posted:
+        posted = self.post_office.mail.post(claim, entry, letters)
+        if not posted.refusals:
+            self.post_office.tell(claim.run_id, letters, posted)
+        return posted
+
+    def look(self, claim: Claim, wanted: Filter) -> Look:
+        # Before the first look, so that whatever comes after it is told.
+        self.post_office.arrive(claim.id, self.parking)
+        return self.post_office.mail.look(claim, wanted)
+
+    def take(self, claim: Claim, entry: Entry, number: int) -> bool:
+        return self.post_office.mail.take(claim, entry, number)
+
+    def close(self, claim: Claim, entry: Entry, request_id: str) -> bool:
+        return self.post_office.mail.close(claim, entry, request_id)
+
+    def reject(self, claim: Claim, number: int, reason: str) -> None:
+        self.post_office.mail.reject(claim, number, reason)
+
+
+def _poke(parkings: Iterable[Parking]) -> None:
+    for parking in parkings:
+        parking.poke()
