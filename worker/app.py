@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.broker.hints import Hints
 from orchestrator.clock import ids
 from orchestrator.contracts.dispatch import queue_of
 from orchestrator.errors import SettingsInvalid
@@ -49,6 +50,7 @@ class WorkerParts:
         close_servers()
         self.runtime.desk.close()
         self.runtime.show.close()
+        self.runtime.post.close()
 
 
 def load_agents(settings: Settings) -> LoadedAgents:
@@ -97,6 +99,8 @@ def build(kernel: Kernel, agents: LoadedAgents) -> WorkerParts:
         settings=kernel.settings,
         worker_id=ids.new(),
     )
+    if kernel.app.kind != "memory":
+        runtime.post.hints = Hints(kernel.app, runtime.worker_id, runtime.post.heard, runtime.post.missed)
     sweep = Sweep(kernel.store, kernel.advancer, kernel.publisher, kernel.settings, kernel.own_runs)
     memory = runtime.memory
     keeper = Keeper(kernel.store.deletions, kernel.settings, memories=memory.store, sessions=memory.sessions)

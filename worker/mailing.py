@@ -199,7 +199,7 @@ class AsyncMailContext(_Mailing):
         to: str,
         body: Any = None,
         *,
-        timeout: float | timedelta | None = None,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - it may outlive the process
         type: str | None = None,
         priority: int = NORMAL,
     ) -> AgentMessage:
@@ -225,12 +225,16 @@ class AsyncMailContext(_Mailing):
         *,
         sender: str | None = None,
         type: str | None = None,
-        timeout: float | timedelta | None = None,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - it may outlive the process
     ) -> AgentMessage:
         """Receive the next message that is meant; see `Context.receive`."""
         return await self._driver.run_async(receive_flow(self._receiving(match, sender, type, timeout)))
 
-    async def listen(self, *subscriptions: Subscription, timeout: float | timedelta | None = None) -> Any:
+    async def listen(
+        self,
+        *subscriptions: Subscription,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109
+    ) -> Any:
         """Call or await the handlers of messages as they come; see `Context.listen`."""
         while True:
             try:

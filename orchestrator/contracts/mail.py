@@ -107,9 +107,9 @@ class Filter:
             return True
         return self.sender in {None, sender} and (self.type is None or fnmatchcase(type_, self.type))
 
-    def interest(self, seen: int) -> Interest:
-        """Give what wakes an agent run that waits for it: a message behind number `seen`."""
-        wanted = {"from": self.sender, "type": self.exact_type, "answers": self.answers}
+    def interest(self, seen: int, of: str | None = None) -> Interest:
+        """Give what wakes an agent run that waits for it: a message behind number `seen`; a reply is one of task `of`."""
+        wanted = {"from": self.sender, "type": self.exact_type, "answers": self.answers, "of": of}
         return Interest("mail", {"seen": seen, **{name: value for name, value in wanted.items() if value is not None}})
 
 

@@ -32,4 +32,8 @@ def wakes(interest: Mapping[str, Any], sender: str, kind: str, answers: str | No
 #: Gets what an execution is interested in, of one kind; whoever brings such a thing holds the agent run's row meanwhile.
 Arrival = Callable[[Session, Claim, Sequence[JsonValue]], bool]
 
-ARRIVALS: Mapping[InterestKind, Arrival] = {"mail": mail_arrived}
+ARRIVALS: Mapping[InterestKind, Arrival] = {
+    "mail": mail_arrived,
+    # An answer is a mark on the row: docs/decisions/0027.
+    "people": lambda *_: False,
+}

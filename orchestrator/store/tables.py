@@ -424,7 +424,7 @@ agent_message = Table(
     metadata,
     _run(primary_key=True),
     #: The order in which they were sent to a recipient; of all runs on Postgres, so that nobody counts.
-    Column("number", Long, Identity(), primary_key=True, autoincrement=False),
+    Column("number", Long, Identity(), primary_key=True),
     Column("id", Id, nullable=False, unique=True),
     _tenant_of_run(),
     #: A task, or `@outside` or `@nightfleet`.

@@ -212,7 +212,7 @@ class Receive(Waiting):
                 yield Blocking(motion, slot, partial(writer.journal.begin, claim, entry))
             until = stay if now < stay else ends
             until = until if ends is None or until is None else min(until, ends)
-            interest = self.wanted.interest(look.seen)
+            interest = self.wanted.interest(look.seen, self.of)
             wait = Wait(slot.scope, self._waits(writer.redact), until, now + _LOOK_SECONDS, interest, pokes)
             yield Park(parking, wait, recorder.scopes)
 

@@ -175,6 +175,8 @@ class Parking:
         waits = sorted(self._waits, key=lambda wait: (wait.until is None, wait.until or 0.0))
         text = ", ".join(dict.fromkeys(wait.waiting_for for wait in waits))
         interests = [wait.interest for wait in waits if wait.interest is not None]
+        if interests and any(wait.interest is None and wait.until is None for wait in waits):
+            interests.append(Interest("people", {}))
         return Suspended(text[:_MOST_CHARACTERS], waits[0].until, heard=self.heard, interests=interests)
 
 

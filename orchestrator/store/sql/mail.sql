@@ -182,3 +182,20 @@ WHERE run_id = :run_id AND number = :number AND recipient_id = :id AND state = '
 
 -- mail_tenant: whose a run is
 SELECT tenant_id FROM @run WHERE id = :run_id
+
+-- mail_late: replies that came when nobody waited for them any more
+UPDATE @agent_message SET state = 'dead', reason = 'the request that it answers has timed out', ended_at = now()
+WHERE state = 'waiting' AND answers IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM @agent_message q WHERE q.id = @agent_message.answers AND q.wants_reply)
+
+-- mail_perhaps_stuck: runs in which an agent run waits for a message and for nothing else, and nobody runs or will at once
+SELECT DISTINCT w.run_id FROM @agent_run w
+WHERE w.state = 'suspended' AND w.wake_at IS NULL AND w.listening IS NOT NULL AND w.run_id > :after
+  AND NOT EXISTS (SELECT 1 FROM @agent_run o WHERE o.run_id = w.run_id AND o.state || '' IN ('running', 'queued'))
+ORDER BY w.run_id LIMIT :most
+
+-- mail_members: the agent runs of a run, with what those that are suspended wait for
+SELECT id, task, state, epoch, wake_at, listening, predecessors FROM @agent_run WHERE run_id = :run_id ORDER BY position
+
+-- mail_waiting_still: whether an agent run waits as it did
+SELECT 1 FROM @agent_run WHERE id = :id AND epoch = :epoch AND state = 'suspended' /*pg FOR NO KEY UPDATE */
