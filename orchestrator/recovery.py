@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from orchestrator.advance import Advancer
+from orchestrator.clock import system_clock
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.run import ErrorInfo
 from orchestrator.errors import AgentCrashed, RunDeadlineExceeded, ServiceUnavailable
@@ -33,6 +34,8 @@ _COUNTED_DEPTH = 10_000
 #: Rows that one sweep counts in all lanes together, and what asking the broker is worth; the next one goes on there.
 _COUNTED_ROWS = 10_000
 _ASKING = 100
+#: How often mail is looked after: nobody waits for that whose message is on its way.
+_MAIL_SECONDS = 2.0
 #: Ids in one line of the log.
 _NOTED = 50
 
@@ -119,12 +122,14 @@ class Sweep:
         self._left = _COUNTED_ROWS
         self._uncounted: Lane | None = None
         self.counts: Counter[str] = Counter()
+        self._mail_at = float("-inf")
 
     def tick(self) -> Swept:
         """Observe, and mend if it is this process's turn; raises `DatabaseUnavailable` while there is no database."""
         if self._own_runs is not None:
             self._own_runs.look_again()
             woken = self._look_after_calls()
+            woken += self._look_after_mail()
             return self._count(Swept(due=self.timers.fire() + woken, expired=self._end_overdue()))
         try:
             expired = self.watch.observe(self._store.fleet.beats())
@@ -155,7 +160,7 @@ class Sweep:
         for run_id in stuck:
             self._advancer.advance(run_id)
         expired = self._end_overdue()
-        due = swept.due + self._look_after_calls() + self.timers.fire()
+        due = swept.due + self._look_after_calls() + self._look_after_mail() + self.timers.fire()
         return Swept(swept.taken_over + len(freed), due, republished, len(stuck), expired)
 
     def _end_overdue(self) -> int:
@@ -180,6 +185,21 @@ class Sweep:
                 extra={"count": lost},
             )
         woken = self._store.ledger.wake(None if self._own_runs is None else self._own_runs.ids)
+        return len(woken) if self._advancer.republish(woken) else 0
+
+    def _look_after_mail(self) -> int:
+        """Let messages be dead that nobody will receive, and wake who waits for what nobody will send; gives how many."""
+        now = system_clock.monotonic()
+        if now - self._mail_at < _MAIL_SECONDS:
+            return 0
+        self._mail_at = now
+        self._store.mail.clear()
+        woken = self._store.mail.release_stuck(None if self._own_runs is None else self._own_runs.ids)
+        _note(
+            "told that no message can come",
+            [each.id for each in woken],
+            why="who could send one waits too, or has ended",
+        )
         return len(woken) if self._advancer.republish(woken) else 0
 
     def _take_over(self, worker_id: str) -> int:

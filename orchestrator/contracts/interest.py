@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from orchestrator.contracts.jsonvalue import JsonValue
 
-#: `people`: it waits for an answer too, which is no message. For each other kind the store tells whether something has come since an execution has looked (`store/arrivals.py`).
+#: `people`: it waits for an answer too, which is no message. For each other kind the store tells whether something has come
+#: since an execution has looked (`store/arrivals.py`).
 InterestKind = Literal["mail", "calls", "keys", "people"]
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from orchestrator.clock import uuid_of
+from orchestrator.clock import ids, uuid_of
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.effect import Entry, EntryState
 from orchestrator.contracts.mail import (
+    HIGHEST,
     OUTSIDE,
+    RUNTIME,
     AgentMessage,
     Filter,
     Found,
@@ -23,7 +26,7 @@ from orchestrator.contracts.mail import (
     Refusal,
 )
 from orchestrator.contracts.run import AgentRunState
-from orchestrator.errors import RunStateConflict
+from orchestrator.errors import NoMessageCanCome, RunStateConflict
 from orchestrator.group_commit import GroupCommit
 from orchestrator.journal.database import (
     Answer,
@@ -37,10 +40,13 @@ from orchestrator.journal.database import (
 )
 from orchestrator.journal.encoding import compress, expand
 from orchestrator.mail.matching import meant
+from orchestrator.mail.stuck import Member, stuck
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.arrivals import wakes
 from orchestrator.store.database import Database, Row, Session, times
 
+_FIRST_ID = "00000000-0000-0000-0000-000000000000"
+_STUCK_PAGE = 500
 #: Messages that are looked at in one reading.
 _PAGE = 50
 _HISTORY_PAGE = 500
@@ -148,13 +154,17 @@ class DatabaseMail:
             refusal = _refusal(session, letter, self._most)
             if refusal is not None:
                 return Posted((refusal,))
-            [(tenant_id,)] = session.rows("mail_tenant", run_id=run_id)
-            owner = {"run_id": run_id, "tenant_id": tenant_id, "sender": sender}
-            if self._database.dialect == "sqlite":
-                owner |= dict.fromkeys(("sender_id", "scope", "entry"))
-            return _send(session, letter, owner, "mail_insert" if self._database.dialect == "sqlite" else "mail_send")
+            return self._send_from(session, run_id, sender, letter)
 
         return self._database.transact(work)
+
+    def _send_from(self, session: Session, run_id: str, sender: str, letter: Letter) -> Posted:
+        """Send one letter that no agent sends, as a step of a transaction that holds its recipient."""
+        [(tenant_id,)] = session.rows("mail_tenant", run_id=run_id)
+        origin: dict[str, Any] = {"run_id": run_id, "tenant_id": tenant_id, "sender": sender}
+        if self._database.dialect == "postgresql":
+            return _send(session, letter, origin, "mail_send")
+        return _send(session, letter, {**origin, **dict.fromkeys(("sender_id", "scope", "entry"))})
 
     def history(self, run_id: str) -> Iterator[MailRecord]:
         """Give all messages of a run, in the order in which they were sent."""
@@ -166,6 +176,51 @@ class DatabaseMail:
             if len(rows) < _HISTORY_PAGE:
                 return
             after = rows[-1][0]
+
+    # Repairs ----------------------------------------------------------------------------------------------------------
+
+    def clear(self) -> int:
+        """Let messages be dead whose time is over, and replies that nobody waits for any more; gives how many."""
+        return sum(
+            self._database.execute(lambda session, name=name: session.run(name))
+            for name in ("mail_expire", "mail_late")
+        )
+
+    def release_stuck(self, runs: Collection[str] | None = None) -> list[Dispatch]:
+        """Tell agent runs that no message can come any more for which they wait; of `runs` only, if given.
+
+        Gives them, to be published.
+        """
+        look = "mail_perhaps_stuck" if self._database.dialect == "postgresql" else "mail_perhaps_stuck_here"
+        woken: list[Dispatch] = []
+        after = _FIRST_ID
+        while True:
+            place = {"after": after, "most": _STUCK_PAGE}
+            rows = self._database.execute(lambda session, place=place: session.rows(look, **place))
+            for (run_id,) in rows:
+                if runs is None or run_id in runs:
+                    woken += self._release_stuck_of(run_id)
+            if len(rows) < _STUCK_PAGE:
+                return woken
+            after = rows[-1][0]
+
+    def _release_stuck_of(self, run_id: str) -> list[Dispatch]:
+        rows = self._database.execute(lambda session: session.rows("mail_members", run_id=run_id))
+        members = {row[0]: _member(row) for row in rows}
+        woken: list[Dispatch] = []
+        for identity, error in stuck(list(members.values())).items():
+            tell = partial(self._tell_stuck, run_id=run_id, member=members[identity], error=error)
+            woken += self._database.transact(tell)
+        return woken
+
+    def _tell_stuck(self, session: Session, *, run_id: str, member: Member, error: NoMessageCanCome) -> list[Dispatch]:
+        if session.row("lock_active_run", run_id=run_id) is None:
+            return []
+        if session.row("mail_waiting_still", id=member.id, epoch=member.epoch) is None:
+            return []
+        body = packed(json.dumps(error.to_data()))
+        letter = Letter(ids.new(), member.task, member.id, "error", body, priority=HIGHEST)
+        return list(self._send_from(session, run_id, RUNTIME, letter).woken)
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
@@ -310,6 +365,8 @@ def _refusal(session: Session, letter: Letter, most: int) -> Refusal | None:
     row = session.row("mail_recipient", id=letter.recipient_id)
     if row is None:
         return Refusal(letter.recipient, "unknown")
+    if letter.answers is not None:
+        return None  # whoever was asked has done nothing wrong when the asker is gone, and is awaited when it is not
     if AgentRunState(row[0]).final:
         return Refusal(letter.recipient, "ended", row[0])
     depth = session.row("mail_depth", id=letter.recipient_id)
@@ -318,7 +375,11 @@ def _refusal(session: Session, letter: Letter, most: int) -> Refusal | None:
 
 def _send(session: Session, letter: Letter, origin: Mapping[str, Any], statement: str = "mail_insert") -> Posted:
     """Send one letter, as a step of a transaction that holds its recipient."""
-    late = letter.answers is not None and session.row("mail_awaited", id=letter.answers) is None
+    row = session.row("mail_recipient", id=letter.recipient_id)
+    if row is None:
+        return Posted()
+    state, listening = AgentRunState(row[0]), row[1]
+    why = _too_late(session, letter, state)
     columns: dict[str, Any] = {
         **origin,
         "id": letter.id,
@@ -329,19 +390,16 @@ def _send(session: Session, letter: Letter, origin: Mapping[str, Any], statement
         "body": letter.body,
         "wants_reply": letter.wants_reply,
         "answers": letter.answers,
-        "state": (MailState.DEAD if late else MailState.WAITING).value,
-        "reason": "the request that it answers has timed out" if late else None,
+        "state": (MailState.WAITING if why is None else MailState.DEAD).value,
+        "reason": why,
         "ttl": letter.ttl_seconds,
     }
-    sent = session.run(statement, **columns)
-    row = session.row("mail_recipient", id=letter.recipient_id)
-    if row is None or sent != 1 or late:
+    if session.run(statement, **columns) != 1 or why is not None:
         return Posted()
-    state, listening = row
-    if state == AgentRunState.RUNNING:
+    if state is AgentRunState.RUNNING:
         return Posted(running=(letter.recipient_id,))
     wanted = json.loads(listening or "{}").get("mail", ())
-    if state != AgentRunState.SUSPENDED or not any(
+    if state is not AgentRunState.SUSPENDED or not any(
         wakes(each, origin["sender"], letter.type, letter.answers) for each in wanted
     ):
         return Posted()
@@ -349,10 +407,25 @@ def _send(session: Session, letter: Letter, origin: Mapping[str, Any], statement
     return Posted() if woken is None else Posted(woken=(Dispatch(woken[0], woken[1], woken[2], woken[3]),))
 
 
+def _too_late(session: Session, letter: Letter, recipient: AgentRunState) -> str | None:
+    """Say why nobody will receive a reply, None if its recipient waits for it."""
+    if recipient.final:
+        return "its recipient has ended"
+    if letter.answers is not None and session.row("mail_awaited", id=letter.answers) is None:
+        return "the request that it answers has timed out"
+    return None
+
+
 def _first(session: Session, agent_run_id: str, wanted: Filter) -> tuple[Found | None, int]:
     """Give the first message that a filter lets pass, and the highest number that was looked at."""
     seen, offset = 0, 0
-    place = {"id": agent_run_id, "sender": wanted.sender, "type": wanted.exact_type, "answers": wanted.answers}
+    place = {
+        "id": agent_run_id,
+        "runtime": RUNTIME,
+        "sender": wanted.sender,
+        "type": wanted.exact_type,
+        "answers": wanted.answers,
+    }
     while True:
         rows = session.rows("mail_look", most=_PAGE, offset=offset, **place)
         for row in rows:
@@ -363,6 +436,22 @@ def _first(session: Session, agent_run_id: str, wanted: Filter) -> tuple[Found |
         if len(rows) < _PAGE:
             return None, seen
         offset += _PAGE
+
+
+def _member(row: Row) -> Member:
+    identity, task, state, epoch, wake_at, listening, predecessors = row
+    before = (
+        json.loads(predecessors) if isinstance(predecessors, str) and predecessors.startswith("[") else predecessors
+    )
+    return Member(
+        identity,
+        task,
+        AgentRunState(state),
+        epoch,
+        timed=wake_at is not None,
+        listening=json.loads(listening or "{}") if state == AgentRunState.SUSPENDED else {},
+        predecessors=frozenset(map(str, before)),
+    )
 
 
 def _message(row: Row) -> AgentMessage:
@@ -376,7 +465,7 @@ def _message(row: Row) -> AgentMessage:
         body=unpacked(body),
         wants_reply=bool(wants_reply),
         answers=answers,
-        sent_at=_moment(created_at),
+        sent_at=times(created_at),
     )
 
 
@@ -400,7 +489,3 @@ def unpacked(body: Any) -> Any:
 def letter_id(run_id: str, key: str) -> str:
     """Give the id of a letter from outside: the same one for the same key, so that it is sent once."""
     return uuid_of("letter", run_id, key)
-
-
-def _moment(value: Any) -> Any:
-    return times(value)

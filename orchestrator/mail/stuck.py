@@ -82,8 +82,8 @@ def _awaited(member: Member, members: Sequence[Member]) -> Iterator[str]:
 def _error(member: Member, waits: Mapping[str, Sequence[str]], by_task: Mapping[str, Member]) -> NoMessageCanCome:
     told: list[str] = []
     for task in dict.fromkeys([member.task, *_chain(member.task, waits)]):
-        awaited = dict.fromkeys(waits.get(task, ()))
-        told.append(f"{task} waits for {', '.join(map(lambda other: _state(other, by_task), awaited)) or 'nobody'}")
+        awaited = [_state(other, by_task) for other in dict.fromkeys(waits.get(task, ()))]
+        told.append(f"{task} waits for {', '.join(awaited) or 'nobody'}")
     return NoMessageCanCome(
         f"no message can come any more: {'; '.join(told[:10])}. Let one of them send before it waits, give the wait a "
         f"timeout, or say sender=OUTSIDE where somebody else than an agent of the run is to send",

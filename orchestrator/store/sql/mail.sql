@@ -29,7 +29,8 @@ WITH given AS MATERIALIZED (
 ), refused AS MATERIALIZED (
     SELECT l.agent_run_id, l.scope, l.entry, l.recipient, coalesce(k.state, '') AS state
     FROM l LEFT JOIN locked k ON k.id = l.recipient_id LEFT JOIN depth d ON d.recipient_id = l.recipient_id
-    WHERE k.id IS NULL OR k.state IN ('succeeded', 'failed', 'cancelled', 'skipped') OR d.waiting >= :most::int
+    WHERE k.id IS NULL
+       OR l.answers IS NULL AND (k.state IN ('succeeded', 'failed', 'cancelled', 'skipped') OR d.waiting >= :most::int)
 ), there AS MATERIALIZED (
     SELECT j.agent_run_id, j.scope, j.number FROM t
     JOIN @journal j ON j.agent_run_id = t.agent_run_id AND j.scope = t.scope AND j.number = t.entry
@@ -54,15 +55,18 @@ WITH given AS MATERIALIZED (
     )
     SELECT l.run_id, l.id, l.tenant_id, l.sender, l.agent_run_id, l.scope, l.entry, l.recipient, l.recipient_id, l.type, l.priority,
            substring(:bodies::bytea FROM l.start FOR l.size), l.wants_reply, l.answers,
-           CASE WHEN late.yes THEN 'dead' ELSE 'waiting' END,
-           CASE WHEN late.yes THEN 'the request that it answers has timed out' END,
-           now(), later(l.ttl), CASE WHEN late.yes THEN now() END
+           CASE WHEN late.why IS NULL THEN 'waiting' ELSE 'dead' END, late.why, now(), later(l.ttl),
+           CASE WHEN late.why IS NOT NULL THEN now() END
     FROM l
     JOIN written w ON w.agent_run_id = l.agent_run_id AND w.scope = l.scope AND w.number = l.entry
+    JOIN locked k ON k.id = l.recipient_id
     CROSS JOIN LATERAL (
-        SELECT l.answers IS NOT NULL AND NOT EXISTS (
-            SELECT 1 FROM @agent_message q WHERE q.id = l.answers AND q.wants_reply
-        ) AS yes
+        SELECT CASE
+            WHEN k.state IN ('succeeded', 'failed', 'cancelled', 'skipped') THEN 'its recipient has ended'
+            WHEN l.answers IS NOT NULL AND NOT EXISTS (
+                SELECT 1 FROM @agent_message q WHERE q.id = l.answers AND q.wants_reply
+            ) THEN 'the request that it answers has timed out'
+        END AS why
     ) late
     ORDER BY l.place
     RETURNING recipient_id, sender, type, answers, state
@@ -92,7 +96,7 @@ UNION ALL SELECT 'running', k.id, NULL, NULL, NULL, NULL FROM locked k
 SELECT m.number, m.id, m.sender, m.recipient, m.type, m.priority, m.body, m.wants_reply, m.answers, m.created_at
 FROM @agent_message m
 WHERE m.recipient_id = :id AND m.state = 'waiting' AND (m.expires_at IS NULL OR m.expires_at > now())
-  AND ((m.sender = '@nightfleet' AND m.answers IS NULL)
+  AND ((m.sender = :runtime/*pg ::text*/ AND m.answers IS NULL)
     OR (:answers/*pg ::uuid*/ IS NULL AND m.answers IS NULL
         AND (:sender/*pg ::text*/ IS NULL OR m.sender = :sender/*pg ::text*/)
         AND (:type/*pg ::text*/ IS NULL OR m.type = :type/*pg ::text*/))
@@ -188,11 +192,20 @@ UPDATE @agent_message SET state = 'dead', reason = 'the request that it answers 
 WHERE state = 'waiting' AND answers IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM @agent_message q WHERE q.id = @agent_message.answers AND q.wants_reply)
 
--- mail_perhaps_stuck: runs in which an agent run waits for a message and for nothing else, and nobody runs or will at once
+-- mail_perhaps_stuck: runs in which an agent run waits for messages alone, and nobody runs, or one that it waits for has ended
 SELECT DISTINCT w.run_id FROM @agent_run w
 WHERE w.state = 'suspended' AND w.wake_at IS NULL AND w.listening IS NOT NULL AND w.run_id > :after
-  AND NOT EXISTS (SELECT 1 FROM @agent_run o WHERE o.run_id = w.run_id AND o.state || '' IN ('running', 'queued'))
+  AND (NOT EXISTS (SELECT 1 FROM @agent_run o WHERE o.run_id = w.run_id AND o.state || '' IN ('running', 'queued'))
+    OR EXISTS (
+        SELECT 1 FROM @agent_run o
+        WHERE o.run_id = w.run_id AND o.state || '' IN ('succeeded', 'failed', 'cancelled', 'skipped')
+          AND o.task IN (SELECT coalesce(i ->> 'of', i ->> 'from') FROM jsonb_array_elements(w.listening -> 'mail') i)
+    ))
 ORDER BY w.run_id LIMIT :most
+
+-- mail_perhaps_stuck_here: runs in which an agent run waits for messages: on SQLite, where they are few
+SELECT DISTINCT run_id FROM @agent_run
+WHERE state = 'suspended' AND wake_at IS NULL AND listening IS NOT NULL AND run_id > :after ORDER BY run_id LIMIT :most
 
 -- mail_members: the agent runs of a run, with what those that are suspended wait for
 SELECT id, task, state, epoch, wake_at, listening, predecessors FROM @agent_run WHERE run_id = :run_id ORDER BY position
