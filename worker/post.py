@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,8 +20,13 @@ from orchestrator.mail.database import DatabaseMail, packed
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Claim
 from worker.effects.mail import body_json
-from worker.effects.parking import Parking
 from worker.loader import LoadedAgents
+
+
+class Waiter(Protocol):
+    """Who looks for mail when it is told to."""
+
+    def poke(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -33,18 +38,18 @@ class Post:
     agents: LoadedAgents
     limit_bytes: int
     hints: Hints | None = None
-    _waiting: dict[str, Parking] = field(default_factory=dict[str, Parking])
+    _waiting: dict[str, Waiter] = field(default_factory=dict[str, Waiter])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def mailbox(self, plan: Plan, parking: Parking) -> Mailbox:
+    def mailbox(self, plan: Plan, waiter: Waiter) -> Mailbox:
         """Give the mail of one execution."""
-        return Mailbox(self, plan, parking)
+        return Mailbox(self, plan, waiter)
 
-    def arrive(self, agent_run_id: str, parking: Parking) -> None:
+    def arrive(self, agent_run_id: str, waiter: Waiter) -> None:
         """Tell an execution of its mail from now on."""
         with self._lock:
             known = agent_run_id in self._waiting
-            self._waiting[agent_run_id] = parking
+            self._waiting[agent_run_id] = waiter
         if not known and self.hints is not None:
             self.hints.listen(run_id_of(agent_run_id))
 
@@ -61,10 +66,9 @@ class Post:
             self.advancer.republish(posted.woken)
         running = set(posted.running)
         with self._lock:
-            here = [parking for identity in running if (parking := self._waiting.get(identity)) is not None]
+            here = [waiter for identity in running if (waiter := self._waiting.get(identity)) is not None]
             away = running.difference(self._waiting)
-        for parking in here:
-            parking.poke()
+        _poke(here)
         if away and self.hints is not None:
             tasks = [letter.recipient for letter in letters if letter.recipient_id in away]
             self.hints.publish(run_id, [ALL] if len(tasks) > 1 else tasks)
@@ -73,7 +77,7 @@ class Post:
         """Let those look that a hint is for: all of the run, since a look costs little and a run has few here."""
         del task
         with self._lock:
-            meant = [parking for identity, parking in self._waiting.items() if run_id_of(identity) == run_id]
+            meant = [waiter for identity, waiter in self._waiting.items() if run_id_of(identity) == run_id]
         _poke(meant)
 
     def missed(self) -> None:
@@ -94,7 +98,7 @@ class Mailbox:
 
     post_office: Post
     plan: Plan
-    parking: Parking
+    waiter: Waiter
 
     def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
         plan, agents = self.plan, self.post_office.agents.agents
@@ -133,7 +137,7 @@ class Mailbox:
 
     def look(self, claim: Claim, wanted: Filter) -> Look:
         # Before the first look, so that whatever comes after it is told.
-        self.post_office.arrive(claim.id, self.parking)
+        self.post_office.arrive(claim.id, self.waiter)
         return self.post_office.mail.look(claim, wanted)
 
     def take(self, claim: Claim, entry: Entry, number: int) -> bool:
@@ -146,6 +150,6 @@ class Mailbox:
         self.post_office.mail.reject(claim, number, reason)
 
 
-def _poke(parkings: Iterable[Parking]) -> None:
-    for parking in parkings:
-        parking.poke()
+def _poke(waiters: Iterable[Waiter]) -> None:
+    for waiter in waiters:
+        waiter.poke()

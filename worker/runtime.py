@@ -99,7 +99,9 @@ class Runtime:
         self.show = Show.of(self.store.streams, self.redact)
         self.memory = memory_of(self.settings, self.store)
         self.post = Post(self.store.mail, self.advancer, self.agents, self.settings.max_message_bytes)
-        self.isolation = Isolation(self.settings, self.store.journal, self.store.waits, self._host, self.deadlines)
+        self.isolation = Isolation(
+            self.settings, self.store.journal, self.store.waits, self._host, self.deadlines, self.post
+        )
 
     def run(self, agent_run_id: str, carries: frozenset[str], claimed: Callable[[], None] = lambda: None) -> Verdict:
         """Claim an agent run and take it to its next recorded state; `carries` is what its request would publish.

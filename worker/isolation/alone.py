@@ -36,6 +36,7 @@ from worker.isolation.processes import Child, ForkServer
 from worker.isolation.serving import Serving
 from worker.plugin import LoadedAgent
 from worker.pool import AGENT_THREADS, slot_lent
+from worker.post import Post
 from worker.timelimits import timeouts_of
 
 #: How many suspects run at a time; others wait, and lend their slots. A child takes a few megabytes, and what its plugin imports.
@@ -62,6 +63,7 @@ class Isolation:
     #: Gives what performs effects for an execution.
     host: Callable[[Execution], Host]
     deadlines: Deadlines
+    post: Post
     #: The folder that plugins were looked for in, whatever an agent makes of the working directory.
     base: Path = field(default_factory=Path.cwd)
     _threads: Threads = field(default_factory=lambda: Threads(_CALLS, _ASKS))
@@ -81,11 +83,14 @@ class Isolation:
         process ended otherwise, and `ForkServerLost` when nobody knows why.
         """
         timeouts = timeouts_of(execution.task, loaded.agent_class.timeouts)
-        serving = Serving(execution.claim, self.host(execution), self.journal, self.events)
+        poke = _Poke()
+        mail = self.post.mailbox(execution.plan, poke)
+        serving = Serving(execution.claim, self.host(execution), self.journal, self.events, mail)
         with self._suspects.taken(execution) if execution.claim.suspect else nullcontext():
             child = self._server.fork()
             try:
                 session = _Session(child, execution, serving, self._threads, self.deadlines)
+                poke.told = session.poke
                 end = session.run(self._order(execution, loaded, data), timeouts)
             finally:
                 execution.interrupt = execution.tell_stopped = None
@@ -118,6 +123,16 @@ class Isolation:
     def _adapters_file(self) -> str | None:
         path = self.settings.adapters_file
         return None if path is None else str(self.base / path)
+
+
+class _Poke:
+    """Tells a child that something has come, once there is one."""
+
+    def __init__(self) -> None:
+        self.told: Callable[[], None] = lambda: None
+
+    def poke(self) -> None:
+        self.told()
 
 
 class Threads:
@@ -196,6 +211,10 @@ class _Session:
             self._send(reply)
         except ValueTooLarge as error:
             self._send({"answer": message["number"], "error": error.to_data()})
+
+    def poke(self) -> None:
+        """Tell the child to look for what it waits for; holds up nobody."""
+        self._deadlines.after(0.0, lambda: self._send({"poke": True}))
 
     def _note_ask(self, change: int) -> None:
         with self._lock:

@@ -39,6 +39,7 @@ from worker.failure import described
 from worker.given import Given
 from worker.isolation.channel import Channel
 from worker.isolation.link import Link
+from worker.isolation.mail import RemoteMail
 from worker.isolation.remote import RemoteEvents, RemoteHost, RemoteJournal, RemoteLog
 from worker.loader import AgentLoader
 from worker.nodes.function import function_agent
@@ -131,7 +132,8 @@ class _Execution:
             limit_bytes=self._order["limit_bytes"],
         )
         recording = self._motion.patiently(lambda: self._journal.read(self._claim))
-        parking = Parking(self._motion, RemoteEvents(self._link), self._order["moment_seconds"])
+        parking = Parking(self._motion, RemoteEvents(self._link), self._order["moment_seconds"], RemoteMail(self._link))
+        self._link.on_poke = parking.poke
         return Recorder(writer, recording, self._host, parking)
 
     def _call(self, loaded: LoadedAgent, data: Any, recorder: Recorder) -> Any:

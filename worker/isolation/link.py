@@ -19,6 +19,8 @@ class Link:
     def __init__(self, channel: Channel, on_stop: Callable[[NightfleetError, bool], None]) -> None:
         self._channel = channel
         self._on_stop = on_stop
+        #: Called when what somebody waits for may have come.
+        self.on_poke: Callable[[], None] = lambda: None
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[Any]] = {}
@@ -50,6 +52,8 @@ class Link:
         while (message := self._channel.receive()) is not None:
             if "stop" in message:
                 self._on_stop(NightfleetError.from_data(message["stop"]), message["at_once"])
+            elif "poke" in message:
+                self.on_poke()
             else:
                 self._answer(message)
         # Whatever the agent does now reaches nobody, and another worker takes it over.

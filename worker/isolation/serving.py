@@ -15,9 +15,11 @@ from orchestrator.observability.logging import get_logger
 from orchestrator.store.agent_runs import Claim
 from worker.effects.attempt import Host
 from worker.effects.parking import Events
+from worker.effects.ports import Mail
 from worker.effects.progress import NotYet, Progress
 from worker.effects.window import FitWindow
 from worker.isolation import wire
+from worker.isolation.mail import answer_mail
 from worker.llm.base import LLMRequest
 from worker.tools.needs import ServiceLimit
 
@@ -27,11 +29,12 @@ log = get_logger("nightfleet.worker")
 class Serving:
     """Answers what one child asks."""
 
-    def __init__(self, claim: Claim, host: Host, journal: Journal, events: Events) -> None:
+    def __init__(self, claim: Claim, host: Host, journal: Journal, events: Events, mail: Mail) -> None:
         self._claim = claim
         self._host = host
         self._journal = journal
         self._events = events
+        self._mail = mail
         self._recording: Recording | None = None
         #: Its calls of services that are under way.
         self._turns: dict[Slot, AbstractContextManager[None]] = {}
@@ -62,6 +65,8 @@ class Serving:
                 return self._events.ask(self._claim, wire.slot_in(slot), wire.inquiry_in(inquiry))
             case {"ask": "reply", "slot": slot}:
                 return wire.reply_out(self._events.reply(self._claim.id, wire.slot_in(slot)))
+            case {"mail": str()}:
+                return answer_mail(self._mail, self._claim, message)
             case _:
                 return self._journaled(message)
 

@@ -1,0 +1,111 @@
+"""The mail of an agent in a child process: what it asks the worker for, and the worker's answers."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator.contracts.effect import Entry
+from orchestrator.contracts.mail import AgentMessage, Filter, Found, Letter, Look, Posted, Refusal
+from orchestrator.store.agent_runs import Claim
+from worker.effects.ports import Mail
+from worker.isolation import wire
+from worker.isolation.link import Link
+
+
+class RemoteMail:
+    """The worker's mail of this execution; claims are known there."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
+        del claim
+        return [(task, identity) for task, identity in self._ask("recipients", to=to)]
+
+    def body(self, recipient: str, body: Any) -> bytes:
+        plain = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
+        return b64decode(self._ask("body", recipient=recipient, body=plain))
+
+    def post(self, claim: Claim, entry: Entry, letters: Sequence[Letter]) -> Posted:
+        del claim
+        refusals = self._ask("post", entry=wire.entry_out(entry), letters=[_letter_out(each) for each in letters])
+        return Posted(tuple(Refusal(*each) for each in refusals))
+
+    def look(self, claim: Claim, wanted: Filter) -> Look:
+        del claim
+        return _look_in(self._ask("look", wanted=asdict(wanted)))
+
+    def take(self, claim: Claim, entry: Entry, number: int) -> bool:
+        del claim
+        return bool(self._ask("take", entry=wire.entry_out(entry), message=number))
+
+    def close(self, claim: Claim, entry: Entry, request_id: str) -> bool:
+        del claim
+        return bool(self._ask("close", entry=wire.entry_out(entry), request=request_id))
+
+    def reject(self, claim: Claim, number: int, reason: str) -> None:
+        del claim
+        self._ask("reject", message=number, reason=reason)
+
+    def _ask(self, what: str, **values: Any) -> Any:
+        return self._link.ask("mail", mail=what, **values)
+
+
+def answer_mail(mail: Mail, claim: Claim, message: Mapping[str, Any]) -> Any:
+    """Give the worker's answer to a child: under the claim that the worker holds, whatever the child says."""
+    match message:
+        case {"mail": "recipients", "to": to}:
+            return [list(each) for each in mail.recipients(claim, to)]
+        case {"mail": "body", "recipient": recipient, "body": body}:
+            return b64encode(mail.body(recipient, body)).decode()
+        case {"mail": "look", "wanted": wanted}:
+            return _look_out(mail.look(claim, _filter_in(wanted)))
+        case {"mail": "reject", "message": number, "reason": reason}:
+            return mail.reject(claim, number, reason)
+        case _:
+            return _recorded(mail, claim, wire.entry_in(message["entry"]), message)
+
+
+def _recorded(mail: Mail, claim: Claim, entry: Entry, message: Mapping[str, Any]) -> Any:
+    match message:
+        case {"mail": "post", "letters": letters}:
+            posted = mail.post(claim, entry, [_letter_in(each) for each in letters])
+            return [[refusal.recipient, refusal.why, refusal.state] for refusal in posted.refusals]
+        case {"mail": "take", "message": number}:
+            return mail.take(claim, entry, number)
+        case {"mail": "close", "request": request}:
+            return mail.close(claim, entry, request)
+        case _:
+            raise ValueError(f"an agent's process asks for {message['mail']} in a way that nobody understands")
+
+
+def _filter_in(data: dict[str, Any]) -> Filter:
+    """Give a filter that came as its fields."""
+    return Filter(**{**data, "any_of": tuple(_filter_in(each) for each in data["any_of"])})
+
+
+def _letter_out(letter: Letter) -> dict[str, Any]:
+    """Give a letter as JSON values."""
+    return {**asdict(letter), "body": b64encode(letter.body).decode()}
+
+
+def _letter_in(data: dict[str, Any]) -> Letter:
+    """Give the letter that `_letter_out` described."""
+    return Letter(**{**data, "body": b64decode(data["body"])})
+
+
+def _look_out(look: Look) -> dict[str, Any]:
+    """Give what a receiver finds as JSON values."""
+    found = None if look.found is None else [look.found.number, look.found.message.model_dump(mode="json")]
+    return {"found": found, "seen": look.seen, "company": look.company}
+
+
+def _look_in(data: dict[str, Any]) -> Look:
+    """Give what `_look_out` described."""
+    found = data["found"] and Found(data["found"][0], AgentMessage.model_validate(data["found"][1]))
+    return Look(found, data["seen"], data["company"])
