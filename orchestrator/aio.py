@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from orchestrator.contracts.evaluation import Comparison, Evaluation, EvaluationReport, EvaluationSummary
     from orchestrator.contracts.event import RunEvent
     from orchestrator.contracts.experiment import Experiment, ExperimentReport
+    from orchestrator.contracts.mail import MailRecord, Sent
     from orchestrator.contracts.policy import Retention
     from orchestrator.contracts.project import ProjectSummary
     from orchestrator.contracts.question import Answered, Question
@@ -191,6 +192,33 @@ class AsyncOrchestrator:
     async def answer(self, question: str, value: Any, *, by: str | None = None, digest: str | None = None) -> Answered:
         """Answer a question, once and for all; see `Orchestrator.answer`."""
         return await self._bridge.call(self._bridge.blocking.answer, question, value, by=by, digest=digest)
+
+    async def send(  # noqa: PLR0913 - what may be said of a message
+        self,
+        run: AsyncRunHandle | str,
+        to: str,
+        body: Any = None,
+        *,
+        type: str = "message",
+        priority: int = 4,
+        ttl: float | timedelta | None = None,
+        idempotency_key: str | None = None,
+    ) -> Sent:
+        """Send a message to an agent of a run; see `Orchestrator.send`."""
+        return await self._bridge.call(
+            self._bridge.blocking.send,
+            run if isinstance(run, str) else run.id,
+            to,
+            body,
+            type=type,
+            priority=priority,
+            ttl=ttl,
+            idempotency_key=idempotency_key,
+        )
+
+    async def messages(self, run: AsyncRunHandle | str) -> list[MailRecord]:
+        """Give all messages of a run's agents; see `Orchestrator.messages`."""
+        return await self._bridge.call(self._bridge.blocking.messages, run if isinstance(run, str) else run.id)
 
     async def fork(
         self,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.contracts.dead import DeadAgentRun
     from orchestrator.contracts.evaluation import Comparison, Evaluation, EvaluationReport, EvaluationSummary
     from orchestrator.contracts.experiment import Experiment, ExperimentReport
+    from orchestrator.contracts.mail import MailRecord, Sent
     from orchestrator.contracts.policy import Retention
     from orchestrator.contracts.project import ProjectSummary
     from orchestrator.contracts.question import Answered, Question
@@ -259,6 +260,37 @@ class Orchestrator:
         question does not take, one that is answered or expired, whose run has ended, or that has another digest.
         """
         return self._ready().questions.answer(question, value, by=by, digest=digest)
+
+    def send(  # noqa: PLR0913 - what may be said of a message
+        self,
+        run: RunHandle | str,
+        to: str,
+        body: Any = None,
+        *,
+        type: str = "message",
+        priority: int = 4,
+        ttl: float | timedelta | None = None,
+        idempotency_key: str | None = None,
+    ) -> Sent:
+        """Send a message to an agent of a run, which gets it from `@outside`; the same key sends it once.
+
+        `to` is a task of the run, else the only task of that agent, else `capability:<name>`. Raises `RunNotFound`,
+        `UnknownRecipient`, `RunStateConflict` for a run that has ended, `RecipientEnded`, `MailboxFull`, and `InputInvalid` or
+        `ValueTooLarge` for what no message can be.
+        """
+        return self._ready().messages.send(
+            run if isinstance(run, str) else run.id,
+            to,
+            body,
+            type=type,
+            priority=priority,
+            ttl=ttl,
+            idempotency_key=idempotency_key,
+        )
+
+    def messages(self, run: RunHandle | str) -> list[MailRecord]:
+        """Give all messages of a run's agents in the order in which they were sent: received, waiting and dead."""
+        return list(self._ready().messages.history(run if isinstance(run, str) else run.id))
 
     def fork(
         self,

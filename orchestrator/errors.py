@@ -311,6 +311,12 @@ class RecipientEnded(AgentError):
     code = "recipient_ended"
 
 
+class MailboxFull(AgentError):
+    """An agent has as many messages as may wait for it: send when it has received some."""
+
+    code = "mailbox_full"
+
+
 class NoMessageCanCome(AgentError):
     """Everybody who could send what an agent waits for has ended, or waits in turn: `details["waits"]` says who for whom."""
 

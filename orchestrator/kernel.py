@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from orchestrator.advance import Advancer
 from orchestrator.broker.app import FleetApp, make_app
@@ -29,6 +30,8 @@ class Kernel:
     advancer: Advancer
     #: The runs that this process moves, where each embedded process moves its own; None in a fleet.
     own_runs: OwnRuns | None
+    #: Who in this process looks for mail of a run and task when told to: its workers.
+    mail_listeners: list[Callable[[str, str], None]] = field(default_factory=list[Callable[[str, str], None]])
 
     @classmethod
     def build(cls, settings: Settings) -> Kernel:

@@ -49,6 +49,7 @@ from orchestrator.store.runs import parse
 from orchestrator.stream import events_of, moment
 
 if TYPE_CHECKING:
+    from orchestrator.messages import Messages
     from orchestrator.questions import Questions
 
 log = logging.getLogger("nightfleet.service")
@@ -66,6 +67,13 @@ class Service:
         self._store = kernel.store
         self._planner = Planner(kernel, clock)
         self.assigner = Assigner(lambda: self._store.experiments, self._planner.plan, clock)
+
+    @cached_property
+    def messages(self) -> Messages:
+        """What agents are told, and tell each other."""
+        from orchestrator.messages import Messages
+
+        return Messages(self.kernel)
 
     @cached_property
     def questions(self) -> Questions:

@@ -99,6 +99,7 @@ def build(kernel: Kernel, agents: LoadedAgents) -> WorkerParts:
         settings=kernel.settings,
         worker_id=ids.new(),
     )
+    kernel.mail_listeners.append(runtime.post.heard)
     if kernel.app.kind != "memory":
         runtime.post.hints = Hints(kernel.app, runtime.worker_id, runtime.post.heard, runtime.post.missed)
     sweep = Sweep(kernel.store, kernel.advancer, kernel.publisher, kernel.settings, kernel.own_runs)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands import attend, journal, render
+from orchestrator.commands import attend, journal, mail, render
 from orchestrator.commands.answer import answer, questions
 from orchestrator.commands.asking import Asker
 from orchestrator.commands.changes import cancel, resume, retry
@@ -61,14 +61,21 @@ def list_runs(selection: Selection, page: Page, place: Place, *, as_json: bool) 
 @runs.command()
 @_run_argument
 @click.option("--journal", "with_journal", is_flag=True, help="What its agents have done: every recorded effect.")
+@click.option("--messages", "with_messages", is_flag=True, help="What its agents have told each other, as a diagram.")
+@click.option("--mermaid", is_flag=True, help="With --messages: as a diagram of Mermaid's.")
 @place_options(agents=False)
 @json_option
-def show(run: str, place: Place, *, with_journal: bool, as_json: bool) -> None:
+def show(run: str, place: Place, *, with_journal: bool, with_messages: bool, mermaid: bool, as_json: bool) -> None:
     """Show a run as it is now; --json with its input and every output."""
     settings = _settings(place)
     with looking(settings) as service:
         result = service.snapshot(run)
         made = journal.recorded(service.kernel, result) if with_journal else None
+        told = list(service.messages.history(run)) if with_messages or mermaid else None
+    if told is not None:
+        listed = [record.model_dump(mode="json") for record in told]
+        click.echo(render.as_json(listed) if as_json else mail.page(told, mermaid=mermaid))
+        return
     if made is not None:
         click.echo(made.model_dump_json(indent=2) if as_json else journal.page(made))
         return
@@ -108,5 +115,5 @@ def _settings(place: Place) -> Settings:
     return settings
 
 
-for command in (cancel, retry, resume, fork, purge, questions, answer, dead, replay):
+for command in (cancel, retry, resume, fork, purge, questions, answer, mail.send, dead, replay):
     runs.add_command(command)

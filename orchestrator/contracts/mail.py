@@ -66,6 +66,15 @@ class MailRecord(AgentMessage):
     number: int = Field(ge=0)
 
 
+class Sent(Value):
+    """A message that was sent from outside: `task` is who gets it."""
+
+    schema_version: Literal[1] = 1
+    id: str
+    run_id: str
+    task: str
+
+
 @dataclass(frozen=True, slots=True)
 class Letter:
     """A message on its way to one recipient; `body` is JSON as it will be stored."""

@@ -166,6 +166,11 @@ class DatabaseMail:
             return _send(session, letter, origin, "mail_send")
         return _send(session, letter, {**origin, **dict.fromkeys(("sender_id", "scope", "entry"))})
 
+    def members(self, run_id: str) -> list[tuple[str, str, str]]:
+        """Give id, task and agent of the agent runs of a run."""
+        rows = self._database.execute(lambda session: session.rows("mail_members", run_id=run_id))
+        return [(row[0], row[1], row[7]) for row in rows]
+
     def history(self, run_id: str) -> Iterator[MailRecord]:
         """Give all messages of a run, in the order in which they were sent."""
         after = -1
@@ -439,7 +444,7 @@ def _first(session: Session, agent_run_id: str, wanted: Filter) -> tuple[Found |
 
 
 def _member(row: Row) -> Member:
-    identity, task, state, epoch, wake_at, listening, predecessors = row
+    identity, task, state, epoch, wake_at, listening, predecessors, _ = row
     before = (
         json.loads(predecessors) if isinstance(predecessors, str) and predecessors.startswith("[") else predecessors
     )

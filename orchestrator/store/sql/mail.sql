@@ -208,7 +208,7 @@ SELECT DISTINCT run_id FROM @agent_run
 WHERE state = 'suspended' AND wake_at IS NULL AND listening IS NOT NULL AND run_id > :after ORDER BY run_id LIMIT :most
 
 -- mail_members: the agent runs of a run, with what those that are suspended wait for
-SELECT id, task, state, epoch, wake_at, listening, predecessors FROM @agent_run WHERE run_id = :run_id ORDER BY position
+SELECT id, task, state, epoch, wake_at, listening, predecessors, agent FROM @agent_run WHERE run_id = :run_id ORDER BY position
 
 -- mail_waiting_still: whether an agent run waits as it did
 SELECT 1 FROM @agent_run WHERE id = :id AND epoch = :epoch AND state = 'suspended' /*pg FOR NO KEY UPDATE */
