@@ -1,0 +1,421 @@
+"""Messages between agents: each is received once, in its order, whoever dies; and whoever waits for one is woken by it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from steps import DONE, Steps, ago, plan_of, race, spread, task
+
+from orchestrator.clock import ids
+from orchestrator.contracts.effect import Entry, EntryState, Slot, fingerprint
+from orchestrator.contracts.interest import Interest
+from orchestrator.contracts.mail import OUTSIDE, RUNTIME, Filter, Found, Letter, MailState, Posted
+from orchestrator.errors import ClaimLost, JournalConflict, RunStateConflict
+from orchestrator.mail.database import DatabaseMail, letter_id, packed
+from orchestrator.store.agent_runs import Claim
+from orchestrator.store.store import Store
+from orchestrator.store.tables import agent_message
+
+ANY = Filter()
+_numbers = count()
+
+
+@pytest.fixture
+def steps(store: Store) -> Steps:
+    return Steps(store, plan_of(task("a"), task("b"), task("c")))
+
+
+class Talk:
+    """A run of three agents, claimed, and what they do."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+        self.mail = steps.store.mail
+        [self.run_id] = steps.start()
+        self.claims = {name: steps.claim(self.run_id, name) for name in ("a", "b", "c")}
+
+    def letter(self, to: str, body: Any = None, **fields: Any) -> Letter:
+        return letter(self.steps, self.run_id, to, body, **fields)
+
+    def send(self, sender: str, to: str, body: Any = None, **fields: Any) -> Posted:
+        return self.mail.post(self.claims[sender], entry("send"), [self.letter(to, body, **fields)])
+
+    def found(self, name: str, wanted: Filter = ANY) -> Found:
+        found = self.mail.look(self.claims[name], wanted).found
+        assert found is not None
+        return found
+
+    def receive(self, name: str, wanted: Filter = ANY) -> Any:
+        found = self.found(name, wanted)
+        assert self.mail.take(self.claims[name], entry("receive", found.message.id), found.number)
+        return found.message.body
+
+    def bodies(self, name: str, wanted: Filter = ANY) -> list[Any]:
+        got: list[Any] = []
+        while self.mail.look(self.claims[name], wanted).found is not None:
+            got.append(self.receive(name, wanted))
+        return got
+
+    def suspend(self, name: str, *wanted: Filter) -> Any:
+        claim = self.claims[name]
+        interests = [each.interest(self.mail.look(claim, each).seen) for each in wanted or (ANY,)]
+        return self.steps.store.waits.suspend(claim, left_seconds=None, waiting_for="mail", interests=interests)
+
+    def state(self, name: str) -> str:
+        return self.steps.states(self.run_id)[name]
+
+    def history(self) -> list[tuple[str, str, Any, str]]:
+        return [(each.sender, each.recipient, each.body, each.state.value) for each in self.mail.history(self.run_id)]
+
+
+@pytest.fixture
+def talk(steps: Steps) -> Talk:
+    return Talk(steps)
+
+
+def letter(steps: Steps, run_id: str, to: str, body: Any = None, **fields: Any) -> Letter:
+    fields = {"type": "message", **fields}
+    return Letter(ids.new(), to, steps.id(run_id, to), body=packed(json.dumps(body)), **fields)
+
+
+def entry(kind: str, about: Any = None, slot: Slot | None = None) -> Entry:
+    slot = slot or Slot("", next(_numbers))
+    return Entry(slot, kind, fingerprint(kind, about), EntryState.DONE, outcome=about)
+
+
+def test_a_message_is_received_once_and_by_its_recipient_alone(talk: Talk) -> None:
+    talk.send("a", "b", {"n": 1})
+    assert talk.bodies("c") == []
+    assert talk.bodies("b") == [{"n": 1}]
+    assert talk.bodies("b") == []
+    assert talk.history() == [("a", "b", {"n": 1}, "taken")]
+
+
+def test_the_highest_priority_is_first_and_then_what_was_sent_first(talk: Talk) -> None:
+    for body, priority in (("first", 4), ("second", 4), ("urgent", 9), ("idle", 0), ("third", 4)):
+        talk.send("a", "b", body, priority=priority)
+    assert talk.bodies("b") == ["urgent", "first", "second", "third", "idle"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "got"),
+    [
+        (Filter(sender="c"), ["from c"]),
+        (Filter(type="review.*"), ["one", "two"]),
+        (Filter(type="review.done"), ["two"]),
+        (Filter(where="body == 'one' && priority >= 4"), ["one"]),
+        (Filter(where="body.field > 1"), []),
+        (Filter(any_of=(Filter(sender="c"), Filter(type="review.done"))), ["two", "from c"]),
+        (Filter(sender=OUTSIDE), []),
+    ],
+)
+def test_what_is_not_meant_is_left_where_it_is(talk: Talk, wanted: Filter, got: list[str]) -> None:
+    talk.send("a", "b", "one", type="review.begun")
+    talk.send("a", "b", "two", type="review.done")
+    talk.send("c", "b", "from c")
+    assert talk.bodies("b", wanted) == got
+    assert sorted([*got, *talk.bodies("b")]) == ["from c", "one", "two"]
+
+
+def test_a_message_behind_many_others_is_found(talk: Talk) -> None:
+    letters = [talk.letter("b", number) for number in range(160)]
+    talk.mail.post(talk.claims["a"], entry("send"), letters)
+    assert talk.bodies("b", Filter(where="body >= 158")) == [158, 159]
+
+
+def test_the_same_entry_again_sends_nothing_again(talk: Talk) -> None:
+    sent, letters = entry("send", "x"), [talk.letter("b", "x")]
+    talk.mail.post(talk.claims["a"], sent, letters)
+    talk.mail.post(talk.claims["a"], sent, letters)
+    assert talk.bodies("b") == ["x"]
+
+
+def test_receiving_with_the_same_entry_again_is_the_same_receiving(talk: Talk) -> None:
+    talk.send("a", "b", 1)
+    talk.send("a", "b", 2)
+    first = talk.found("b")
+    received = entry("receive", 1)
+    assert talk.mail.take(talk.claims["b"], received, first.number)
+    assert talk.mail.take(talk.claims["b"], received, first.number), "an earlier try got no answer"
+    with pytest.raises(JournalConflict):
+        talk.mail.take(talk.claims["b"], entry("receive", 2, received.slot), talk.found("b").number)
+    assert talk.bodies("b") == [2], "and the other one is there still"
+
+
+def test_of_many_that_receive_one_message_one_has_it(talk: Talk) -> None:
+    talk.send("a", "b", 1)
+    number = talk.found("b").number
+    taken = race(*[lambda: talk.mail.take(talk.claims["b"], entry("receive"), number) for _ in range(8)])
+    assert taken.count(True) == 1
+
+
+def test_who_has_lost_its_claim_sends_and_receives_nothing(talk: Talk) -> None:
+    talk.send("b", "a", "for whoever follows")
+    old = talk.claims["a"]
+    talk.steps.requeue(old, delay_seconds=0)
+    talk.claims["a"] = talk.steps.claim(talk.run_id, "a")
+    with pytest.raises(ClaimLost):
+        talk.mail.post(old, entry("send"), [talk.letter("b", "late")])
+    with pytest.raises(ClaimLost):
+        talk.mail.take(old, entry("receive"), talk.found("a").number)
+    assert talk.bodies("b") == []
+    assert talk.bodies("a") == ["for whoever follows"]
+
+
+def test_a_full_mailbox_takes_nothing_until_something_was_received(steps: Steps) -> None:
+    talk = Talk(steps)
+    talk.mail = DatabaseMail(steps.store.database, steps.store.journal, mailbox_size=2)
+    talk.send("a", "b", 1)
+    talk.send("a", "b", 2)
+    refused = talk.send("a", "b", 3)
+    assert [(each.recipient, each.why) for each in refused.refusals] == [("b", "full")]
+    assert [each.state for each in steps.store.journal.entries(talk.claims["a"].id)] == [EntryState.DONE] * 2
+    talk.receive("b")
+    assert talk.send("a", "b", 3).refusals == ()
+    assert talk.bodies("b") == [2, 3]
+
+
+def test_who_has_ended_takes_nothing(talk: Talk) -> None:
+    talk.steps.finish(talk.claims["b"], DONE)
+    assert [(each.why, each.state) for each in talk.send("a", "b").refusals] == [("ended", "succeeded")]
+    assert talk.history() == []
+
+
+def test_a_part_of_what_is_sent_together_is_not_sent_alone(talk: Talk) -> None:
+    talk.steps.finish(talk.claims["c"], DONE)
+    letters = [talk.letter("b", 1), talk.letter("c", 1)]
+    assert [each.recipient for each in talk.mail.post(talk.claims["a"], entry("send"), letters).refusals] == ["c"]
+    assert talk.bodies("b") == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fields", "woken"),
+    [
+        (ANY, {}, True),
+        (Filter(sender="a"), {}, True),
+        (Filter(sender="c"), {}, False),
+        (Filter(type="review"), {}, False),
+        (Filter(type="review"), {"type": "review"}, True),
+        (Filter(type="re*"), {"type": "other"}, True),
+        (Filter(answers=ids.new()), {}, False),
+    ],
+    ids=str,
+)
+def test_who_waits_is_woken_by_what_may_be_meant(
+    talk: Talk, wanted: Filter, fields: dict[str, Any], woken: bool
+) -> None:
+    assert talk.suspend("b", wanted) is None
+    posted = talk.send("a", "b", 1, **fields)
+    assert [dispatch.id for dispatch in posted.woken] == [talk.claims["b"].id] * woken
+    assert talk.state("b") == ("queued" if woken else "suspended")
+
+
+def test_who_runs_is_named_so_that_it_can_be_told(talk: Talk) -> None:
+    assert talk.send("a", "b", 1).running == (talk.claims["b"].id,)
+
+
+def test_who_suspends_after_something_has_come_is_queued_again_at_once(talk: Talk) -> None:
+    look = talk.mail.look(talk.claims["b"], ANY)
+    talk.send("a", "b", 1)
+    again = talk.steps.store.waits.suspend(
+        talk.claims["b"], left_seconds=None, waiting_for="mail", interests=[ANY.interest(look.seen)]
+    )
+    assert again is not None
+    assert talk.state("b") == "queued"
+
+
+def test_who_has_looked_at_what_is_there_and_does_not_want_it_suspends(talk: Talk) -> None:
+    talk.send("a", "b", 1)
+    assert talk.suspend("b", Filter(where="body == 2")) is None
+
+
+def test_no_wake_up_is_lost_between_senders_and_those_that_suspend(steps: Steps) -> None:
+    talks = [Talk(steps) for _ in range(60)]
+
+    def meet(talk: Talk) -> bool:
+        seen = talk.mail.look(talk.claims["b"], ANY).seen
+        interests: list[Interest] = [ANY.interest(seen)]
+        again, posted = race(
+            lambda: steps.store.waits.suspend(
+                talk.claims["b"], left_seconds=None, waiting_for="mail", interests=interests
+            ),
+            lambda: talk.send("a", "b", 1),
+        )
+        return bool(again) != bool(posted.woken) and talk.state("b") == "queued"
+
+    assert all(spread(meet, talks, 4))
+
+
+def test_agents_that_write_to_each_other_do_not_wait_for_each_other_for_ever(steps: Steps) -> None:
+    talk = Talk(steps)
+    pairs = [(one, other) for one in "abc" for other in "abc" if one != other]
+
+    def write(number: int) -> None:
+        sender, to = pairs[number % len(pairs)]
+        others = [talk.letter(name, number) for name in "abc" if name != sender]
+        talk.mail.post(talk.claims[sender], entry("send"), others if number % 2 else [talk.letter(to, number)])
+
+    spread(write, list(range(120)), 8)
+    got = {name: talk.bodies(name) for name in "abc"}
+    assert sum(map(len, got.values())) == 60 + 2 * 60
+
+
+def test_numbers_follow_the_order_of_a_sender_whatever_others_send(steps: Steps) -> None:
+    talk = Talk(steps)
+
+    def write(sender: str) -> None:
+        for number in range(40):
+            talk.send(sender, "c", [sender, number])
+
+    race(lambda: write("a"), lambda: write("b"))
+    got: list[Sequence[Any]] = talk.bodies("c")
+    assert [number for name, number in got if name == "a"] == list(range(40))
+    assert [number for name, number in got if name == "b"] == list(range(40))
+
+
+def test_a_reply_is_received_by_who_waits_for_that_reply_alone(talk: Talk) -> None:
+    question = talk.letter("b", "?", wants_reply=True)
+    talk.mail.post(talk.claims["a"], entry("send"), [question])
+    talk.receive("b")
+    talk.send("b", "a", "!", answers=question.id)
+    assert talk.mail.look(talk.claims["a"], ANY).found is None
+    assert talk.receive("a", Filter(answers=question.id)) == "!"
+
+
+def test_a_reply_after_its_time_is_dead_and_says_why(talk: Talk) -> None:
+    question = talk.letter("b", "?", wants_reply=True)
+    talk.mail.post(talk.claims["a"], entry("send"), [question])
+    talk.receive("b")
+    assert talk.mail.close(talk.claims["a"], entry("receive", "timed out"), question.id)
+    talk.send("b", "a", "!", answers=question.id)
+    *_, reply = talk.mail.history(talk.run_id)
+    assert (reply.state, reply.reason) == (MailState.DEAD, "the request that it answers has timed out")
+    assert talk.bodies("a", Filter(answers=question.id)) == []
+
+
+def test_a_request_that_timed_out_before_it_was_received_is_not_received(talk: Talk) -> None:
+    question = talk.letter("b", "?", wants_reply=True)
+    talk.mail.post(talk.claims["a"], entry("send"), [question])
+    assert talk.mail.close(talk.claims["a"], entry("receive", "timed out"), question.id)
+    assert talk.bodies("b") == []
+
+
+def test_a_reply_to_who_has_ended_is_dead_and_no_error_of_who_replies(talk: Talk) -> None:
+    question = talk.letter("b", "?", wants_reply=True)
+    talk.mail.post(talk.claims["a"], entry("send"), [question])
+    talk.steps.finish(talk.claims["a"], DONE)
+    assert talk.send("b", "a", "!", answers=question.id).refusals == ()
+    *_, reply = talk.mail.history(talk.run_id)
+    assert (reply.state, reply.reason) == (MailState.DEAD, "its recipient has ended")
+
+
+def test_of_a_reply_and_a_timeout_at_the_same_moment_one_counts(steps: Steps) -> None:
+    for talk in [Talk(steps) for _ in range(30)]:
+        question = talk.letter("b", "?", wants_reply=True)
+        talk.mail.post(talk.claims["a"], entry("send"), [question])
+        talk.receive("b")
+        closed, _ = race(
+            lambda talk=talk, question=question: talk.mail.close(
+                talk.claims["a"], entry("receive", "timed out"), question.id
+            ),
+            lambda talk=talk, question=question: talk.send("b", "a", "!", answers=question.id),
+        )
+        talk.mail.clear()
+        *_, reply = talk.mail.history(talk.run_id)
+        assert reply.state is (MailState.DEAD if closed else MailState.WAITING)
+
+
+def test_what_a_void_entry_has_sent_is_taken_back_and_what_it_has_received_waits_again(talk: Talk) -> None:
+    talk.send("b", "a", "kept")
+    talk.send("b", "a", "received again")
+    first, second, sent = (Slot("x", number) for number in range(3))
+    claim = talk.claims["a"]
+    assert talk.mail.take(claim, entry("receive", 1, first), talk.found("a").number)
+    assert talk.mail.take(claim, entry("receive", 2, second), talk.found("a").number)
+    talk.mail.post(claim, entry("send", 3, sent), [talk.letter("c", "not meant")])
+    talk.steps.store.journal.void(claim, [second, sent])
+    assert talk.bodies("c") == []
+    assert talk.bodies("a") == ["received again"]
+    reasons = {each.body: each.reason for each in talk.mail.history(talk.run_id)}
+    assert reasons == {"kept": None, "received again": None, "not meant": "its sender was set back to before it"}
+
+
+def test_what_was_received_already_is_not_taken_back(talk: Talk) -> None:
+    sent = Slot("x", 0)
+    talk.mail.post(talk.claims["a"], entry("send", 1, sent), [talk.letter("b", 1)])
+    talk.receive("b")
+    talk.steps.store.journal.void(talk.claims["a"], None)
+    assert talk.history() == [("a", "b", 1, "taken")]
+
+
+def test_a_message_is_not_received_after_its_time(talk: Talk) -> None:
+    talk.send("a", "b", "old", ttl_seconds=1000)
+    database = talk.steps.store.database
+    with database.engine.begin() as connection:
+        connection.execute(update(agent_message).values(expires_at=ago(database, 1)))
+    assert talk.bodies("b") == []
+    assert talk.mail.clear() == 1
+    [record] = talk.mail.history(talk.run_id)
+    assert (record.state, record.reason) == (MailState.DEAD, "nobody has received it in time")
+
+
+def test_a_message_from_outside_comes_once_for_each_key(talk: Talk) -> None:
+    for key in ("one", "one", "two"):
+        made = talk.letter("b", key)
+        sent = Letter(letter_id(talk.run_id, key), made.recipient, made.recipient_id, made.type, made.body)
+        talk.mail.deliver(talk.run_id, sent)
+    assert talk.bodies("b", Filter(sender=OUTSIDE)) == ["one", "two"]
+
+
+def test_who_is_suspended_is_woken_from_outside(talk: Talk) -> None:
+    talk.suspend("b", Filter(sender=OUTSIDE))
+    assert [each.id for each in talk.mail.deliver(talk.run_id, talk.letter("b", 1)).woken] == [talk.claims["b"].id]
+
+
+def test_a_run_that_has_ended_takes_no_message(talk: Talk) -> None:
+    talk.steps.store.runs.cancel(talk.run_id)
+    with pytest.raises(RunStateConflict, match="has ended"):
+        talk.mail.deliver(talk.run_id, talk.letter("b", 1))
+
+
+def test_a_message_that_was_rejected_says_why(talk: Talk) -> None:
+    talk.send("a", "b", 1)
+    talk.mail.reject(talk.claims["b"], talk.found("b").number, "no review")
+    [record] = talk.mail.history(talk.run_id)
+    assert (record.state, record.reason) == (MailState.DEAD, "no review")
+
+
+def test_who_waits_for_each_other_is_told_and_woken(talk: Talk) -> None:
+    talk.steps.finish(talk.claims["c"], DONE)
+    talk.suspend("a", Filter(sender="b"))
+    talk.suspend("b", Filter(sender="a"))
+    assert sorted(each.id for each in talk.mail.release_stuck()) == sorted(talk.claims[name].id for name in "ab")
+    assert talk.mail.release_stuck() == []
+    talk.claims["a"] = talk.steps.claim(talk.run_id, "a")
+    told = talk.found("a", Filter(sender="b")).message
+    assert (told.sender, told.body["code"], told.body["details"]["waits"]) == (
+        RUNTIME,
+        "no_message_can_come",
+        {"a": ["b"], "b": ["a"]},
+    )
+
+
+def test_who_may_get_a_message_still_is_left_alone(talk: Talk) -> None:
+    talk.suspend("a", Filter(sender="b"))
+    talk.suspend("b", Filter(sender="c"))
+    assert talk.mail.release_stuck() == [], "c runs"
+    talk.steps.finish(talk.claims["c"], DONE)
+    assert len(talk.mail.release_stuck()) == 2
+
+
+def test_a_suspension_for_mail_belongs_to_its_claim(talk: Talk) -> None:
+    old: Claim = talk.claims["b"]
+    talk.steps.requeue(old, delay_seconds=0)
+    talk.steps.claim(talk.run_id, "b")
+    with pytest.raises(ClaimLost):
+        talk.steps.store.waits.suspend(old, left_seconds=None, waiting_for="mail", interests=[ANY.interest(0)])

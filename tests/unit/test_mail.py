@@ -1,0 +1,194 @@
+"""Messages without a database: whom an address means, who waits for nobody, and how people read what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from orchestrator.contracts.mail import OUTSIDE, AgentMessage, Filter, MailRecord, MailState
+from orchestrator.contracts.run import AgentRunState
+from orchestrator.errors import InputInvalid, UnknownRecipient
+from orchestrator.mail.addresses import Recipient, resolve
+from orchestrator.mail.matching import check, meant
+from orchestrator.mail.sequence import as_mermaid, as_text
+from orchestrator.mail.stuck import Member, stuck
+
+KNOWN = [
+    Recipient("draft", "1", "writer", ("write",)),
+    Recipient("first_check", "2", "critic", ("review", "facts")),
+    Recipient("second_check", "3", "critic", ("review",)),
+    Recipient("publish", "4", "publisher"),
+]
+
+
+@pytest.mark.parametrize(
+    ("to", "task"),
+    [
+        ("draft", "draft"),
+        ("writer", "draft"),
+        ("publisher", "publish"),
+        ("capability:facts", "first_check"),
+        ("second_check", "second_check"),
+    ],
+)
+def test_an_address_is_a_task_or_the_only_one_of_an_agent_or_with_a_capability(to: str, task: str) -> None:
+    assert [each.task for each in resolve(to, KNOWN)] == [task]
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("critic", "means several: first_check, second_check"),
+        ("capability:review", "means several: first_check, second_check"),
+        ("drafft", "did you mean 'draft'?"),
+        ("capability:fact", "did you mean 'facts'?"),
+        ("nobody", "its tasks are draft, first_check, second_check, publish"),
+    ],
+)
+def test_an_address_that_means_nobody_or_several_says_so(to: str, said: str) -> None:
+    with pytest.raises(UnknownRecipient) as raised:
+        resolve(to, KNOWN)
+    assert said in raised.value.message
+
+
+def test_a_broadcast_goes_to_all_but_its_sender() -> None:
+    assert [each.task for each in resolve(None, KNOWN, sender="draft")] == ["first_check", "second_check", "publish"]
+
+
+def test_an_agent_may_write_to_itself_by_its_task_and_not_by_what_it_can() -> None:
+    assert [each.task for each in resolve("draft", KNOWN, sender="draft")] == ["draft"]
+    with pytest.raises(UnknownRecipient, match="no other agent"):
+        resolve("capability:write", KNOWN, sender="draft")
+
+
+def message(body: Any = None, **fields: Any) -> AgentMessage:
+    sent_at = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+    return AgentMessage(
+        **{"id": "m", "sender": "a", "recipient": "b", "type": "note", "body": body, "sent_at": sent_at, **fields}
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "body", "passes"),
+    [
+        ("body.score > 0.5", {"score": 0.7}, True),
+        ("body.score > 0.5", {"score": 0.2}, False),
+        ("body.score > 0.5", "no object", False),
+        ("sender == 'a' && type == 'note' && priority == 4", None, True),
+        ("'x' in body", ["x"], True),
+    ],
+)
+def test_a_condition_looks_at_what_a_message_says(where: str, body: Any, passes: bool) -> None:
+    assert meant(Filter(where=where), message(body)) is passes
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (Filter(where="body.score >"), "the condition for messages"),
+        (Filter(where="score > 1"), "names score"),
+        (Filter(sender="Not A Task"), "is neither"),
+        (Filter(any_of=(Filter(where="(("),)), "the condition for messages"),
+    ],
+)
+def test_a_filter_that_cannot_be_asked_is_refused(wanted: Filter, said: str) -> None:
+    with pytest.raises(InputInvalid) as raised:
+        check(wanted)
+    assert said in raised.value.message
+
+
+def waiting(task: str, *of: str | None, **fields: Any) -> Member:
+    interests = [{"seen": 0} if each is None else {"seen": 0, "from": each} for each in of]
+    return Member(task, task, AgentRunState.SUSPENDED, 1, listening={"mail": interests}, **fields)
+
+
+def member(task: str, state: AgentRunState, **fields: Any) -> Member:
+    return Member(task, task, state, 1, **fields)
+
+
+@pytest.mark.parametrize(
+    ("members", "lost"),
+    [
+        ([waiting("a", "b"), waiting("b", "a")], {"a", "b"}),
+        ([waiting("a", None), waiting("b", None)], {"a", "b"}),
+        ([waiting("a", "b"), waiting("b", "c"), waiting("c", "a")], {"a", "b", "c"}),
+        ([waiting("a", "b"), waiting("b", "a"), member("c", AgentRunState.RUNNING)], {"a", "b"}),
+        ([waiting("a", "b"), waiting("b", None), member("c", AgentRunState.RUNNING)], set[str]()),
+        ([waiting("a", "b"), waiting("b", "a", timed=True)], set[str]()),
+        ([waiting("a", OUTSIDE)], set[str]()),
+        ([waiting("a", "b", OUTSIDE), waiting("b", "a")], set[str]()),
+        ([waiting("a", "b"), member("b", AgentRunState.SUCCEEDED)], {"a"}),
+        ([waiting("a", "b"), member("b", AgentRunState.QUEUED)], set[str]()),
+        ([waiting("a", "b"), member("b", AgentRunState.SUSPENDED)], set[str]()),
+        ([waiting("a", "b"), member("b", AgentRunState.BLOCKED, predecessors=frozenset({"a"}))], {"a"}),
+        (
+            [
+                waiting("a", "b"),
+                member("b", AgentRunState.BLOCKED, predecessors=frozenset({"c"})),
+                member("c", AgentRunState.RUNNING),
+            ],
+            set[str](),
+        ),
+    ],
+)
+def test_who_waits_for_nobody_who_could_send_is_found(members: list[Member], lost: set[str]) -> None:
+    assert set(stuck(members)) == lost
+
+
+def test_one_that_waits_for_a_person_too_may_go_on() -> None:
+    both = Member("a", "a", AgentRunState.SUSPENDED, 1, listening={"mail": [{"seen": 0, "from": "b"}], "people": [{}]})
+    assert stuck([both, waiting("b", "a")]) == {}
+
+
+def test_the_error_names_the_cycle() -> None:
+    found = stuck([waiting("a", "b"), waiting("b", "c"), waiting("c", "a")])
+    assert "a waits for b; b waits for c; c waits for a" in found["a"].message
+    assert found["b"].details == {"waits": {"a": ["b"], "b": ["c"], "c": ["a"]}}
+
+
+def test_the_error_names_who_has_ended() -> None:
+    [error] = stuck([waiting("a", "b"), member("b", AgentRunState.FAILED)]).values()
+    assert "a waits for b, which has failed" in error.message
+
+
+def records(*said: tuple[str, str, dict[str, Any]]) -> Iterable[MailRecord]:
+    for number, (sender, recipient, fields) in enumerate(said):
+        made = message("hello", sender=sender, recipient=recipient).model_dump()
+        yield MailRecord(**{**made, "number": number, "state": MailState.TAKEN, **fields})
+
+
+def test_a_diagram_of_characters_has_a_column_for_each_participant() -> None:
+    text = as_text(
+        records(
+            ("a", "bob", {}),
+            ("bob", "a", {"answers": "m"}),
+            ("a", "bob", {"state": MailState.DEAD, "reason": "too late"}),
+            ("a", "a", {"state": MailState.WAITING}),
+        )
+    )
+    assert text.splitlines() == [
+        "              a        bob",
+        '03:04:05.678  │───────▶│  note "hello"',
+        '03:04:05.678  │◀╌╌╌╌╌╌╌│  note "hello"',
+        '03:04:05.678  │───────✗│  note "hello" (dead: too late)',
+        '03:04:05.678  │        │  note "hello" (waiting)',
+    ]
+
+
+def test_with_many_participants_each_line_names_its_two() -> None:
+    text = as_text(records(*[(f"agent_{number}", "judge", {}) for number in range(9)]))
+    assert text.splitlines()[0] == '03:04:05.678  agent_0 → judge  note "hello"'
+
+
+def test_a_diagram_of_mermaid_names_who_and_what() -> None:
+    said = as_mermaid(records(("a", OUTSIDE, {"body": "x; #y"}), (OUTSIDE, "a", {"answers": "m"})))
+    assert said.splitlines() == [
+        "sequenceDiagram",
+        "    participant p0 as a",
+        "    participant p1 as @outside",
+        '    p0->>p1: note "x#59; #35;y"',
+        '    p1-->>p0: note "hello"',
+    ]
