@@ -165,7 +165,11 @@ def test_the_newest_migration_is_the_revision_that_the_code_needs() -> None:
 def test_the_migrations_make_the_tables_that_the_code_describes(database: Database) -> None:
     options = {"compare_type": True, "compare_server_default": True}
     with inside(database) as connection:
-        assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+        found = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+    # SQLite has no identities: who inserts there gives the number.
+    numbered = ("modify_default", "agent_message", "number")
+    is_numbered = [database.dialect == "sqlite" and (op[0][0], *op[0][2:4]) == numbered for op in found]
+    assert [op for op, left_out in zip(found, is_numbered, strict=True) if not left_out] == []
 
 
 @EXPRESSIONS
