@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from fleet import BROKERS, Fleet, fleet
 
-from orchestrator import RunHandle, TaskDefinition, WorkflowDefinition
+from orchestrator import RunHandle, RunStateConflict, TaskDefinition, WorkflowDefinition
+from orchestrator.contracts.mail import MailState
 
 AGENTS = Path(__file__).parents[1] / "talking_agents"
 
@@ -24,7 +25,9 @@ def talking_fleet(folder: Path, **settings: Any) -> Generator[Fleet]:
 
 def together(**agents: str) -> WorkflowDefinition:
     """Give a workflow of tasks that run at the same time, by id."""
-    return WorkflowDefinition(name="talk", tasks=tuple(TaskDefinition(id=key, agent=agent) for key, agent in agents.items()))
+    return WorkflowDefinition(
+        name="talk", tasks=tuple(TaskDefinition(id=key, agent=agent) for key, agent in agents.items())
+    )
 
 
 def outputs(run: RunHandle, seconds: float = 300) -> dict[str, Any]:
@@ -39,7 +42,9 @@ def test_agents_on_two_workers_answer_each_other(tmp_path: Path, broker: str, ki
     with talking_fleet(tmp_path, broker=broker, concurrency=1) as installation:
         for _ in range(2):
             installation.start_worker()
-        run = installation.orchestrator.submit(together(asker=f"{kind}asker", answerer=f"{kind}answerer"), {"times": 10})
+        run = installation.orchestrator.submit(
+            together(asker=f"{kind}asker", answerer=f"{kind}answerer"), {"times": 10}
+        )
         assert outputs(run)["asker"]["got"] == [10 * number for number in range(10)]
 
 
@@ -51,3 +56,90 @@ def test_two_agents_ask_each_other_a_hundred_times_on_one_slot(tmp_path: Path, b
         found = outputs(run)
         assert found["asker"]["got"] == [10 * number for number in range(100)]
         assert found["answerer"] == {"answered": 100}
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_each_message_is_received_once_and_in_the_order_of_its_sender(tmp_path: Path, broker: str) -> None:
+    tasks = ["ann", "bob", "cat", "dan"]
+    with talking_fleet(tmp_path, broker=broker, concurrency=2) as installation:
+        for _ in range(2):
+            installation.start_worker()
+        chat = together(**dict.fromkeys(tasks, "chatter"))
+        runs = installation.orchestrator.submit_many(chat, [{"tasks": tasks, "times": 20}] * 5)
+        for run in runs:
+            for task, got in outputs(run).items():
+                assert got == {other: list(range(20)) for other in tasks if other != task}
+
+
+def test_one_that_starts_after_a_message_was_sent_gets_it(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    hearers = tuple(TaskDefinition(id=f"hearer_{number}", agent="hearer") for number in range(3))
+    workflow = WorkflowDefinition(name="news", tasks=(TaskDefinition(id="announcer", agent="announcer"), *hearers))
+    with talking_fleet(tmp_path, concurrency=1) as installation:
+        installation.start_worker()
+        run = installation.orchestrator.submit(workflow, {"say": "news", "ledger": str(ledger)})
+        found = outputs(run)
+        assert set(found["announcer"]) == {"hearer_0", "hearer_1", "hearer_2"}
+        for number in range(3):
+            assert found[f"hearer_{number}"] == {"from": "announcer", "body": "news", "type": "message"}
+        began = ledger.read_text().splitlines()
+        assert len(began) == 3, "nobody had to be woken: there was one slot, and the first one in it has sent"
+
+
+def test_those_who_wait_for_each_other_are_told_so(tmp_path: Path) -> None:
+    with talking_fleet(tmp_path, concurrency=1) as installation:
+        installation.start_worker()
+        run = installation.orchestrator.submit(
+            together(ann="waiter", bob="waiter", cat="waiter"), {"of": {"ann": "bob", "bob": "cat", "cat": "ann"}}
+        )
+        for output in outputs(run).values():
+            assert output["waits"] == {"ann": ["bob"], "bob": ["cat"], "cat": ["ann"]}
+
+
+def test_requests_that_nobody_will_answer_are_errors_of_who_asks(tmp_path: Path) -> None:
+    with talking_fleet(tmp_path) as installation:
+        installation.start_worker()
+        errors = outputs(installation.orchestrator.submit(together(asker="hopeful", mute="mute")))["asker"]
+        assert "asker waits for mute, which has succeeded" in errors["mute"]
+        assert "'nobody' is neither a task of this run nor an agent of one" in errors["nobody"]
+
+
+def test_a_reply_after_its_timeout_is_kept_with_its_reason(tmp_path: Path) -> None:
+    with talking_fleet(tmp_path, concurrency=1, suspend_after=0.1) as installation:
+        installation.start_worker()
+        run = installation.orchestrator.submit(together(asker="impatient", slow="slow"), {"timeout": 1})
+        assert "none has come in 1 s" in outputs(run)["asker"]["error"]
+        *_, reply = installation.orchestrator.messages(run)
+        assert (reply.sender, reply.body, reply.state) == ("slow", "late", MailState.DEAD)
+        assert reply.reason in {"its recipient has ended", "the request that it answers has timed out"}
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_messages_from_outside_reach_who_waits_for_them(tmp_path: Path, broker: str) -> None:
+    with talking_fleet(tmp_path, broker=broker, suspend_after=0.1) as installation:
+        installation.start_worker()
+        run = installation.orchestrator.submit("hearer", {"outside": True})
+        installation.until(lambda: run.snapshot().agent_runs[0].state == "suspended", "it waits")
+        sent = [installation.orchestrator.send(run, "hearer", {"n": 1}, type="note", idempotency_key="k") for _ in "ab"]
+        assert sent[0] == sent[1]
+        assert outputs(run) == {"hearer": {"from": "@outside", "body": {"n": 1}, "type": "note"}}
+        with pytest.raises(RunStateConflict, match="has ended"):
+            installation.orchestrator.send(run, "hearer", 1)
+
+
+def test_a_body_that_is_not_what_its_recipient_declares_is_an_error_of_the_sender(tmp_path: Path) -> None:
+    with talking_fleet(tmp_path) as installation:
+        installation.start_worker()
+        found = outputs(installation.orchestrator.submit(together(writer="careless", reader="reader")))
+        assert found["reader"] == 0.5
+        assert "reader (reader) does not take this message: score: Input should be a valid number" in found["writer"]
+
+
+def test_a_body_that_is_too_large_or_no_json_is_an_error_of_the_sender(tmp_path: Path) -> None:
+    with talking_fleet(tmp_path, max_message_bytes=2000) as installation:
+        installation.start_worker()
+        run = installation.orchestrator.submit(together(announcer="announcer", hearer="hearer"), {"say": "x" * 3000})
+        result = run.wait(120)
+        assert result.error is not None
+        assert (result.error.code, result.error.task) == ("value_too_large", "announcer")
+        assert "the limit is 2,000" in result.error.message
