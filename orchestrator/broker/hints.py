@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer, Producer
 
+from orchestrator.clock import system_clock
 from orchestrator.observability.logging import get_logger
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ log = get_logger("nightfleet.hints")
 #: Stands for every agent of a run; no task has this id.
 ALL = "all"
 
-#: The queue of a process that is gone.
+#: How long the queue of a process that is gone stays, and its bindings on Redis, which go when another one looks.
 _EXPIRES_SECONDS = 60
+_KEPT_SECONDS = 600
 _AGAIN_SECONDS = 1.0
 _DRAIN_SECONDS = 1.0
 
@@ -112,10 +114,21 @@ class Hints:
     def _own_queue(self) -> Any:
         if self._bound is None:
             channel = self._channel()
-            self._exchange(channel).declare()
-            self._bound = self._queue(channel)
-            self._bound.declare()
+            self._bound = self._declared(channel)
         return self._bound
+
+    def _declared(self, channel: Any) -> Any:
+        """Give the queue of this process at a channel, declared and not yet bound."""
+        self._exchange(channel).declare()
+        queue: Any = self._queue(channel)
+        queue.declare()
+        self._keep(channel)
+        return queue
+
+    def _keep(self, channel: Any) -> None:
+        """Say that the queue has somebody still, where the broker does not notice that by itself."""
+        if self._app.kind == "redis":
+            channel.stay_bound(self._queue.name, self._exchange.name, _KEPT_SECONDS)
 
     def _channel(self) -> Any:
         if self._out is None:
@@ -158,16 +171,18 @@ class Hints:
     def _hear_connected(self) -> None:
         with self._connect(self._app.connection_for_read()) as connection:
             channel: Any = connection.default_channel
-            self._exchange(channel).declare()
-            queue: Any = self._queue(channel)
-            queue.declare()
+            queue = self._declared(channel)
             with self._lock:
                 runs = list(self._runs)
             for run_id in runs:
                 queue.bind_to(self._exchange, pattern_of(run_id))
             with Consumer(channel, queues=[queue], callbacks=[self._take], no_ack=True, auto_declare=False):
                 self._missed()
+                kept_at = system_clock.monotonic()
                 while not self._ended.is_set():
+                    if system_clock.monotonic() - kept_at > _KEPT_SECONDS / 10:
+                        self._keep(channel)
+                        kept_at = system_clock.monotonic()
                     with contextlib.suppress(TimeoutError, socket.timeout):
                         connection.drain_events(timeout=_DRAIN_SECONDS)
                     if connection.supports_heartbeats:
@@ -176,5 +191,5 @@ class Hints:
     def _take(self, body: Any, message: Any) -> None:
         del body
         words = str(message.delivery_info.get("routing_key")).split(".")
-        if len(words) == 3 and words[0] == "run":
+        if len(words) == 3 and words[0] == "run" and all(words):
             self._heard(words[1], words[2])

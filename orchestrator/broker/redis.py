@@ -39,6 +39,29 @@ class Channel(kombu_redis.Channel):
                 pipe.lpush(self._q_for_pri(queue, priority), dumps(message))
             pipe.execute()
 
+    def queue_unbind(self, queue: str, exchange: str = "", routing_key: str = "", *args: Any, **kwargs: Any) -> None:
+        """Take a binding out of the set of its exchange too, which kombu leaves as it is."""
+        super().queue_unbind(queue, exchange, routing_key, *args, **kwargs)
+        meta = self.typeof(exchange).prepare_bind(queue, exchange, routing_key, None)
+        with self.conn_or_acquire() as client:
+            client.srem(self.keyprefix_queue % exchange, self.sep.join(part or "" for part in meta))
+
+    def stay_bound(self, queue: str, exchange: str, seconds: int) -> None:
+        """Keep the bindings of a queue for some time, and remove those of queues that nobody has kept for as long.
+
+        A process that dies takes nothing back: its bindings would stand there for as long as any other uses the exchange.
+        """
+        table, kept = self.keyprefix_queue % exchange, f"{exchange}.kept"
+        with self.conn_or_acquire() as client:
+            now = int(client.time()[0])
+            client.hset(kept, queue, now + seconds)
+            for member in client.smembers(table):
+                name = bytes_to_str(member).split(self.sep)[2]
+                if int(client.hget(kept, name) or 0) < now:
+                    client.srem(table, member)
+                    client.hdel(kept, name)
+                    client.delete(*(self._q_for_pri(name, priority) for priority in self.priority_steps))
+
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
         # A client holds nothing but its pool and is thread-safe.
         if asynchronous:
