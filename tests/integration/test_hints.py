@@ -177,6 +177,8 @@ def test_after_a_lost_connection_all_is_looked_at_and_hints_are_heard_again(kind
     with Proxy(broker_url(kind)) as proxy, at(kind, proxy.url) as broker:
         ear, sender, run = broker.ear("ear"), broker.ear("sender"), ids.new()
         ear.listen(run)
+        sender.hints.publish(run, ["first"])
+        ear.until(lambda: (run, "first") in ear.heard)  # from here on it waits at the broker for the next one
         before = ear.missed
         proxy.cut()
         ear.until(lambda: ear.missed > before)
