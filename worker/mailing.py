@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from orchestrator.contracts.mail import NORMAL, AgentMessage, Filter
 from orchestrator.errors import InputInvalid, MessageTimeout
-from worker.effects.base import Flow
 from worker.effects.mail import (
     Receive,
     make_filter,
@@ -19,12 +18,6 @@ from worker.effects.mail import (
     seconds_of,
     send_flow,
 )
-
-
-class _Driver(Protocol):
-    def run(self, flow: Flow[Any]) -> Any: ...
-
-    async def run_async(self, flow: Flow[Any]) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)

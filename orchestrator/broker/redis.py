@@ -39,10 +39,12 @@ class Channel(kombu_redis.Channel):
                 pipe.lpush(self._q_for_pri(queue, priority), dumps(message))
             pipe.execute()
 
-    def queue_unbind(self, queue: str, exchange: str = "", routing_key: str = "", *args: Any, **kwargs: Any) -> None:
+    def queue_unbind(
+        self, queue: str, exchange: str = "", routing_key: str = "", arguments: Any = None, **kwargs: Any
+    ) -> None:
         """Take a binding out of the set of its exchange too, which kombu leaves as it is."""
-        super().queue_unbind(queue, exchange, routing_key, *args, **kwargs)
-        meta = self.typeof(exchange).prepare_bind(queue, exchange, routing_key, None)
+        super().queue_unbind(queue, exchange, routing_key, arguments, **kwargs)
+        meta = self.typeof(exchange).prepare_bind(queue, exchange, routing_key, arguments)
         with self.conn_or_acquire() as client:
             client.srem(self.keyprefix_queue % exchange, self.sep.join(part or "" for part in meta))
 

@@ -43,7 +43,7 @@ from orchestrator.mail.matching import meant
 from orchestrator.mail.stuck import Member, stuck
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.arrivals import wakes
-from orchestrator.store.database import Database, Row, Session, times
+from orchestrator.store.database import Database, Row, Session, moment, times
 
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 _STUCK_PAGE = 500
@@ -470,7 +470,7 @@ def _message(row: Row) -> AgentMessage:
         body=unpacked(body),
         wants_reply=bool(wants_reply),
         answers=answers,
-        sent_at=times(created_at),
+        sent_at=moment(created_at),
     )
 
 
@@ -478,7 +478,7 @@ def _record(row: Row) -> MailRecord:
     state, reason, expires_at, ended_at = row[10:]
     message = _message(row).model_dump()
     found = {"state": state, "reason": reason, "expires_at": times(expires_at), "ended_at": times(ended_at)}
-    return MailRecord(**message, **found, number=row[0])
+    return MailRecord.model_validate({**message, **found, "number": row[0]})
 
 
 def packed(text: str) -> bytes:

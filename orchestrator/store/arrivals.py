@@ -29,11 +29,16 @@ def wakes(interest: Mapping[str, Any], sender: str, kind: str, answers: str | No
     return wanted.lets_pass(sender, kind, answers)
 
 
+def no_message(session: Session, claim: Claim, interests: Sequence[Any]) -> bool:
+    """Leave it to the mark on the row that an answer makes."""
+    del session, claim, interests
+    return False
+
+
 #: Gets what an execution is interested in, of one kind; whoever brings such a thing holds the agent run's row meanwhile.
 Arrival = Callable[[Session, Claim, Sequence[JsonValue]], bool]
 
 ARRIVALS: Mapping[InterestKind, Arrival] = {
     "mail": mail_arrived,
-    # An answer is a mark on the row: docs/decisions/0027.
-    "people": lambda *_: False,
+    "people": no_message,
 }

@@ -310,6 +310,14 @@ def times(value: Any) -> datetime | None:
     return datetime.fromisoformat(str(value)).replace(tzinfo=UTC)  # `strptime` takes as long as a statement
 
 
+def moment(value: Any) -> datetime:
+    """Give a time of a column that is never NULL."""
+    found = times(value)
+    if found is None:
+        raise ValueError("a time that must be set is not")
+    return found
+
+
 def sqlite_value(value: Any) -> Any:
     """Give a parameter as SQLite takes it: times as text that sorts, lists as JSON."""
     match value:

@@ -18,7 +18,7 @@ from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import AnswerRefused, ClaimLost, QuestionNotFound
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.arrivals import ARRIVALS
-from orchestrator.store.database import Database, Session, times
+from orchestrator.store.database import Database, Session, moment, times
 
 #: How long a reading of the database's clock tells what has passed since: that clock may be set.
 _FRESH_SECONDS = 1.0
@@ -92,7 +92,7 @@ class Waits:
     def now(self) -> datetime:
         """Give the database's time, by which timers go."""
         row = self._database.execute(lambda session: session.row("database_now"))
-        now = _moment(row[0] if row else None)
+        now = moment(row[0] if row else None)
         self._read = now, system_clock.monotonic()
         return now
 
@@ -236,7 +236,7 @@ def _question(row: tuple[Any, ...]) -> Question:
         about=request["about"],
         answer_schema=request["schema"],
         digest=row[8],
-        asked_at=_moment(row[9]),
+        asked_at=moment(row[9]),
         expires_at=times(row[10]),
     )
 
@@ -254,11 +254,4 @@ def _readable(seconds: float | None) -> float | None:
 
 
 def _left(until: Any, now: Any) -> float:
-    return (_moment(until) - _moment(now)).total_seconds()
-
-
-def _moment(value: Any) -> datetime:
-    found = times(value)
-    if found is None:
-        raise ValueError("a time that must be set is not")
-    return found
+    return (moment(until) - moment(now)).total_seconds()

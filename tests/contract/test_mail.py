@@ -240,12 +240,13 @@ def test_no_wake_up_is_lost_between_senders_and_those_that_suspend(steps: Steps)
     def meet(talk: Talk) -> bool:
         seen = talk.mail.look(talk.claims["b"], ANY).seen
         interests: list[Interest] = [ANY.interest(seen)]
-        again, posted = race(
+        met: list[Any] = race(
             lambda: steps.store.waits.suspend(
                 talk.claims["b"], left_seconds=None, waiting_for="mail", interests=interests
             ),
             lambda: talk.send("a", "b", 1),
         )
+        again, posted = met
         return bool(again) != bool(posted.woken) and talk.state("b") == "queued"
 
     assert all(spread(meet, talks, 4))

@@ -66,9 +66,8 @@ def test_an_agent_may_write_to_itself_by_its_task_and_not_by_what_it_can() -> No
 
 def message(body: Any = None, **fields: Any) -> AgentMessage:
     sent_at = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
-    return AgentMessage(
-        **{"id": "m", "sender": "a", "recipient": "b", "type": "note", "body": body, "sent_at": sent_at, **fields}
-    )
+    given: dict[str, Any] = {"id": "m", "sender": "a", "recipient": "b", "type": "note", "sent_at": sent_at}
+    return AgentMessage.model_validate({**given, "body": body, **fields})
 
 
 @pytest.mark.parametrize(
@@ -157,7 +156,7 @@ def test_the_error_names_who_has_ended() -> None:
 def records(*said: tuple[str, str, dict[str, Any]]) -> Iterable[MailRecord]:
     for number, (sender, recipient, fields) in enumerate(said):
         made = message("hello", sender=sender, recipient=recipient).model_dump()
-        yield MailRecord(**{**made, "number": number, "state": MailState.TAKEN, **fields})
+        yield MailRecord.model_validate({**made, "number": number, "state": MailState.TAKEN, **fields})
 
 
 def test_a_diagram_of_characters_has_a_column_for_each_participant() -> None:

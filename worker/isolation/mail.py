@@ -86,7 +86,8 @@ def _recorded(mail: Mail, claim: Claim, entry: Entry, message: Mapping[str, Any]
 
 def _filter_in(data: dict[str, Any]) -> Filter:
     """Give a filter that came as its fields."""
-    return Filter(**{**data, "any_of": tuple(_filter_in(each) for each in data["any_of"])})
+    fields: dict[str, Any] = {**data, "any_of": tuple(_filter_in(each) for each in data["any_of"])}
+    return Filter(**fields)
 
 
 def _letter_out(letter: Letter) -> dict[str, Any]:
@@ -96,7 +97,8 @@ def _letter_out(letter: Letter) -> dict[str, Any]:
 
 def _letter_in(data: dict[str, Any]) -> Letter:
     """Give the letter that `_letter_out` described."""
-    return Letter(**{**data, "body": b64decode(data["body"])})
+    fields: dict[str, Any] = {**data, "body": b64decode(data["body"])}
+    return Letter(**fields)
 
 
 def _look_out(look: Look) -> dict[str, Any]:
