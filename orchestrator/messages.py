@@ -10,13 +10,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from orchestrator.broker.hints import Hints
+from orchestrator.bus.addresses import Recipient, resolve
+from orchestrator.bus.rows import letter_id, packed
 from orchestrator.clock import ids
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.mail import HIGHEST, LOWEST, NORMAL, OUTSIDE, Letter, MailRecord, Sent
 from orchestrator.errors import InputInvalid, MailboxFull, RecipientEnded, RunNotFound
 from orchestrator.kernel import Kernel
-from orchestrator.mail.addresses import Recipient, resolve
-from orchestrator.mail.database import letter_id, packed
 
 
 class Messages:

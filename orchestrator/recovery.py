@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from orchestrator.advance import Advancer
+from orchestrator.bus.stranded import Stranded
 from orchestrator.clock import system_clock
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.run import ErrorInfo
@@ -122,6 +123,7 @@ class Sweep:
         self._left = _COUNTED_ROWS
         self._uncounted: Lane | None = None
         self.counts: Counter[str] = Counter()
+        self._stranded = Stranded(store.database)
         self._mail_at = float("-inf")
 
     def tick(self) -> Swept:
@@ -193,8 +195,8 @@ class Sweep:
         if now - self._mail_at < _MAIL_SECONDS:
             return 0
         self._mail_at = now
-        self._store.mail.clear()
-        woken = self._store.mail.release_stuck(None if self._own_runs is None else self._own_runs.ids)
+        self._stranded.clear()
+        woken = self._stranded.release_stuck(None if self._own_runs is None else self._own_runs.ids)
         _note(
             "told that no message can come",
             [each.id for each in woken],

@@ -193,7 +193,7 @@ class BaseAgent:
     guards: ClassVar[tuple[Guard, ...]] = ()
     #: What it may use of the outside through its context, beside its model and `tools`.
     permissions: ClassVar[Permissions] = Permissions()
-    #: What the bodies of messages to it are: a pydantic model, or a union of some; None for any JSON.
+    #: What the bodies of messages to it have to be: a pydantic model, or a union of some; None for any JSON.
     RECEIVES: ClassVar[Any] = None
     #: For tasks that set none of their own.
     timeouts: ClassVar[Timeouts] = Timeouts()
@@ -236,10 +236,8 @@ class _BaseContext:
         run_input: Any,
         upstream: Mapping[str, Upstream],
         granted: Granted | None = None,
-        receives: Any = None,
     ) -> None:
         self._driver = driver
-        self._receives = receives
         self._granted = granted or Granted()
         self._account = account
         #: Ids of this run and this task.

@@ -62,7 +62,6 @@ class Given:
             run_input=self.run_input,
             upstream=self.upstream,
             granted=loaded.granted,
-            receives=loaded.agent_class.RECEIVES,
         )
 
 

@@ -31,13 +31,11 @@ class Subscription:
 class _Mailing:
     """What both contexts make of what an author says about messages."""
 
-    _receives: Any
-
     def _receiving(
         self, match: str | Filter | None, sender: str | None, kind: str | None, timeout: float | timedelta | None
     ) -> Receive:
         wanted = make_filter(match, sender=sender, type_=kind)
-        return Receive(wanted, seconds_of("timeout", timeout), self._receives)
+        return Receive(wanted, seconds_of("timeout", timeout))
 
     def _listening(self, subscriptions: tuple[Subscription, ...], timeout: float | timedelta | None) -> Receive:
         if not subscriptions:
@@ -45,7 +43,7 @@ class _Mailing:
                 "ctx.listen: nothing is subscribed to; give ctx.subscribe(handler, ...) or several of them"
             )
         wanted = Filter(any_of=tuple(each.wanted for each in subscriptions))
-        return Receive(wanted, seconds_of("timeout", timeout), self._receives)
+        return Receive(wanted, seconds_of("timeout", timeout))
 
     def subscribe(
         self,
@@ -62,7 +60,7 @@ class _Mailing:
 
 
 def _handler_of(subscriptions: tuple[Subscription, ...], message: AgentMessage) -> Callable[[AgentMessage], Any]:
-    from orchestrator.mail.matching import meant
+    from orchestrator.bus.matching import meant
 
     return next(each.handler for each in subscriptions if meant(each.wanted, message))
 

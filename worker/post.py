@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,15 +12,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.advance import Advancer
 from orchestrator.broker.hints import ALL, Hints
+from orchestrator.bus.addresses import Recipient, resolve
+from orchestrator.bus.database import DatabaseMail
+from orchestrator.bus.rows import packed
 from orchestrator.clock import run_id_of
 from orchestrator.contracts.effect import Entry
 from orchestrator.contracts.mail import Filter, Letter, Look, Posted
 from orchestrator.errors import InputInvalid
-from orchestrator.mail.addresses import Recipient, resolve
-from orchestrator.mail.database import DatabaseMail, packed
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Claim
 from worker.effects.mail import body_json
+from worker.effects.parking import Events, Parking
+from worker.execution import Execution
 from worker.loader import LoadedAgents
 
 
@@ -41,9 +45,16 @@ class Post:
     _waiting: dict[str, Waiter] = field(default_factory=dict[str, Waiter])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def mailbox(self, plan: Plan, waiter: Waiter) -> Mailbox:
+    def parking(self, execution: Execution, events: Events, moment_seconds: float) -> Parking:
+        """Give where the effects of an execution wait, mail among what they wait for."""
+        parking = Parking(execution.motion, events, moment_seconds)
+        parking.mail = self.mailbox(execution.plan, parking, execution.claim.agent)
+        return parking
+
+    def mailbox(self, plan: Plan, waiter: Waiter, agent: str) -> Mailbox:
         """Give the mail of one execution."""
-        return Mailbox(self, plan, waiter)
+        loaded = self.agents.agents.get(agent)
+        return Mailbox(self, plan, waiter, None if loaded is None else loaded.agent_class.RECEIVES)
 
     def arrive(self, agent_run_id: str, waiter: Waiter) -> None:
         """Tell an execution of its mail from now on."""
@@ -53,8 +64,15 @@ class Post:
         if not known and self.hints is not None:
             self.hints.listen(run_id_of(agent_run_id))
 
-    def leave(self, agent_run_id: str) -> None:
-        """Tell an execution nothing any more: it has ended."""
+    @contextmanager
+    def told(self, agent_run_id: str) -> Generator[None]:
+        """Tell an execution of its mail, once it looks for some, until the end of a `with` block."""
+        try:
+            yield
+        finally:
+            self._leave(agent_run_id)
+
+    def _leave(self, agent_run_id: str) -> None:
         with self._lock:
             known = self._waiting.pop(agent_run_id, None) is not None
         if known and self.hints is not None:
@@ -99,6 +117,7 @@ class Mailbox:
     post_office: Post
     plan: Plan
     waiter: Waiter
+    receives: Any = None
 
     def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
         plan, agents = self.plan, self.post_office.agents.agents

@@ -36,7 +36,6 @@ from worker.deadlines import Deadlines
 from worker.effects.attempt import Writer
 from worker.effects.base import Account
 from worker.effects.motion import Motion
-from worker.effects.parking import Parking
 from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder
 from worker.effects.scopes import Suspended
@@ -87,9 +86,8 @@ class Runtime:
     #: Who answers model calls, and who shows answers while they come.
     desk: Desk = field(init=False)
     show: Show = field(init=False)
-    #: What agents tell each other.
+    #: What agents tell each other, and what they remember.
     post: Post = field(init=False)
-    #: What agents remember.
     memory: MemoryManager = field(init=False)
     _leaving: bool = False
 
@@ -99,9 +97,7 @@ class Runtime:
         self.show = Show.of(self.store.streams, self.redact)
         self.memory = memory_of(self.settings, self.store)
         self.post = Post(self.store.mail, self.advancer, self.agents, self.settings.max_message_bytes)
-        self.isolation = Isolation(
-            self.settings, self.store.journal, self.store.waits, self._host, self.deadlines, self.post
-        )
+        self.isolation = Isolation(self.settings, self.store, self._host, self.deadlines, self.post)
 
     def run(self, agent_run_id: str, carries: frozenset[str], claimed: Callable[[], None] = lambda: None) -> Verdict:
         """Claim an agent run and take it to its next recorded state; `carries` is what its request would publish.
@@ -115,18 +111,16 @@ class Runtime:
         claimed()
         failpoint("after_claim")
         plan = self.store.runs.plan(claim.workflow_id)
-        task = plan.task_at(claim.position)
         account = Account(model=self.providers.default_model())
-        execution = Execution(claim, plan, account, task, system_clock.monotonic())
+        execution = Execution(claim, plan, account, plan.task_at(claim.position), system_clock.monotonic())
         older = self.executions.get(claim.id)
         if older is not None and older.claim.epoch < claim.epoch:
             # Cancelled and retried, say. Nothing would stop it once the new one has taken its place.
             self.stop(older, ClaimLost("claimed again by the same worker"))
-        with self.executions.holding(execution), _logged(execution.claim):
+        with self.executions.holding(execution), self.post.told(claim.id), _logged(execution.claim):
             if self._leaving:
                 self._make_leave(execution)
             verdict = self._conclude(execution, carries)
-        self.post.leave(claim.id)
         if not execution.given_up:
             self._count(execution, verdict)
         return verdict
@@ -225,12 +219,13 @@ class Runtime:
         agent_class = loaded.agent_class
         execution.account.limits = agent_class.limits
         data = loaded.parse_input(given.input(execution))
-        timeouts = timeouts_of(execution.task, agent_class.timeouts)
 
         def call(recorder: Recorder) -> Any:
-            context = given.context(claim, recorder, execution.account, loaded)
-            scoped = in_scope_async if loaded.is_async else in_scope
-            work = partial(scoped, recorder.scopes.root, agent_class().execute, data, context)
+            scoped = partial(in_scope_async if loaded.is_async else in_scope, recorder.scopes.root)
+            work = partial(
+                scoped, agent_class().execute, data, given.context(claim, recorder, execution.account, loaded)
+            )
+            timeouts = timeouts_of(execution.task, agent_class.timeouts)
             return self._call(execution, work, timeouts, is_async=loaded.is_async)
 
         make = partial(self._recorder, execution, loaded)
@@ -262,8 +257,7 @@ class Runtime:
             limit_bytes=self.settings.max_value_bytes,
         )
         recording = execution.motion.patiently(lambda: journal.read(claim))
-        parking = Parking(execution.motion, self.store.waits, self.settings.suspend_after.total_seconds())
-        parking.mail = self.post.mailbox(execution.plan, parking)
+        parking = self.post.parking(execution, self.store.waits, self.settings.suspend_after.total_seconds())
         return Recorder(writer, recording, self._host(execution), parking)
 
     def _host(self, execution: Execution) -> Host:

@@ -44,7 +44,8 @@ class Channel(kombu_redis.Channel):
     ) -> None:
         """Take a binding out of the set of its exchange too, which kombu leaves as it is."""
         super().queue_unbind(queue, exchange, routing_key, arguments, **kwargs)
-        meta = self.typeof(exchange).prepare_bind(queue, exchange, routing_key, arguments)
+        kind: Any = self.typeof(exchange)
+        meta = kind.prepare_bind(queue, exchange, routing_key, arguments)
         with self.conn_or_acquire() as client:
             client.srem(self.keyprefix_queue % exchange, self.sep.join(part or "" for part in meta))
 

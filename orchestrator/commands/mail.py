@@ -48,7 +48,7 @@ def send(run: str, to: str, place: Place, *, as_json: bool, **given: Any) -> Non
 
 def page(records: list[MailRecord], *, mermaid: bool) -> str:
     """Give the messages of a run as a diagram."""
-    from orchestrator.mail.sequence import as_mermaid, as_text
+    from orchestrator.bus.sequence import as_mermaid, as_text
 
     if not records:
         return "no messages"

@@ -35,7 +35,7 @@ class MailState(StrEnum):
 class AgentMessage(Value):
     """A message as its recipient gets it.
 
-    `body` is JSON, or of the model that the recipient declares (`RECEIVES`). `sender` is a task of the run, or `@outside`.
+    `body` is JSON; `read` gives it as a model. `sender` is a task of the run, or `@outside`.
     """
 
     schema_version: Literal[1] = 1
@@ -52,8 +52,8 @@ class AgentMessage(Value):
     answers: str | None = None
 
     def read(self, model: type[M]) -> M:
-        """Give the body as a model; raises pydantic's `ValidationError`."""
-        return self.body if isinstance(self.body, model) else model.model_validate(self.body)
+        """Give the body as a model; raises pydantic's `ValidationError`, never for the one that the agent `RECEIVES`."""
+        return model.model_validate(self.body)
 
 
 class MailRecord(AgentMessage):

@@ -15,8 +15,8 @@ from orchestrator.store.repairs import Repairs
 from orchestrator.store.runs import Runs
 
 if TYPE_CHECKING:
+    from orchestrator.bus.database import DatabaseMail
     from orchestrator.journal.database import DatabaseJournal
-    from orchestrator.mail.database import DatabaseMail
     from orchestrator.store.evaluations import Evaluations
     from orchestrator.store.experiments import Experiments
     from orchestrator.store.ledger import Ledger
@@ -62,7 +62,7 @@ class Store:
     @cached_property
     def mail(self) -> DatabaseMail:
         """What agents tell each other."""
-        from orchestrator.mail.database import DatabaseMail
+        from orchestrator.bus.database import DatabaseMail
 
         return DatabaseMail(self.database, self.journal, mailbox_size=self._mailbox_size)
 

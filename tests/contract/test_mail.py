@@ -11,12 +11,14 @@ import pytest
 from sqlalchemy import update
 from steps import DONE, Steps, ago, plan_of, race, spread, task
 
+from orchestrator.bus.database import DatabaseMail
+from orchestrator.bus.rows import letter_id, packed
+from orchestrator.bus.stranded import Stranded
 from orchestrator.clock import ids
 from orchestrator.contracts.effect import Entry, EntryState, Slot, fingerprint
 from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.mail import OUTSIDE, RUNTIME, Filter, Found, Letter, MailState, Posted
 from orchestrator.errors import ClaimLost, JournalConflict, RunStateConflict
-from orchestrator.mail.database import DatabaseMail, letter_id, packed
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.store import Store
 from orchestrator.store.tables import agent_message
@@ -326,7 +328,7 @@ def test_of_a_reply_and_a_timeout_at_the_same_moment_one_counts(steps: Steps) ->
             ),
             lambda talk=talk, question=question: talk.send("b", "a", "!", answers=question.id),
         )
-        talk.mail.clear()
+        Stranded(talk.steps.store.database).clear()
         *_, reply = talk.mail.history(talk.run_id)
         assert reply.state is (MailState.DEAD if closed else MailState.WAITING)
 
@@ -360,7 +362,7 @@ def test_a_message_is_not_received_after_its_time(talk: Talk) -> None:
     with database.engine.begin() as connection:
         connection.execute(update(agent_message).values(expires_at=ago(database, 1)))
     assert talk.bodies("b") == []
-    assert talk.mail.clear() == 1
+    assert Stranded(talk.steps.store.database).clear() == 1
     [record] = talk.mail.history(talk.run_id)
     assert (record.state, record.reason) == (MailState.DEAD, "nobody has received it in time")
 
@@ -395,8 +397,10 @@ def test_who_waits_for_each_other_is_told_and_woken(talk: Talk) -> None:
     talk.steps.finish(talk.claims["c"], DONE)
     talk.suspend("a", Filter(sender="b"))
     talk.suspend("b", Filter(sender="a"))
-    assert sorted(each.id for each in talk.mail.release_stuck()) == sorted(talk.claims[name].id for name in "ab")
-    assert talk.mail.release_stuck() == []
+    assert sorted(each.id for each in Stranded(talk.steps.store.database).release_stuck()) == sorted(
+        talk.claims[name].id for name in "ab"
+    )
+    assert Stranded(talk.steps.store.database).release_stuck() == []
     talk.claims["a"] = talk.steps.claim(talk.run_id, "a")
     told = talk.found("a", Filter(sender="b")).message
     assert (told.sender, told.body["code"], told.body["details"]["waits"]) == (
@@ -409,9 +413,9 @@ def test_who_waits_for_each_other_is_told_and_woken(talk: Talk) -> None:
 def test_who_may_get_a_message_still_is_left_alone(talk: Talk) -> None:
     talk.suspend("a", Filter(sender="b"))
     talk.suspend("b", Filter(sender="c"))
-    assert talk.mail.release_stuck() == [], "c runs"
+    assert Stranded(talk.steps.store.database).release_stuck() == [], "c runs"
     talk.steps.finish(talk.claims["c"], DONE)
-    assert len(talk.mail.release_stuck()) == 2
+    assert len(Stranded(talk.steps.store.database).release_stuck()) == 2
 
 
 def test_a_suspension_for_mail_belongs_to_its_claim(talk: Talk) -> None:

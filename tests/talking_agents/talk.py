@@ -202,9 +202,7 @@ class Reader(BaseAgent):
     RECEIVES = Review
 
     def execute(self, data: dict[str, Any], ctx: Context) -> float:
-        message = ctx.receive()
-        assert isinstance(message.body, Review)
-        return message.body.score
+        return ctx.receive().read(Review).score
 
 
 class Careless(BaseAgent):

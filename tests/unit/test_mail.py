@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from orchestrator.bus.addresses import Recipient, resolve
+from orchestrator.bus.matching import check, meant
+from orchestrator.bus.sequence import as_mermaid, as_text
+from orchestrator.bus.stuck import Member, stuck
 from orchestrator.contracts.mail import OUTSIDE, AgentMessage, Filter, MailRecord, MailState
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import InputInvalid, UnknownRecipient
-from orchestrator.mail.addresses import Recipient, resolve
-from orchestrator.mail.matching import check, meant
-from orchestrator.mail.sequence import as_mermaid, as_text
-from orchestrator.mail.stuck import Member, stuck
 
 KNOWN = [
     Recipient("draft", "1", "writer", ("write",)),

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from orchestrator.bus import matching
 from orchestrator.clock import ids, system_clock
 from orchestrator.contracts.effect import Entry, EntryState, Slot
 from orchestrator.contracts.jsonvalue import JsonValue, dump
@@ -33,7 +34,6 @@ from orchestrator.errors import (
     RecipientEnded,
     UnknownRecipient,
 )
-from orchestrator.mail import matching
 from worker.effects.attempt import Attempt, Blocking
 from worker.effects.base import Flow
 from worker.effects.parking import Park, Parking, Wait
@@ -148,11 +148,10 @@ class Send(Waiting):
 
 @dataclass(frozen=True, slots=True)
 class Receive(Waiting):
-    """The next message that a filter lets pass; `model` makes its body's type of its JSON."""
+    """The next message that a filter lets pass."""
 
     wanted: Filter
     timeout_seconds: float | None = None
-    model: Any = None
     #: Whom the reply is awaited of, for a request.
     of: str | None = None
     kind = "receive"
@@ -170,10 +169,7 @@ class Receive(Waiting):
             raise MessageTimeout(f"{self._meant()}: none has come in {recorded['timed_out']:g} s")
         if recorded["sender"] == RUNTIME:
             raise NightfleetError.from_data(recorded["body"])
-        message = AgentMessage.model_validate(recorded)
-        if self.model is None:
-            return message
-        return message.model_copy(update={"body": TypeAdapter(self.model).validate_python(message.body)})
+        return AgentMessage.model_validate(recorded)
 
     def wait(self, recorder: Recorder, slot: Slot, entry: Entry | None) -> Generator[Operation, Any, Any]:
         mail, parking = _mail_of(recorder)
@@ -186,7 +182,7 @@ class Receive(Waiting):
             look = yield Blocking(motion, slot, lambda: mail.look(claim, self.wanted))
             took = round((system_clock.monotonic() - began) * 1000)
             found: Found | None = look.found
-            if found is not None and (reason := self._unreadable(found.message)) is not None:
+            if found is not None and (reason := self._unreadable(mail, found.message)) is not None:
                 number = found.number
                 yield Blocking(motion, slot, partial(mail.reject, claim, number, reason))
                 continue
@@ -234,12 +230,12 @@ class Receive(Waiting):
         writer.motion.patiently(lambda: writer.journal.record(writer.claim, done))
         return True
 
-    def _unreadable(self, message: AgentMessage) -> str | None:
+    def _unreadable(self, mail: Mail, message: AgentMessage) -> str | None:
         """Say why the recipient cannot read a message, None if it can."""
-        if self.model is None or message.sender == RUNTIME or self.wanted.answers is not None:
+        if mail.receives is None or message.sender == RUNTIME or self.wanted.answers is not None:
             return None
         try:
-            TypeAdapter(self.model).validate_python(message.body)
+            TypeAdapter(mail.receives).validate_python(message.body)
         except ValidationError as error:
             return f"its body is not what its recipient takes: {_faults(error)}"
         return None
@@ -270,7 +266,7 @@ def request_flow(to: str, sending: Sending, timeout_seconds: float | None) -> Fl
     """Send a message and wait for the reply to it."""
     sent = yield Send(to, sending)
     [(task, identity)] = sent.items()
-    return (yield Receive(Filter(answers=identity), timeout_seconds, of=task))
+    return (yield Receive(Filter(answers=identity), timeout_seconds, task))
 
 
 def make_sending(

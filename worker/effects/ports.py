@@ -13,6 +13,11 @@ from orchestrator.store.agent_runs import Claim
 class Mail(Protocol):
     """Sending and receiving as effects of one execution; each is recorded with what it does, under the claim."""
 
+    @property
+    def receives(self) -> Any:
+        """What the bodies of messages to this agent are, None for any JSON."""
+        ...
+
     def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
         """Give task and id of the agent run that an address means, of all others without one; raises `UnknownRecipient`."""
         ...

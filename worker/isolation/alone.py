@@ -23,11 +23,10 @@ from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.policy import Timeouts
 from orchestrator.contracts.usage import Usage
 from orchestrator.errors import AgentTimeout, ClaimLost, NightfleetError, ValueTooLarge, from_exception
-from orchestrator.journal.base import Journal
 from orchestrator.settings import Settings
+from orchestrator.store.store import Store
 from worker.deadlines import Deadlines
 from worker.effects.base import Account
-from worker.effects.parking import Events
 from worker.effects.scopes import Suspended
 from worker.execution import Execution
 from worker.host import Host
@@ -58,8 +57,7 @@ class Isolation:
     """The children of one worker process; thread-safe."""
 
     settings: Settings
-    journal: Journal
-    events: Events
+    store: Store
     #: Gives what performs effects for an execution.
     host: Callable[[Execution], Host]
     deadlines: Deadlines
@@ -84,8 +82,8 @@ class Isolation:
         """
         timeouts = timeouts_of(execution.task, loaded.agent_class.timeouts)
         poke = _Poke()
-        mail = self.post.mailbox(execution.plan, poke)
-        serving = Serving(execution.claim, self.host(execution), self.journal, self.events, mail)
+        mail = self.post.mailbox(execution.plan, poke, execution.claim.agent)
+        serving = Serving(execution.claim, self.host(execution), self.store.journal, self.store.waits, mail)
         with self._suspects.taken(execution) if execution.claim.suspect else nullcontext():
             child = self._server.fork()
             try:

@@ -132,7 +132,12 @@ class _Execution:
             limit_bytes=self._order["limit_bytes"],
         )
         recording = self._motion.patiently(lambda: self._journal.read(self._claim))
-        parking = Parking(self._motion, RemoteEvents(self._link), self._order["moment_seconds"], RemoteMail(self._link))
+        parking = Parking(
+            self._motion,
+            RemoteEvents(self._link),
+            self._order["moment_seconds"],
+            RemoteMail(self._link, loaded.agent_class.RECEIVES),
+        )
         self._link.on_poke = parking.poke
         return Recorder(writer, recording, self._host, parking)
 

@@ -20,8 +20,9 @@ from worker.isolation.link import Link
 class RemoteMail:
     """The worker's mail of this execution; claims are known there."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, receives: Any) -> None:
         self._link = link
+        self.receives = receives
 
     def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
         del claim

@@ -1,0 +1,155 @@
+"""Messages in the database: one statement on Postgres for each that is sent or received, shared by all of the same moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from orchestrator.bus.rows import (
+    Key,
+    Posting,
+    Result,
+    first_meant,
+    parameters_of_postings,
+    post_one,
+    record_of,
+    refusal_of,
+    results_of,
+    send_from,
+)
+from orchestrator.contracts.effect import Entry
+from orchestrator.contracts.mail import OUTSIDE, Filter, Letter, Look, MailRecord, Posted
+from orchestrator.errors import RunStateConflict
+from orchestrator.group_commit import GroupCommit
+from orchestrator.journal.database import Answer, DatabaseJournal, Write, each_once
+from orchestrator.store.agent_runs import Claim
+from orchestrator.store.database import Database, Session
+
+_HISTORY_PAGE = 500
+
+
+class DatabaseMail:
+    """The messages of runs, on Postgres and on SQLite; thread-safe."""
+
+    def __init__(self, database: Database, journal: DatabaseJournal, *, mailbox_size: int) -> None:
+        self._database = database
+        self._journal = journal
+        self._most = mailbox_size
+        self._post_all = self._post_at_once if database.dialect == "postgresql" else self._post_each
+        self.forked()
+
+    def forked(self) -> None:
+        """Forget the threads of the parent; call it in the child after a fork."""
+        self._group: GroupCommit[Posting, Result] = GroupCommit(self._write_group, lambda posting: posting.size)
+
+    # Effects ----------------------------------------------------------------------------------------------------------
+
+    def post(self, claim: Claim, entry: Entry, letters: Sequence[Letter]) -> Posted:
+        return self._store(claim, entry, letters=tuple(letters)).posted
+
+    def take(self, claim: Claim, entry: Entry, number: int) -> bool:
+        return self._store(claim, entry, takes=number).answer != "refused"
+
+    def look(self, claim: Claim, wanted: Filter) -> Look:
+        found, seen = self._database.execute(lambda session: first_meant(session, claim.id, wanted))
+        company = found is None and self._has_company(claim)
+        return Look(found, seen, company)
+
+    def close(self, claim: Claim, entry: Entry, request_id: str) -> bool:
+        write = self._journal.prepared(claim, entry)
+        posting = Posting(write.claim, write.packed, write.outcome, write.contents)
+
+        def work(session: Session) -> Answer:
+            # Whoever replies holds this row too: the reply is there by now, or finds that it comes too late.
+            session.row("lock_agent_run", id=claim.id)
+            if first_meant(session, claim.id, Filter(answers=request_id))[0] is not None:
+                return "refused"
+            answer = self._in_session(session, [posting])[posting.key].answer
+            if answer == "written":
+                session.run("mail_close", id=request_id, no=False)
+            return answer
+
+        return self._journal.store(write, lambda _: self._database.transact(work))
+
+    def reject(self, claim: Claim, number: int, reason: str) -> None:
+        """Let a message be dead that its recipient cannot read; one that was received meanwhile stays as it is."""
+        owner = {"run_id": claim.run_id, "id": claim.id}
+        self._database.execute(lambda session: session.run("mail_reject", number=number, reason=reason, **owner))
+
+    def _has_company(self, claim: Claim) -> bool:
+        owner = {"run_id": claim.run_id, "id": claim.id}
+        return self._database.execute(lambda session: session.row("mail_company", **owner)) is not None
+
+    def _store(self, claim: Claim, entry: Entry, **what: Any) -> Result:
+        write = self._journal.prepared(claim, entry)
+        results: list[Result] = []
+
+        def how(write: Write) -> Answer:
+            posting = Posting(write.claim, write.packed, write.outcome, write.contents, **what)
+            results.append(self._group(posting))
+            return results[-1].answer
+
+        self._journal.store(write, how)
+        return results[-1]
+
+    # From outside -----------------------------------------------------------------------------------------------------
+
+    def deliver(self, run_id: str, letter: Letter, *, sender: str = OUTSIDE) -> Posted:
+        """Send a letter to an agent run from outside of it, once for each id of a letter.
+
+        Raises `RunStateConflict` for a run that has ended.
+        """
+
+        def work(session: Session) -> Posted:
+            row = session.row("lock_active_run", run_id=run_id)
+            if row is None:
+                raise RunStateConflict(f"run {run_id} has ended: nobody in it receives messages any more")
+            refusal = refusal_of(session, letter, self._most)
+            if refusal is not None:
+                return Posted((refusal,))
+            return send_from(session, self._database.dialect, run_id, sender, letter)
+
+        return self._database.transact(work)
+
+    def members(self, run_id: str) -> list[tuple[str, str, str]]:
+        """Give id, task and agent of the agent runs of a run."""
+        rows = self._database.execute(lambda session: session.rows("mail_members", run_id=run_id))
+        return [(row[0], row[1], row[7]) for row in rows]
+
+    def history(self, run_id: str) -> Iterator[MailRecord]:
+        """Give all messages of a run, in the order in which they were sent."""
+        after = -1
+        while True:
+            place = {"run_id": run_id, "after": after, "most": _HISTORY_PAGE}
+            rows = self._database.execute(lambda session, place=place: session.rows("mail_history", **place))
+            yield from map(record_of, rows)
+            if len(rows) < _HISTORY_PAGE:
+                return
+            after = rows[-1][0]
+
+    # Writing ----------------------------------------------------------------------------------------------------------
+
+    def _write_group(self, group: Sequence[Posting]) -> list[Result]:
+        results: dict[Key, Result] = {}
+
+        def write_all(writes: Sequence[Write]) -> Mapping[Key, Answer]:
+            results.update(self._post_all([write for write in writes if isinstance(write, Posting)]))
+            return {key: result.answer for key, result in results.items()}
+
+        answers = each_once(group, write_all)
+        nothing = Posted()
+        return [
+            Result(answer, results[posting.key].posted if posting.key in results and answer != "taken" else nothing)
+            for posting, answer in zip(group, answers, strict=True)
+        ]
+
+    def _post_at_once(self, postings: Sequence[Posting]) -> dict[Key, Result]:
+        return self._database.execute(lambda session: self._in_session(session, postings))
+
+    def _post_each(self, postings: Sequence[Posting]) -> dict[Key, Result]:
+        return self._database.transact(lambda session: self._in_session(session, postings))
+
+    def _in_session(self, session: Session, postings: Sequence[Posting]) -> dict[Key, Result]:
+        if self._database.dialect == "postgresql":
+            return results_of(postings, session.rows("mail_record", **parameters_of_postings(postings, self._most)))
+        return {posting.key: post_one(session, posting, self._most) for posting in postings}

@@ -1,0 +1,307 @@
+"""Messages as rows: what the statements take and give, on Postgres in one statement for a group, on SQLite one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.bus.matching import meant
+from orchestrator.bus.stuck import Member
+from orchestrator.clock import uuid_of
+from orchestrator.contracts.dispatch import Dispatch
+from orchestrator.contracts.effect import EntryState
+from orchestrator.contracts.mail import (
+    RUNTIME,
+    AgentMessage,
+    Filter,
+    Found,
+    Letter,
+    MailRecord,
+    MailState,
+    Posted,
+    Refusal,
+)
+from orchestrator.contracts.run import AgentRunState
+from orchestrator.journal.database import Answer, Write, append, array, parameters_of, write_one
+from orchestrator.journal.encoding import compress, expand
+from orchestrator.store.agent_runs import Claim
+from orchestrator.store.arrivals import wakes
+from orchestrator.store.database import Row, Session, moment, times
+
+#: Messages that are looked at in one reading.
+_PAGE = 50
+
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Posting(Write):
+    """An entry with the letters that it sends, or the number of the message that it receives."""
+
+    letters: tuple[Letter, ...] = ()
+    takes: int | None = None
+
+    @property
+    def size(self) -> int:
+        # Not `super()`: a dataclass with slots is another class than the one that the compiler has seen.
+        return Write.size.fget(self) + sum(len(letter.body) for letter in self.letters)  # type: ignore[misc]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a posting, and of whom its group has reached."""
+
+    answer: Answer
+    posted: Posted
+
+
+def parameters_of_postings(postings: Sequence[Posting], most: int) -> dict[str, Any]:
+    """Give the parameters of `mail_record`."""
+    bodies = bytearray()
+    parameters = parameters_of(postings, bodies)
+    places: dict[int, dict[str, int]] = {}
+    letters: list[dict[str, Any]] = []
+    takes: list[dict[str, Any]] = []
+    for posting in postings:
+        claim, (identity, scope, entry) = posting.claim, posting.key
+        place = {"agent_run_id": identity, "scope": scope, "entry": entry, "run_id": claim.run_id}
+        for letter in posting.letters:
+            # A broadcast has one body.
+            body = places.get(id(letter.body)) or places.setdefault(id(letter.body), append(bodies, letter.body))
+            columns = {**place, **_columns(claim, letter), **body, "place": len(letters)}
+            letters.append({name: value for name, value in columns.items() if value is not None})
+        if posting.takes is not None:
+            takes.append({**place, "number": posting.takes})
+    recipients = {letter.recipient_id for posting in postings for letter in posting.letters}
+    holders = {posting.claim.id for posting in postings}
+    runs = {posting.claim.run_id for posting in postings if posting.letters or posting.contents}
+    return parameters | {
+        "letters": json.dumps(letters),
+        "takes": json.dumps(takes),
+        "bodies": bytes(bodies),
+        "recipients": array(sorted(recipients)),
+        "locked": array(sorted(recipients | holders)),
+        "run_ids": array(sorted({*runs, *parameters["run_ids"].strip("{}").split(",")} - {""})),
+        "most": most,
+    }
+
+
+def _columns(claim: Claim, letter: Letter) -> dict[str, Any]:
+    return {
+        "tenant_id": claim.tenant_id,
+        "id": letter.id,
+        "sender": claim.task,
+        "recipient": letter.recipient,
+        "recipient_id": letter.recipient_id,
+        "type": letter.type,
+        "priority": letter.priority,
+        "wants_reply": letter.wants_reply,
+        "answers": letter.answers,
+        "ttl": letter.ttl_seconds,
+    }
+
+
+def results_of(postings: Sequence[Posting], rows: Sequence[Row]) -> dict[Key, Result]:
+    """Give what became of each posting, from the rows of `mail_record`."""
+    held = {row[1] for row in rows if row[0] == "held"}
+    written = {(row[1], row[2], row[3]) for row in rows if row[0] == "written"}
+    there = {(row[1], row[2], row[3]) for row in rows if row[0] == "there"}
+    running = {row[1] for row in rows if row[0] == "running"}
+    woken = {row[1]: Dispatch(row[1], row[3], row[2], int(row[5])) for row in rows if row[0] == "woken"}
+    refusals: dict[Key, list[Refusal]] = {}
+    for what, identity, scope, number, recipient, state in rows:
+        if what == "refused":
+            refusals.setdefault((identity, scope, number), []).append(_refused(recipient, state))
+    found: dict[Key, Result] = {}
+    for posting in postings:
+        key, reached = posting.key, {letter.recipient_id for letter in posting.letters}
+        if posting.claim.id not in held:
+            found[key] = Result("lost", Posted())
+        elif key in written:
+            # Each is published once, whoever of the group has woken it.
+            dispatches = tuple(woken.pop(identity) for identity in sorted(reached & woken.keys()))
+            found[key] = Result("written", Posted((), tuple(sorted(reached & running)), dispatches))
+        elif key in refusals:
+            found[key] = Result("refused", Posted(tuple(refusals[key])))
+        else:
+            # The place has an entry already, or the message is gone.
+            found[key] = Result("taken" if posting.takes is None or key in there else "refused", Posted())
+    return found
+
+
+def _refused(recipient: str, state: str) -> Refusal:
+    if not state:
+        return Refusal(recipient, "unknown")
+    return Refusal(recipient, "ended", state) if AgentRunState(state).final else Refusal(recipient, "full")
+
+
+def post_one(session: Session, posting: Posting, most: int) -> Result:
+    """Do what `mail_record` does, on SQLite."""
+    claim = posting.claim
+    refusals = [found for letter in posting.letters if (found := refusal_of(session, letter, most)) is not None]
+    if refusals:
+        return Result("refused", Posted(tuple(refusals)))
+    if posting.takes is not None:
+        if session.row("journal_hold", id=claim.id, epoch=claim.epoch) is None:
+            return Result("lost", Posted())
+        _, scope, entry = posting.key
+        there = session.row("journal_row", id=claim.id, scope=scope, number=entry)
+        if there is not None and there[4] in {EntryState.DONE, EntryState.FAILED}:
+            return Result("taken", Posted())
+        place = {"run_id": claim.run_id, "id": claim.id, "scope": scope, "entry": entry}
+        if session.run("mail_take", number=posting.takes, **place) != 1:
+            return Result("refused", Posted())
+    answer = write_one(session, posting)
+    if answer != "written":
+        return Result(answer, Posted())
+    _, scope, entry = posting.key
+    owner = {"run_id": claim.run_id, "tenant_id": claim.tenant_id, "sender": claim.task}
+    origin = {"sender_id": claim.id, "scope": scope, "entry": entry}
+    reached = [send_letter(session, letter, {**owner, **origin}) for letter in posting.letters]
+    running = dict.fromkeys(identity for each in reached for identity in each.running)
+    return Result(answer, Posted((), tuple(running), tuple(woken for each in reached for woken in each.woken)))
+
+
+def refusal_of(session: Session, letter: Letter, most: int) -> Refusal | None:
+    """Say why a letter cannot be sent; its recipient is held from here on."""
+    row = session.row("mail_recipient", id=letter.recipient_id)
+    if row is None:
+        return Refusal(letter.recipient, "unknown")
+    if letter.answers is not None:
+        return None  # whoever was asked has done nothing wrong when the asker is gone, and is awaited when it is not
+    if AgentRunState(row[0]).final:
+        return Refusal(letter.recipient, "ended", row[0])
+    depth = session.row("mail_depth", id=letter.recipient_id)
+    return Refusal(letter.recipient, "full") if depth is not None and depth[0] >= most else None
+
+
+def send_letter(session: Session, letter: Letter, origin: Mapping[str, Any], statement: str = "mail_insert") -> Posted:
+    """Send one letter, as a step of a transaction that holds its recipient."""
+    row = session.row("mail_recipient", id=letter.recipient_id)
+    if row is None:
+        return Posted()
+    state, listening = AgentRunState(row[0]), row[1]
+    why = _too_late(session, letter, state)
+    columns: dict[str, Any] = {
+        **origin,
+        "id": letter.id,
+        "recipient": letter.recipient,
+        "recipient_id": letter.recipient_id,
+        "type": letter.type,
+        "priority": letter.priority,
+        "body": letter.body,
+        "wants_reply": letter.wants_reply,
+        "answers": letter.answers,
+        "state": (MailState.WAITING if why is None else MailState.DEAD).value,
+        "reason": why,
+        "ttl": letter.ttl_seconds,
+    }
+    if session.run(statement, **columns) != 1 or why is not None:
+        return Posted()
+    if state is AgentRunState.RUNNING:
+        return Posted(running=(letter.recipient_id,))
+    wanted = json.loads(listening or "{}").get("mail", ())
+    if state is not AgentRunState.SUSPENDED or not any(
+        wakes(each, origin["sender"], letter.type, letter.answers) for each in wanted
+    ):
+        return Posted()
+    woken = session.row("mail_wake", id=letter.recipient_id)
+    return Posted() if woken is None else Posted(woken=(Dispatch(woken[0], woken[1], woken[2], woken[3]),))
+
+
+def _too_late(session: Session, letter: Letter, recipient: AgentRunState) -> str | None:
+    """Say why nobody will receive a reply, None if its recipient waits for it."""
+    if recipient.final:
+        return "its recipient has ended"
+    if letter.answers is not None and session.row("mail_awaited", id=letter.answers) is None:
+        return "the request that it answers has timed out"
+    return None
+
+
+def first_meant(session: Session, agent_run_id: str, wanted: Filter) -> tuple[Found | None, int]:
+    """Give the first message that a filter lets pass, and the highest number that was looked at."""
+    seen, offset = 0, 0
+    place = {
+        "id": agent_run_id,
+        "runtime": RUNTIME,
+        "sender": wanted.sender,
+        "type": wanted.exact_type,
+        "answers": wanted.answers,
+    }
+    while True:
+        rows = session.rows("mail_look", most=_PAGE, offset=offset, **place)
+        for row in rows:
+            message = message_of(row)
+            if meant(wanted, message):
+                return Found(row[0], message), seen
+            seen = max(seen, row[0])
+        if len(rows) < _PAGE:
+            return None, seen
+        offset += _PAGE
+
+
+def member_of(row: Row) -> Member:
+    """Give an agent run as it is in a row of `mail_members`."""
+    identity, task, state, epoch, wake_at, listening, predecessors, _ = row
+    before = (
+        json.loads(predecessors) if isinstance(predecessors, str) and predecessors.startswith("[") else predecessors
+    )
+    return Member(
+        identity,
+        task,
+        AgentRunState(state),
+        epoch,
+        timed=wake_at is not None,
+        listening=json.loads(listening or "{}") if state == AgentRunState.SUSPENDED else {},
+        predecessors=frozenset(map(str, before)),
+    )
+
+
+def message_of(row: Row) -> AgentMessage:
+    """Give a message as its recipient gets it, from a row of `mail_look` or `mail_history`."""
+    _, identity, sender, recipient, kind, priority, body, wants_reply, answers, created_at = row[:10]
+    return AgentMessage(
+        id=identity,
+        sender=sender,
+        recipient=recipient,
+        type=kind,
+        priority=priority,
+        body=unpacked(body),
+        wants_reply=bool(wants_reply),
+        answers=answers,
+        sent_at=moment(created_at),
+    )
+
+
+def record_of(row: Row) -> MailRecord:
+    """Give a message with what has become of it, from a row of `mail_history`."""
+    state, reason, expires_at, ended_at = row[10:]
+    message = message_of(row).model_dump()
+    found = {"state": state, "reason": reason, "expires_at": times(expires_at), "ended_at": times(ended_at)}
+    return MailRecord.model_validate({**message, **found, "number": row[0]})
+
+
+def packed(text: str) -> bytes:
+    """Give a body as it is stored, from JSON text."""
+    return compress(text.encode("utf-8", "surrogatepass"))
+
+
+def unpacked(body: Any) -> Any:
+    """Give a body as JSON, from what is stored."""
+    return json.loads(expand(bytes(body)).decode("utf-8", "surrogatepass"))
+
+
+def letter_id(run_id: str, key: str) -> str:
+    """Give the id of a letter from outside: the same one for the same key, so that it is sent once."""
+    return uuid_of("letter", run_id, key)
+
+
+def send_from(session: Session, dialect: str, run_id: str, sender: str, letter: Letter) -> Posted:
+    """Send one letter that no agent sends, as a step of a transaction that holds its recipient."""
+    [(tenant_id,)] = session.rows("mail_tenant", run_id=run_id)
+    origin: dict[str, Any] = {"run_id": run_id, "tenant_id": tenant_id, "sender": sender}
+    if dialect == "postgresql":
+        return send_letter(session, letter, origin, "mail_send")
+    return send_letter(session, letter, {**origin, **dict.fromkeys(("sender_id", "scope", "entry"))})
