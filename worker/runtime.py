@@ -221,10 +221,7 @@ class Runtime:
         data = loaded.parse_input(given.input(execution))
 
         def call(recorder: Recorder) -> Any:
-            scoped = partial(in_scope_async if loaded.is_async else in_scope, recorder.scopes.root)
-            work = partial(
-                scoped, agent_class().execute, data, given.context(claim, recorder, execution.account, loaded)
-            )
+            work = _work(loaded, recorder, data, given.context(claim, recorder, execution.account, loaded))
             timeouts = timeouts_of(execution.task, agent_class.timeouts)
             return self._call(execution, work, timeouts, is_async=loaded.is_async)
 
@@ -316,6 +313,12 @@ class Runtime:
             # Nobody executes it any more, whatever its thread does.
             self.executions.drop(execution)
             give_up(hard)
+
+
+def _work(loaded: LoadedAgent, recorder: Recorder, data: Any, context: Any) -> Callable[[], Any]:
+    """Give the call of an agent in the scope of its effects."""
+    scoped = in_scope_async if loaded.is_async else in_scope
+    return partial(scoped, recorder.scopes.root, loaded.agent_class().execute, data, context)
 
 
 def _place_of(claim: Claim, usd: Decimal | None, store: Store) -> Place:

@@ -302,7 +302,8 @@ def test_what_a_child_holds_at_its_end_is_given_back_and_what_it_is_granted_late
 
     host: Any = Host()
     claim = Claim(ids.new(), "maps", 0, "maps", 1, 0, 0, ids.new(), ids.new(), "null", None)
-    serving = Serving(claim, host, MemoryJournal(), Clock())
+    mail: Any = None
+    serving = Serving(claim, host, MemoryJournal(), Clock(), mail)
     ask = {"ask": "admit", "limit": limit.model_dump(mode="json"), "slot": ["", 0], "progress": list(Progress())}
     assert "later" not in serving.answer(ask)
     assert states(limiter)["service:maps/concurrency"].left == 0
