@@ -194,7 +194,7 @@ class Receive(Waiting):
                     return outcome
                 continue
             now = system_clock.monotonic()
-            if ends is not None and ends <= now:
+            if parking.is_over(ends):
                 outcome = {"timed_out": self.timeout_seconds}
                 done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=took)
                 if (yield Blocking(motion, slot, partial(self._close, recorder, mail, done))):

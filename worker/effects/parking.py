@@ -139,6 +139,10 @@ class Parking:
                 self._waits.remove(wait)
                 self._inside.subtract(scopes)
 
+    def is_over(self, until: float | None) -> bool:
+        """Tell whether a wait until a time, by the monotonic clock, is over; one without is not."""
+        return until is not None and until <= system_clock.monotonic()
+
     def left(self, wait: Wait, scopes: Scopes) -> float:
         """Give how long to wait on in this process, 0 when it is time to look; raises what ends the execution.
 

@@ -55,7 +55,15 @@ class ScriptedPeople:
 
 
 class NoWaiting(Parking):
-    """Every wait is over at once."""
+    """Every wait is over at once; one that only others could end shows what a test has forgotten."""
+
+    def is_over(self, until: float | None) -> bool:
+        if until is None:
+            raise AssertionError(
+                "the agent waits for a message that nobody sends: say what it finds, run_agent(..., inbox=[Incoming(...)]), or "
+                "what it is replied, run_agent(..., replies={task: ...})"
+            )
+        return True
 
     def left(self, wait: Wait, scopes: Scopes) -> float:
         del wait, scopes

@@ -15,6 +15,7 @@ from worker.llm.realcalls import RealModelCall
 from worker.memory.manager import MemoryManager
 from worker.testing.case import AgentTestCase
 from worker.testing.cassette import CassetteError
+from worker.testing.mail import Incoming, Sent
 from worker.testing.recorded import RecordedLLM
 from worker.testing.recorder import GuardVerdict, LogLine, Recorder, ToolUse
 from worker.testing.replaying import replay
@@ -26,6 +27,7 @@ __all__ = [
     "AgentTestCase",
     "CassetteError",
     "GuardVerdict",
+    "Incoming",
     "LogLine",
     "MemoryManager",
     "MockLLM",
@@ -35,6 +37,7 @@ __all__ = [
     "Recorder",
     "Reply",
     "Report",
+    "Sent",
     "ToolUse",
     "call",
     "replay",

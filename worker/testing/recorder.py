@@ -17,6 +17,7 @@ from worker.guards.base import Finding
 from worker.llm.base import LLMResponse
 from worker.llm.catalogue import Catalogue
 from worker.llm.prices import priced
+from worker.testing.mail import Sent
 from worker.testing.standin import ModelCall
 
 _SHOWN_CHARACTERS = 100
@@ -75,13 +76,14 @@ class Recorder:
     """What agents have told and done while they ran, in order; given to several runs, it holds them one after the other.
 
     `progress` and `logs` are what `ctx.progress` and `ctx.log` told, `exchanges` the calls of models with their answers,
-    `verdicts` those of guards. Assertions raise `AssertionError` with what has happened.
+    `verdicts` those of guards, `sent` the messages to other agents. Assertions raise `AssertionError` with what has happened.
     """
 
     progress: list[Report] = field(default_factory=list[Report])
     logs: list[LogLine] = field(default_factory=list[LogLine])
     exchanges: list[Exchange] = field(default_factory=list[Exchange])
     verdicts: list[GuardVerdict] = field(default_factory=list[GuardVerdict])
+    sent: list[Sent] = field(default_factory=list[Sent])
 
     @property
     def tools(self) -> list[ToolUse]:

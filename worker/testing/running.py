@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
@@ -41,6 +41,7 @@ from worker.loader import AgentLoader, LoadedAgent, load_class
 from worker.memory.base import Asker
 from worker.memory.embedding import embed_offline
 from worker.memory.manager import MemoryManager
+from worker.testing.mail import Answer, Incoming, ScriptedMail
 from worker.testing.recorder import Exchange, LogLine, Recorder, verdicts_of
 from worker.testing.standin import By, ModelCall, StandIn
 from worker.tools.needs import ServiceLimit
@@ -60,6 +61,8 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     recorder: Recorder | None = None,
     answers: Mapping[str, Any] | None = None,
     memory: MemoryManager | None = None,
+    inbox: Sequence[Incoming] = (),
+    replies: Mapping[str, Answer] | None = None,
 ) -> Any:
     """Run an agent here and give its output, with input, output and effects checked as a worker checks them.
 
@@ -70,7 +73,8 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     name comes from `agents_path`, else `NIGHTFLEET_AGENTS_PATH`, else `./agents`, or is one that ships. Time limits are
     not kept, and timers are over at once. `answers` maps questions (`ctx.ask`) to answers; one that can expire and has
     no answer has expired. It remembers nothing from other runs, unless they share a `memory`
-    (`MemoryManager.in_process()`); vectors are made offline.
+    (`MemoryManager.in_process()`); vectors are made offline. `inbox` are the messages that it finds, `replies` what tasks
+    reply to its requests; what it sends is in the recorder's `sent`.
     """
     loaded = _loaded(agent, agents_path)
     given = _as_json(data)
@@ -96,7 +100,9 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
         people = ScriptedPeople(answers or {})
         host = _Host(answering, recorder, memory or MemoryManager.in_process(), loaded)
         journal = MemoryJournal(max_value_bytes=sys.maxsize)
-        make = partial(_driver, host, account, journal, people)
+        mail = ScriptedMail(loaded.card.name, journal, loaded.agent_class.RECEIVES, replies or {}, recorder.sent)
+        mail.expect(inbox)
+        make = partial(_driver, host, account, journal, people, mail)
         try:
             result = run_recorded(make, call, on_change="fail")
         finally:
@@ -118,7 +124,9 @@ class _Answering(NamedTuple):
     run: int = 0
 
 
-def _driver(host: _Host, account: Account, journal: MemoryJournal, people: ScriptedPeople) -> EffectRecorder:
+def _driver(
+    host: _Host, account: Account, journal: MemoryJournal, people: ScriptedPeople, mail: ScriptedMail
+) -> EffectRecorder:
     """Give what drives the effects: they are recorded as a worker records them."""
     loaded = host.loaded
     claim = Claim(_RUN, loaded.card.name, 0, loaded.card.name, 1, 0, 0, _RUN, _RUN, "null", None)
@@ -131,7 +139,7 @@ def _driver(host: _Host, account: Account, journal: MemoryJournal, people: Scrip
         plugin=loaded.agent_class.__module__,
         limit_bytes=sys.maxsize,
     )
-    return EffectRecorder(writer, journal.read(claim), host, NoWaiting(writer.motion, people, 0.0))
+    return EffectRecorder(writer, journal.read(claim), host, NoWaiting(writer.motion, people, 0.0, mail))
 
 
 class _Host:

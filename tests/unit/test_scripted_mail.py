@@ -1,0 +1,86 @@
+"""Agents that talk, tested alone: what they find, what they are replied, and what they have sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from worker.agent import OUTSIDE, AgentMessage, AsyncContext, BaseAgent, Context, MessageTimeout
+from worker.testing import Incoming, Recorder, Sent, run_agent
+
+
+class Verdict(BaseModel):
+    good: bool
+
+
+class Editor(BaseAgent):
+    """Ask a critic, tell everybody."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> Any:
+        verdict = ctx.request("critic", {"text": data["text"]}).read(Verdict)
+        ctx.send("publisher", verdict, priority=7)
+        ctx.broadcast("done", type="news")
+        return verdict.good
+
+
+class Listener(BaseAgent):
+    """Collect what comes, until told to stop."""
+
+    async def execute(self, data: dict[str, Any], ctx: AsyncContext) -> list[Any]:
+        heard: list[Any] = []
+
+        def hear(message: AgentMessage) -> None:
+            heard.append([message.sender, message.body])
+
+        stop = ctx.subscribe(lambda _: True, type="stop")
+        await ctx.listen(stop, ctx.subscribe(hear))
+        return heard
+
+
+class Reviewed(BaseAgent):
+    """Receive a verdict."""
+
+    RECEIVES = Verdict
+
+    def execute(self, data: Any, ctx: Context) -> bool:
+        return ctx.receive(timeout=data.get("timeout")).read(Verdict).good
+
+
+def test_a_request_gets_what_the_test_says_and_all_that_is_sent_is_kept(recorder: Recorder) -> None:
+    def reply(message: AgentMessage) -> Verdict:
+        return Verdict(good=message.body["text"] == "fine")
+
+    assert run_agent(Editor, {"text": "fine"}, replies={"critic": reply}, recorder=recorder) is True
+    assert recorder.sent == [
+        Sent("critic", "message", {"text": "fine"}, wants_reply=True),
+        Sent("publisher", "Verdict", {"good": True}, 7),
+        Sent("critic", "news", "done"),
+    ]
+
+
+def test_what_waits_comes_by_priority_and_then_in_its_order() -> None:
+    inbox = [
+        Incoming("a", 1),
+        Incoming("b", 2, priority=9),
+        Incoming(OUTSIDE, 3),
+        Incoming("a", type="stop", priority=0),
+    ]
+    assert run_agent(Listener, {}, inbox=inbox) == [["b", 2], ["a", 1], [OUTSIDE, 3]]
+
+
+def test_a_wait_with_a_timeout_is_over_at_once() -> None:
+    with pytest.raises(MessageTimeout, match="none has come in 3600 s"):
+        run_agent(Reviewed, {"timeout": 3600})
+
+
+def test_a_wait_for_what_nobody_sends_says_what_the_test_has_forgotten() -> None:
+    with pytest.raises(AssertionError, match=r"inbox=.*replies="):
+        run_agent(Reviewed, {})
+
+
+def test_what_the_agent_cannot_read_is_an_error_of_the_test() -> None:
+    assert run_agent(Reviewed, {}, inbox=[Incoming("a", Verdict(good=True))]) is True
+    with pytest.raises(AssertionError, match="its body is not what its recipient takes: good: Field required"):
+        run_agent(Reviewed, {}, inbox=[Incoming("a", {"bad": 1})])
