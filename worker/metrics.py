@@ -153,7 +153,14 @@ def _state_of(parts: WorkerParts) -> Iterator[Metric]:
     deleted = CounterMetricFamily("nightfleet_retention_deletions", "What its retention has deleted.", labels=["kind"])
     for kind, count in parts.keeper.counts.items():
         deleted.add_metric([kind], count)
-    yield from (repairs, errors, deleted)
+    messages = CounterMetricFamily(
+        "nightfleet_messages",
+        "Messages between agents, by who has sent or received them here.",
+        labels=["agent", "direction"],
+    )
+    for (agent, direction), count in list(parts.runtime.post.counts.items()):
+        messages.add_metric([agent, direction], count)
+    yield from (repairs, errors, deleted, messages)
     yield from _models_of(parts)
     yield CounterMetricFamily("nightfleet_publications_lost", "Messages that did not reach the broker.", lost)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +20,15 @@ from orchestrator.clock import run_id_of
 from orchestrator.contracts.effect import Entry
 from orchestrator.contracts.mail import Filter, Letter, Look, Posted
 from orchestrator.errors import InputInvalid
+from orchestrator.observability.logging import get_logger
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Claim
 from worker.effects.mail import body_json
 from worker.effects.parking import Events, Parking
 from worker.execution import Execution
 from worker.loader import LoadedAgents
+
+log = get_logger("nightfleet.mail")
 
 
 class Waiter(Protocol):
@@ -42,8 +46,10 @@ class Post:
     agents: LoadedAgents
     limit_bytes: int
     hints: Hints | None = None
+    #: How many messages each agent has sent and received here.
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     _waiting: dict[str, Waiter] = field(default_factory=dict[str, Waiter])
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def parking(self, execution: Execution, events: Events, moment_seconds: float) -> Parking:
         """Give where the effects of an execution wait, mail among what they wait for."""
@@ -58,7 +64,7 @@ class Post:
 
     def arrive(self, agent_run_id: str, waiter: Waiter) -> None:
         """Tell an execution of its mail from now on."""
-        with self._lock:
+        with self.lock:
             known = agent_run_id in self._waiting
             self._waiting[agent_run_id] = waiter
         if not known and self.hints is not None:
@@ -73,7 +79,7 @@ class Post:
             self._leave(agent_run_id)
 
     def _leave(self, agent_run_id: str) -> None:
-        with self._lock:
+        with self.lock:
             known = self._waiting.pop(agent_run_id, None) is not None
         if known and self.hints is not None:
             self.hints.ignore(run_id_of(agent_run_id))
@@ -83,7 +89,7 @@ class Post:
         if posted.woken:
             self.advancer.republish(posted.woken)
         running = set(posted.running)
-        with self._lock:
+        with self.lock:
             here = [waiter for identity in running if (waiter := self._waiting.get(identity)) is not None]
             away = running.difference(self._waiting)
         _poke(here)
@@ -94,13 +100,13 @@ class Post:
     def heard(self, run_id: str, task: str) -> None:
         """Let those look that a hint is for: all of the run, since a look costs little and a run has few here."""
         del task
-        with self._lock:
+        with self.lock:
             meant = [waiter for identity, waiter in self._waiting.items() if run_id_of(identity) == run_id]
         _poke(meant)
 
     def missed(self) -> None:
         """Let all look: hints may have been lost."""
-        with self._lock:
+        with self.lock:
             meant = list(self._waiting.values())
         _poke(meant)
 
@@ -152,6 +158,9 @@ class Mailbox:
         posted = self.post_office.mail.post(claim, entry, letters)
         if not posted.refusals:
             self.post_office.tell(claim.run_id, letters, posted)
+            self._count(claim, "sent", len(letters))
+            for letter in letters:
+                log.info("message sent", to=letter.recipient, type=letter.type, message=letter.id)
         return posted
 
     def look(self, claim: Claim, wanted: Filter) -> Look:
@@ -160,13 +169,22 @@ class Mailbox:
         return self.post_office.mail.look(claim, wanted)
 
     def take(self, claim: Claim, entry: Entry, number: int) -> bool:
-        return self.post_office.mail.take(claim, entry, number)
+        taken = self.post_office.mail.take(claim, entry, number)
+        if taken:
+            self._count(claim, "received", 1)
+            log.info("message received", number=number)
+        return taken
 
     def close(self, claim: Claim, entry: Entry, request_id: str) -> bool:
         return self.post_office.mail.close(claim, entry, request_id)
 
     def reject(self, claim: Claim, number: int, reason: str) -> None:
         self.post_office.mail.reject(claim, number, reason)
+        log.warning("message rejected", number=number, reason=reason)
+
+    def _count(self, claim: Claim, direction: str, messages: int) -> None:
+        with self.post_office.lock:
+            self.post_office.counts[claim.agent, direction] += messages
 
 
 def _poke(waiters: Iterable[Waiter]) -> None:

@@ -128,6 +128,9 @@ def _metrics_of(reading: FleetReading) -> Iterator[Metric]:
         parts.add_metric([agent, "queued"], waiting.due + waiting.later)
         depth.add_metric([agent], waiting.due)
         oldest.add_metric([agent], waiting.oldest_seconds)
-    yield from (runs, parts, depth, oldest)
+    mail = Gauge("nightfleet_mailbox_depth", "Messages that wait for agents that have not ended.", labels=["agent"])
+    for agent, count in reading.mail.items():
+        mail.add_metric([agent], count)
+    yield from (runs, parts, depth, oldest, mail)
     yield Gauge("nightfleet_workers", "Worker processes with a fresh heartbeat.", reading.workers)
     yield Gauge("nightfleet_fleet_slots", "Their slots.", reading.slots)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.contracts.dispatch import agent_of
@@ -28,6 +28,8 @@ class FleetReading:
     running: Mapping[str, int]
     workers: int
     slots: int
+    #: Messages that wait, by the agent that will receive them.
+    mail: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 class Readings:
@@ -43,11 +45,13 @@ class Readings:
             announced = session.rows("announced_queues")
             waiting = session.rows("waiting_by_queue")
             running = session.rows("running_by_queue")
+            mail = session.rows("waiting_mail")
             size = session.row("fleet_size", lease_ttl=float(lease_ttl_seconds)) or (0, 0)
         idle = {agent_of(row[0]): Waiting() for row in announced}
         return FleetReading(
             runs={"pending": 0, "running": 0} | {row[0]: int(row[1]) for row in runs},
             waiting=idle | {agent_of(row[0]): _waiting(row) for row in waiting},
+            mail=dict.fromkeys(idle, 0) | {row[0]: int(row[1]) for row in mail},
             running=dict.fromkeys(idle, 0) | {agent_of(row[0]): int(row[1]) for row in running},
             workers=int(size[0]),
             slots=int(size[1]),

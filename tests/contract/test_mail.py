@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
@@ -20,6 +21,7 @@ from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.mail import OUTSIDE, RUNTIME, Filter, Found, Letter, MailState, Posted
 from orchestrator.errors import ClaimLost, JournalConflict, RunStateConflict
 from orchestrator.store.agent_runs import Claim
+from orchestrator.store.readings import Readings
 from orchestrator.store.store import Store
 from orchestrator.store.tables import agent_message
 
@@ -424,3 +426,16 @@ def test_a_suspension_for_mail_belongs_to_its_claim(talk: Talk) -> None:
     talk.steps.claim(talk.run_id, "b")
     with pytest.raises(ClaimLost):
         talk.steps.store.waits.suspend(old, left_seconds=None, waiting_for="mail", interests=[ANY.interest(0)])
+
+
+def test_the_depth_of_mailboxes_is_known_by_agent(talk: Talk) -> None:
+    readings = Readings(talk.steps.store.database)
+    talk.send("a", "b", 1)
+    talk.send("a", "b", 2)
+    talk.send("b", "c", 3)
+    talk.receive("b")
+    agents = {name: talk.steps.plan.tasks[talk.steps.plan.position[name]].agent for name in "abc"}
+    expected: Counter[str] = Counter([agents["b"], agents["c"]])
+    assert readings.fleet(lease_ttl_seconds=60).mail == expected
+    talk.steps.finish(talk.claims["c"], DONE)
+    assert readings.fleet(lease_ttl_seconds=60).mail == expected - Counter([agents["c"]])

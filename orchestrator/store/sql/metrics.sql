@@ -9,6 +9,10 @@ FROM @agent_run WHERE state = 'queued' GROUP BY queue
 -- running_by_queue: agent runs that some worker executes
 SELECT queue, count(*) FROM @agent_run WHERE state = 'running' AND worker_id IS NOT NULL GROUP BY queue
 
+-- waiting_mail: messages that wait for agent runs that have not ended, by agent
+SELECT a.agent, count(*) FROM @agent_message m JOIN @agent_run a ON a.id = m.recipient_id
+WHERE m.state = 'waiting' AND a.state || '' NOT IN ('succeeded', 'failed', 'cancelled', 'skipped') GROUP BY a.agent
+
 -- announced_queues: every agent that is known, so that a queue that is empty shows as 0
 SELECT queue FROM @agent
 
