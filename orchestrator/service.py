@@ -46,6 +46,7 @@ from orchestrator.store.creation import Arm, Created, NewRun
 from orchestrator.store.database import Session, times
 from orchestrator.store.repairs import TAKEN_AT_ONCE
 from orchestrator.store.runs import parse
+from orchestrator.store.unsending import unsend
 from orchestrator.stream import events_of, moment
 
 if TYPE_CHECKING:
@@ -328,6 +329,7 @@ def _created(kernel: Kernel, arms: Sequence[Arm], project: str) -> list[Created]
 def _forget(session: Session, *, run_id: str, restart: bool, repeat_uncertain: bool) -> None:
     if restart:
         session.run("journal_void_open", run_id=run_id)
+        unsend(session, run_id)
     if repeat_uncertain:
         session.run("journal_void_uncertain", run_id=run_id)
 

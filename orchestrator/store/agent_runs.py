@@ -14,6 +14,7 @@ from orchestrator.contracts.usage import Usage
 from orchestrator.group_commit import GroupCommit
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.database import Database, Session
+from orchestrator.store.unsending import unsend
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,7 @@ class AgentRuns:
             )
             if count == 1 and agent is not None:
                 session.run("journal_void_all", id=claim.id)
+                unsend(session, claim.run_id)
             return count == 1
 
         return self._database.execute(work) if agent is None else self._database.transact(work)

@@ -452,6 +452,7 @@ agent_message = Table(
     Column("taken_number", Integer),
     Column("ended_at", Time),
     Index("ix_agent_message_waiting", "recipient_id", "number", **_where("state = 'waiting'")),
+    Index("ix_agent_message_reply", "answers", **_where("state = 'waiting' AND answers IS NOT NULL")),
     Index("ix_agent_message_expires", "expires_at", **_where("state = 'waiting' AND expires_at IS NOT NULL")),
 )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import servers
 from fleet import BROKERS, Fleet, fleet
 
 from orchestrator import RunHandle, RunStateConflict, TaskDefinition, WorkflowDefinition
@@ -143,3 +145,52 @@ def test_a_body_that_is_too_large_or_no_json_is_an_error_of_the_sender(tmp_path:
         assert result.error is not None
         assert (result.error.code, result.error.task) == ("value_too_large", "announcer")
         assert "the limit is 2,000" in result.error.message
+
+
+@pytest.mark.parametrize("kind", BROKERS)
+def test_what_was_sent_while_the_broker_was_away_comes_when_it_is_back(tmp_path: Path, kind: str) -> None:
+    go = tmp_path / "go"
+    with (
+        servers.private_rabbitmq() if kind == "rabbitmq" else servers.private_redis() as server,
+        talking_fleet(tmp_path, broker=kind, broker_url=server.url, suspend_after=0.1) as installation,
+    ):
+        installation.start_worker()
+        talk = together(announcer="announcer", hearer="hearer")
+        run = installation.orchestrator.submit(talk, {"until": str(go), "say": "news"})
+        installation.until(lambda: ("hearer", "suspended") in states(installation), "it waits")
+        server.stop(immediate=True)
+        go.touch()
+        installation.until(lambda: ("hearer", "queued") in states(installation), "the row is there, the wake-up is not")
+        server.start()
+        assert outputs(run)["hearer"]["body"] == "news"
+
+
+def states(installation: Fleet) -> list[tuple[str, str]]:
+    return installation.query("SELECT task, state FROM agent_run")
+
+
+def test_many_runs_that_each_tell_ten_others_reach_them_all(tmp_path: Path) -> None:
+    hearers = {f"hearer_{number}": "hearer" for number in range(10)}
+    with talking_fleet(tmp_path, concurrency=20, suspend_after=0.2) as installation:
+        for _ in range(2):
+            installation.start_worker()
+        news = together(announcer="announcer", **hearers)
+        runs = installation.orchestrator.submit_many(news, [{"say": number} for number in range(30)])
+        for number, run in enumerate(runs):
+            found = outputs(run)
+            assert {found[task]["body"] for task in hearers} == {number}
+        assert installation.query("SELECT state, count(*) FROM agent_message GROUP BY 1") == [("taken", 300)]
+
+
+def test_every_message_is_in_the_log_of_its_workers_with_run_and_agent(tmp_path: Path) -> None:
+    with talking_fleet(tmp_path, log_level="INFO", log_format="json") as installation:
+        installation.start_worker()
+        run = installation.orchestrator.submit(together(announcer="announcer", hearer="hearer"))
+        outputs(run)
+        lines = [
+            json.loads(line) for line in (tmp_path / "worker-0.log").read_text().splitlines() if '"message ' in line
+        ]
+        told = {line["event"]: line for line in lines}
+        assert told["message sent"]["to"] == "hearer"
+        assert {line["run_id"] for line in lines} == {run.id}
+        assert (told["message sent"]["task"], told["message received"]["task"]) == ("announcer", "hearer")

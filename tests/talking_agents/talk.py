@@ -123,6 +123,8 @@ class Announcer(BaseAgent):
     """Tell all others something."""
 
     def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, str]:
+        while "until" in data and not Path(data["until"]).exists():
+            time.sleep(0.05)
         return ctx.broadcast(data.get("say", "hello"))
 
 

@@ -165,9 +165,10 @@ WHERE run_id = :run_id AND state || '' = 'waiting' AND EXISTS (
     WHERE j.agent_run_id = sender_id AND j.scope = sent_scope AND j.number = sent_number AND j.state = 'void'
 )
 
--- mail_give_back: messages of a run whose receiving is void wait again
+-- mail_give_back: messages of a run whose receiving is void wait again, but for what Nightfleet has said of that time
+-- What is sent by no agent run is from outside, or Nightfleet's own.
 UPDATE @agent_message SET state = 'waiting', taken_scope = NULL, taken_number = NULL, ended_at = NULL
-WHERE run_id = :run_id AND state || '' = 'taken' AND EXISTS (
+WHERE run_id = :run_id AND state || '' = 'taken' AND (sender_id IS NOT NULL OR sender <> :runtime) AND EXISTS (
     SELECT 1 FROM @journal j
     WHERE j.agent_run_id = recipient_id AND j.scope = taken_scope AND j.number = taken_number AND j.state = 'void'
 )

@@ -67,6 +67,8 @@ def _create_messages() -> None:
         postgresql_where=waiting,
         sqlite_where=waiting,
     )
+    reply = sa.text("state = 'waiting' AND answers IS NOT NULL")
+    op.create_index("ix_agent_message_reply", "agent_message", ["answers"], postgresql_where=reply, sqlite_where=reply)
     expiring = sa.text("state = 'waiting' AND expires_at IS NOT NULL")
     op.create_index(
         "ix_agent_message_expires", "agent_message", ["expires_at"], postgresql_where=expiring, sqlite_where=expiring
