@@ -14,8 +14,8 @@ from orchestrator.errors import UsageError
 from orchestrator.retention import in_force
 from orchestrator.service import Service
 from orchestrator.store.creation import database_now
+from orchestrator.store.database import moment
 from orchestrator.store.retention import ENDED
-from orchestrator.stream import moment
 
 #: Runs that one transaction deletes.
 _AT_ONCE = 200

@@ -43,11 +43,11 @@ from orchestrator.planning.frontier import Plan
 from orchestrator.planning.inputs import Upstream, run_output
 from orchestrator.store.arms import create_arms
 from orchestrator.store.creation import Arm, Created, NewRun
-from orchestrator.store.database import Session, times
+from orchestrator.store.database import Session, moment, times
 from orchestrator.store.repairs import TAKEN_AT_ONCE
 from orchestrator.store.runs import parse
 from orchestrator.store.unsending import unsend
-from orchestrator.stream import events_of, moment
+from orchestrator.stream import events_of
 
 if TYPE_CHECKING:
     from orchestrator.messages import Messages

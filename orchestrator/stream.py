@@ -6,15 +6,15 @@ import base64
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from orchestrator.advance import error_info
 from orchestrator.contracts.event import RunEvent
+from orchestrator.contracts.mail import AgentMessage
 from orchestrator.contracts.piece import Piece
-from orchestrator.contracts.run import AgentRunState
+from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.errors import InputInvalid
-from orchestrator.store.database import times
+from orchestrator.store.database import moment, times
 from orchestrator.store.runs import parse
 from orchestrator.store.store import Store
 from orchestrator.store.streams import Shown
@@ -26,7 +26,7 @@ _MOST_CHARACTERS = 64_000
 def events_of(store: Store, run_id: str, after: str | None = None) -> Iterator[RunEvent]:
     """Give what has happened since `after` (from the beginning without it), up to now; see `RunEvent.cursor`."""
     runs = store.runs
-    seen, last_progress, last_piece = _decode_cursor(after)
+    seen, last_progress, last_piece, last_message = _decode_cursor(after)
     state = runs.state(run_id)
     rows = runs.states(run_id)
     lines = runs.events_after(run_id, last_progress or run_id)
@@ -35,7 +35,7 @@ def events_of(store: Store, run_id: str, after: str | None = None) -> Iterator[R
     marks = list(seen)
 
     def event(kind: Any, last: str, **fields: Any) -> RunEvent:
-        cursor = _encode_cursor("".join(marks), last, last_piece)
+        cursor = _encode_cursor("".join(marks), last, last_piece, last_message)
         return RunEvent(cursor=cursor, kind=kind, run_id=run_id, **fields)
 
     for identity, task, message, data, at in lines:
@@ -53,6 +53,9 @@ def events_of(store: Store, run_id: str, after: str | None = None) -> Iterator[R
     for shown in joined(store.streams.after(run_id, last_piece)):
         last_piece = shown.number
         yield event("delta", last_progress, state=None, **_told(shown))
+    for number, message in store.mail.told(run_id, last_message, ended=RunState(state).final):
+        last_message = number
+        yield event("message", last_progress, agent=None, state=None, **_sent(message))
     for position, task, agent, part_state, epoch, error, at, waiting_for in rows:
         mark = _mark(part_state, epoch)
         if marks[position + 1] == mark:
@@ -97,16 +100,18 @@ def _told(shown: Shown) -> dict[str, Any]:
     return {**place, "offset": piece.start, "text": piece.text, "restarted": piece.restarted}
 
 
-def moment(value: Any) -> datetime:
-    """Give a time column's value where there must be one."""
-    found = times(value)
-    if found is None:
-        raise ValueError("a time that must be set is not")
-    return found
+def _sent(message: AgentMessage) -> dict[str, Any]:
+    data = message.model_dump(mode="json", include={"id", "type", "body", "priority", "answers"})
+    return {
+        "task": None if message.sender.startswith("@") else message.sender,
+        "message": f"{message.sender} to {message.recipient}: {message.type}",
+        "data": {**data, "from": message.sender, "to": message.recipient},
+        "at": message.sent_at,
+    }
 
 
 # A cursor is what its reader has seen: one character for the run and one for each agent run, the last progress line, and the
-# number of the last piece of an answer, if there was one.
+# numbers of the last piece of an answer and of the last message, if there were any.
 
 
 def _mark(state: str, epoch: int) -> str:
@@ -118,17 +123,19 @@ def _mark(state: str, epoch: int) -> str:
     return chr(0x30 + known[state] + len(order) * (epoch % 7))
 
 
-def _encode_cursor(marks: str, last_progress: str, last_piece: int) -> str:
-    text = f"{last_progress}|{marks}" + (f"|{last_piece}" if last_piece else "")
+def _encode_cursor(marks: str, last_progress: str, last_piece: int, last_message: int) -> str:
+    text = f"{last_progress}|{marks}" + (f"|{last_piece}" if last_piece or last_message else "")
+    text += f"|{last_message}" if last_message else ""
     return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode().rstrip("=")
 
 
-def _decode_cursor(cursor: str | None) -> tuple[str, str, int]:
+def _decode_cursor(cursor: str | None) -> tuple[str, str, int, int]:
     if not cursor:
-        return "", "", 0
+        return "", "", 0, 0
     try:
         text = zlib.decompress(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))).decode()
-        last, marks, *piece = text.split("|")
-        return marks, last, int(piece[0]) if piece else 0
+        last, marks, *numbers = text.split("|")
+        piece, message, *_ = (*map(int, numbers), 0, 0)
     except (ValueError, zlib.error):
         raise InputInvalid(f"{cursor!r} is no cursor: take it from RunEvent.cursor as it is") from None
+    return marks, last, piece, message

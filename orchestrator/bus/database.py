@@ -10,6 +10,7 @@ from orchestrator.bus.rows import (
     Posting,
     Result,
     first_meant,
+    message_of,
     parameters_of_postings,
     post_one,
     record_of,
@@ -18,7 +19,7 @@ from orchestrator.bus.rows import (
     send_from,
 )
 from orchestrator.contracts.effect import Entry
-from orchestrator.contracts.mail import OUTSIDE, Filter, Letter, Look, MailRecord, Posted
+from orchestrator.contracts.mail import OUTSIDE, AgentMessage, Filter, Letter, Look, MailRecord, Posted
 from orchestrator.errors import RunStateConflict
 from orchestrator.group_commit import GroupCommit
 from orchestrator.journal.database import Answer, DatabaseJournal, Write, each_once
@@ -110,6 +111,12 @@ class DatabaseMail:
             return send_from(session, self._database.dialect, run_id, sender, letter)
 
         return self._database.transact(work)
+
+    def told(self, run_id: str, after: int, *, ended: bool) -> Iterator[tuple[int, AgentMessage]]:
+        """Give the messages of a run behind a number, for those who watch it; of one that goes on those of a second ago."""
+        place = {"run_id": run_id, "after": after, "ended": ended, "most": _HISTORY_PAGE}
+        for row in self._database.execute(lambda session: session.rows("mail_told", **place)):
+            yield row[0], message_of(row)
 
     def members(self, run_id: str) -> list[tuple[str, str, str]]:
         """Give id, task and agent of the agent runs of a run."""

@@ -240,6 +240,9 @@ class Board:
         if event.kind == "progress":
             row.note = render.progress_text(event)
             return
+        if event.kind == "message":
+            row.note = render.message_text(event)
+            return
         if event.kind == "delta":
             row.note = self._spoken.tail(row.task)
             return

@@ -240,6 +240,8 @@ def _permitted(permissions: Permissions) -> str:
 
 def event_line(event: RunEvent) -> str | None:
     """Give an event of an agent run as a line, None for one that nobody waits for."""
+    if event.kind == "message":
+        return message_text(event)
     if event.task is None or event.kind == "delta":
         return None
     if event.kind == "progress":
@@ -250,6 +252,12 @@ def event_line(event: RunEvent) -> str | None:
     if event.state == "suspended" and event.message:
         return f"{event.task} {one_line(event.message, _MOST_OF_A_WAIT)}"
     return f"{event.task} {'waits for a retry' if event.state == 'queued' else event.state}{reason}"
+
+
+def message_text(event: RunEvent) -> str:
+    """Give a message between agents as a line, its body cut."""
+    body = json.dumps(event.data["body"], ensure_ascii=False)
+    return one_line(f"{event.message} {body}", _MOST_OF_A_WAIT)
 
 
 def progress_text(event: RunEvent) -> str:

@@ -8,13 +8,14 @@ from typing import Any, Literal
 from orchestrator.contracts.policy import Value
 from orchestrator.contracts.run import ErrorInfo
 
-EventKind = Literal["run", "agent_run", "progress", "delta"]
+EventKind = Literal["run", "agent_run", "progress", "delta", "message"]
 
 
 class RunEvent(Value):
     """One change: of the run (`task` is None), of an agent run, a progress line of an agent, or a piece of a model's answer.
 
-    `message` is that line, and of an agent run that is suspended what it waits for.
+    `message` is that line, and of an agent run that is suspended what it waits for. A `message` event is what `task` (None: the
+    outside) has sent to the task `to` in its `data`, with its `type`, `body` and `priority`.
 
     A `delta` is `text` that stands at `offset`, in characters, in the answer to the model call at `slot` of an agent run. It
     follows what was told of that answer before, unless it says `restarted`: then what was told from `offset` on does not

@@ -24,6 +24,7 @@ from orchestrator.store.agent_runs import Claim
 from orchestrator.store.readings import Readings
 from orchestrator.store.store import Store
 from orchestrator.store.tables import agent_message
+from orchestrator.stream import events_of
 
 ANY = Filter()
 _numbers = count()
@@ -439,3 +440,19 @@ def test_the_depth_of_mailboxes_is_known_by_agent(talk: Talk) -> None:
     assert readings.fleet(lease_ttl_seconds=60).mail == expected
     talk.steps.finish(talk.claims["c"], DONE)
     assert readings.fleet(lease_ttl_seconds=60).mail == expected - Counter([agents["c"]])
+
+
+def test_watchers_are_told_of_each_message_once_and_go_on_behind_a_cursor(talk: Talk) -> None:
+    database = talk.steps.store.database
+    for number in range(3):
+        talk.send("a", "b", number, type="count")
+    with database.engine.begin() as connection:
+        connection.execute(update(agent_message).values(created_at=ago(database, 5)))
+    talk.send("a", "b", 3)
+    told = [event for event in events_of(talk.steps.store, talk.run_id) if event.kind == "message"]
+    assert [(event.task, event.data["to"], event.data["body"]) for event in told] == [("a", "b", n) for n in range(3)]
+    behind = [event for event in events_of(talk.steps.store, talk.run_id, told[1].cursor) if event.kind == "message"]
+    assert [event.data["body"] for event in behind] == [2], "what is younger than a second may have one before it"
+    talk.steps.store.runs.cancel(talk.run_id)
+    rest = [event for event in events_of(talk.steps.store, talk.run_id, behind[0].cursor) if event.kind == "message"]
+    assert [event.data["body"] for event in rest] == [3]

@@ -177,6 +177,12 @@ WHERE run_id = :run_id AND state || '' = 'taken' AND (sender_id IS NOT NULL OR s
 SELECT number, id, sender, recipient, type, priority, body, wants_reply, answers, created_at, state, reason, expires_at, ended_at
 FROM @agent_message WHERE run_id = :run_id AND number > :after ORDER BY number LIMIT :most
 
+-- mail_told: what watchers of a run have not been told yet; of a run that goes on, what nobody can come before any more
+-- Numbers are in the order of commits for one recipient, and not for a run.
+SELECT number, id, sender, recipient, type, priority, body, wants_reply, answers, created_at
+FROM @agent_message WHERE run_id = :run_id AND number > :after AND (:ended OR created_at < ago(1))
+ORDER BY number LIMIT :most
+
 -- mail_expire: messages whose time is over
 UPDATE @agent_message SET state = 'dead', reason = 'nobody has received it in time', ended_at = now()
 WHERE state = 'waiting' AND expires_at <= now()
