@@ -27,6 +27,7 @@ from orchestrator.observability.logging import get_logger, log_scope
 from orchestrator.observability.redact import Redactor, redactor
 from orchestrator.settings import Settings
 from orchestrator.store.agent_runs import Claim
+from orchestrator.store.pools import Refused
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
 from worker.calls.desk import Desk
@@ -40,7 +41,7 @@ from worker.effects.parking import Parking
 from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder
 from worker.effects.scopes import Suspended
-from worker.execution import Execution, Executions, Ignored, Verdict
+from worker.execution import Deferred, Execution, Executions, Ignored, Verdict
 from worker.failure import described
 from worker.given import Given, ask_as_told
 from worker.host import Host
@@ -54,6 +55,7 @@ from worker.memory.remembering import Remembering
 from worker.meter import Meter, NoMeter
 from worker.nodes.builtin import Nodes
 from worker.pool import EventLoop, give_up_current_job
+from worker.pools import Pools
 from worker.settlement import Settlement
 from worker.streams.show import Show, ShownAnswers
 from worker.timelimits import bounded, stop_softly, timeouts_of
@@ -77,6 +79,8 @@ class Runtime:
     deadlines: Deadlines = field(default_factory=Deadlines)
     executions: Executions = field(default_factory=Executions)
     meter: Meter = field(default_factory=NoMeter)
+    #: How many agent runs of which agents may begin here.
+    pools: Pools = field(default_factory=Pools)
     #: Masks what is secret in this process.
     redact: Redactor = field(default_factory=lambda: redactor(os.environ))
     #: What stands behind tasks that name a function or a Celery task.
@@ -97,13 +101,21 @@ class Runtime:
         self.memory = memory_of(self.settings, self.store)
         self.isolation = Isolation(self.settings, self.store.journal, self.store.waits, self._host, self.deadlines)
 
-    def run(self, agent_run_id: str, carries: frozenset[str], claimed: Callable[[], None] = lambda: None) -> Verdict:
+    def run(
+        self,
+        agent_run_id: str,
+        carries: frozenset[str],
+        claimed: Callable[[], None] = lambda: None,
+        agent: str | None = None,
+    ) -> Verdict:
         """Claim an agent run and take it to its next recorded state; `carries` is what its request would publish.
 
-        `claimed` is called once it is ours.
+        `claimed` is called once it is ours. `agent` is whose queue it came by: its pool may not let it begin.
         """
         failpoint("before_claim")
-        claim = self.store.agent_runs.claim(agent_run_id, self.worker_id)
+        claim = self._claim(agent_run_id, agent)
+        if isinstance(claim, Refused):
+            return Deferred()
         if claim is None:
             return Ignored()
         claimed()
@@ -124,11 +136,24 @@ class Runtime:
             self._count(execution, verdict)
         return verdict
 
+    def _claim(self, agent_run_id: str, agent: str | None) -> Claim | Refused | None:
+        if agent is None or not self.pools.counted_by_fleet(agent):
+            return self.store.agent_runs.claim(agent_run_id, self.worker_id)
+        found = self.store.pools.claim(agent_run_id, self.worker_id, agent)
+        if isinstance(found, Refused):
+            self.pools.refuse(agent)
+        return found
+
     def stop(self, execution: Execution, error: NightfleetError) -> None:
         """Stop an execution at its next effect, an async one at its await."""
         execution.account.stopped = error if isinstance(error, ClaimLost) else ClaimLost(error.message)
         if execution.interrupt is not None:
             execution.interrupt()
+
+    def follow_pools(self) -> None:
+        """Read what is wished for agents and follow it; raises `DatabaseUnavailable`, and goes on as before then."""
+        if not self.settings.embedded:
+            self.pools.follow(self.store.pools.bounded())
 
     def leave(self) -> None:
         """Let no effect begin any more: what is under way ends and is recorded, then its agent run is handed back."""
