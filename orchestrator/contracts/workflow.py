@@ -201,9 +201,7 @@ class TaskDefinition(Value):
 
     @property
     def does(self) -> str:
-        """Who does the work, for people: the agent's name, `function package.module:name`, `celery images.resize` or
-        `capability review`.
-        """
+        """Who does the work, for people: `reader`, `function package.module:name`, `celery images.resize`, `capability review`."""
         return _does(self.agent, self.function, self.celery, self.capability)
 
     def references(self) -> tuple[str, ...]:

@@ -38,7 +38,9 @@ class Doors(TimedStep):
         # Embedded there is one process, whose slots are all that there is.
         if consumer.app.kind == "memory":
             return False
-        self.tick(consumer)
+        for agent in self.pools.bounded:
+            if self.pools.bound(agent) == 0:
+                self._close(agent)  # before anything is consumed: what may not begin need not come
         return True
 
     def tick(self, consumer: Any) -> None:
@@ -61,6 +63,11 @@ class Doors(TimedStep):
         self.pools.let_go(agent, ended=ended)
 
     def _set(self, agent: str) -> None:
+        if self._name(agent) not in self._consumer.app.amqp.queues.consume_from:
+            # An agent that others serve, or that is not served here any more.
+            self._shut.discard(agent)
+            self._counted.pop(agent, None)
+            return
         bound = self.pools.bound(agent)
         counts = self._consumer.app.kind == "rabbitmq" and not isinstance(self._consumer.task_consumer, GatedConsumer)
         if bound == 0 or (not counts and self.pools.is_full(agent)):
@@ -73,19 +80,14 @@ class Doors(TimedStep):
     def _close(self, agent: str) -> None:
         if agent not in self._shut:
             self._shut.add(agent)
-            self._consumer.task_consumer.cancel_by_queue(self._queue(agent).name)
+            self._consumer.task_consumer.cancel_by_queue(self._name(agent))
 
     def _open(self, agent: str, count: int | None) -> None:
         """Consume a queue, at most `count` messages at a time if that is given."""
-        queue, consumer = self._queue(agent), self._consumer.task_consumer
-        if queue.name not in self._consumer.app.amqp.queues.consume_from:
-            # An agent of others.
-            self._shut.discard(agent)
-            self._counted.pop(agent, None)
-            return
-        if consumer.consuming_from(queue.name):
-            consumer.cancel_by_queue(queue.name)
-        consumer.add_queue(queue)
+        consumer, name = self._consumer.task_consumer, self._name(agent)
+        if consumer.consuming_from(name):
+            consumer.cancel_by_queue(name)
+        consumer.add_queue(self._consumer.app.queue_for(queue_of(agent)))
         if count is not None:
             consumer.channel.basic_qos(0, count, False)  # noqa: FBT003 - AMQP's: size, count, for all consumers of the channel
         consumer.consume()
@@ -96,8 +98,8 @@ class Doors(TimedStep):
         if count is not None:
             self._counted[agent] = count
 
-    def _queue(self, agent: str) -> Any:
-        return self._consumer.app.queue_for(queue_of(agent))
+    def _name(self, agent: str) -> str:
+        return f"{self._consumer.app.settings.namespace}.{queue_of(agent)}"
 
     def _hurry(self, channel: Any, *, is_bounded: bool) -> None:
         """Take messages one by one while some agent is bounded, and look often."""
