@@ -201,7 +201,7 @@ class TaskDefinition(Value):
 
     @property
     def does(self) -> str:
-        """Who does the work, for people: `reader`, `function package.module:name`, `celery images.resize`, `capability review`."""
+        """Who does the work, for people: `reader`, `function module:name`, `celery images.resize`, `capability review`."""
         return _does(self.agent, self.function, self.celery, self.capability)
 
     def references(self) -> tuple[str, ...]:

@@ -137,8 +137,10 @@ def _queue(queue: QueueFact, work: Work, settings: Settings) -> Iterator[Finding
             )
         return
     if queue.pool is not None:
+        # What workers take of it says nothing about them.
         yield from _pool(queue.agent, queue.pool, waits, queue.oldest_seconds)
-        return  # what workers take of it says nothing about them, nor about the broker
+        yield from _depth(queue, work, settings)
+        return
     free = any(worker.running < worker.slots and not worker.draining for worker in work.live_workers)
     if queue.consumers == 0 and free and queue.oldest_seconds > _START_SECONDS:
         yield error(

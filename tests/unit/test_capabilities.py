@@ -132,7 +132,7 @@ def test_unknown_agents_and_capabilities_are_told_at_once() -> None:
 
 def test_what_is_wrong_with_a_workflow_besides_is_told_together_with_it() -> None:
     made = WorkflowDefinition(tasks=(capable("judge", "nobody", can="reviw"),))
-    with pytest.raises(WorkflowInvalid, match="(?s)there is no task 'nobody'.*no agent has the capability"):
+    with pytest.raises(WorkflowInvalid, match=r"(?s)there is no task 'nobody'.*no agent has the capability"):
         validate(made, {"critic"}, {"review"})
 
 
