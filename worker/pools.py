@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from orchestrator.clock import Clock, jitter, system_clock
 from orchestrator.contracts.fleet import PoolSummary
@@ -15,13 +16,29 @@ log = get_logger("nightfleet.worker")
 #: How long an agent is left alone of which the fleet runs as many as it may. A slot that ends elsewhere tells nobody here.
 _AGAIN_SECONDS = 1.0
 _SPREAD = 0.2
+#: So many messages are taken at once, at most, before it is known whether the fleet has room for them.
+_MOST_STEPS = 8
+
+
+@dataclass(slots=True)
+class _Share:
+    """How much a worker takes of an agent that the whole fleet bounds: it finds out by what its claims are told."""
+
+    #: How many it may have in hand.
+    most: int
+    #: By how many that grows with the next claim that succeeds.
+    step: int = 1
+    refused_at: float = float("-inf")
+    #: When it tries one more.
+    again_at: float = float("-inf")
 
 
 class Pools:
     """Counts the deliveries of each agent that this worker has in hand, and bounds them as the pools say; thread-safe.
 
-    The bound in the whole fleet is kept by the claim, in the database. Here is remembered that it was reached, so that this
-    worker takes no message that it could do nothing with.
+    The bound in the whole fleet is kept by the claim, in the database. Here is remembered how much this worker gets of it, so
+    that it takes few messages that it could do nothing with: a refusal makes that less by one, a success more, and one that has
+    ended makes room for another one.
     """
 
     def __init__(self, clock: Clock = system_clock) -> None:
@@ -29,18 +46,22 @@ class Pools:
         self._lock = threading.Lock()
         self._wishes: Mapping[str, PoolSummary] = {}
         self._held: Counter[str] = Counter()
-        #: When the fleet ran as many as it may, and until when nobody asks again.
-        self._refused: dict[str, tuple[float, float]] = {}
+        self._shares: dict[str, _Share] = {}
 
     def follow(self, wishes: Iterable[PoolSummary]) -> None:
         """Take in what is wished now; agents of which nothing is said are bounded by nothing."""
         new = {wish.agent: wish for wish in wishes if wish.bounded}
         with self._lock:
             old, self._wishes = self._wishes, new
-            self._refused = {agent: value for agent, value in self._refused.items() if agent in new}
-        for agent in sorted(old.keys() | new.keys()):
-            if _said(old.get(agent)) != _said(new.get(agent)):
-                log.info("the pool of an agent has changed", agent_name=agent, **_said(new.get(agent)))
+            changed = [
+                agent for agent in sorted(old.keys() | new.keys()) if _said(old.get(agent)) != _said(new.get(agent))
+            ]
+            for agent in changed:
+                self._shares.pop(agent, None)
+                if agent in new and new[agent].slots is not None:
+                    self._shares[agent] = _Share(self._held[agent] + 1)
+        for agent in changed:
+            log.info("the pool of an agent has changed", agent_name=agent, **_said(new.get(agent)))
 
     @property
     def bounded(self) -> Mapping[str, PoolSummary]:
@@ -55,58 +76,70 @@ class Pools:
     def take(self, agent: str) -> bool:
         """Count a delivery that has come; false when it has to go back: there is no room for it."""
         with self._lock:
-            bound = self._bound(agent)
-            if bound is not None and self._held[agent] >= bound:
+            if self._room(agent) == 0:
                 return False
             self._held[agent] += 1
             return True
 
-    def let_go(self, agent: str, *, ended: bool) -> None:
-        """Count a delivery that is settled; one that has `ended` may have made room in the fleet."""
+    def let_go(self, agent: str) -> None:
+        """Count a delivery that is settled."""
         with self._lock:
             self._held[agent] -= 1
             if self._held[agent] <= 0:
                 del self._held[agent]
-            if ended:
-                self._refused.pop(agent, None)
 
     def refuse(self, agent: str) -> None:
-        """Remember that the fleet runs as many of an agent as it may."""
+        """Learn that the fleet has no room for one that is in hand."""
         now = self._clock.monotonic()
         with self._lock:
-            self._refused[agent] = (now, now + jitter(_AGAIN_SECONDS, _SPREAD))
+            if agent in self._shares:
+                share = self._shares[agent]
+                share.most, share.step = max(0, self._held[agent] - 1), 1
+                share.refused_at, share.again_at = now, now + jitter(_AGAIN_SECONDS, _SPREAD)
 
-    def bound(self, agent: str) -> int | None:
-        """Give how many deliveries of an agent this worker may have in hand; 0: none now, None: as many as it has slots."""
+    def accept(self, agent: str) -> None:
+        """Learn that the fleet has room for one that is in hand."""
         with self._lock:
-            return self._bound(agent)
+            if agent in self._shares:
+                share = self._shares[agent]
+                share.most = max(share.most, self._held[agent] + share.step)
+                share.step = min(2 * share.step, _MOST_STEPS)
 
-    def is_full(self, agent: str) -> bool:
-        """Tell whether no further delivery of an agent may be taken now."""
+    def room(self, agent: str) -> int | None:
+        """Give how many more deliveries of an agent may be taken now; None: as many as come."""
         with self._lock:
-            bound = self._bound(agent)
-            return bound is not None and self._held[agent] >= bound
+            return self._room(agent)
 
     def shut(self, within_seconds: float) -> list[str]:
         """Give the agents that this worker takes nothing of, now or at some time within some seconds."""
         now = self._clock.monotonic()
         with self._lock:
-            return [agent for agent in self._wishes if self._is_shut(agent, now, within_seconds)]
+            return [
+                agent
+                for agent in self._wishes
+                if self._room(agent) == 0 or self._was_refused(agent, now - within_seconds)
+            ]
 
-    def _is_shut(self, agent: str, now: float, within_seconds: float) -> bool:
-        bound = self._bound(agent)
-        refused_at, _ = self._refused.get(agent, (float("-inf"), 0.0))
-        return (bound is not None and self._held[agent] >= bound) or now - refused_at < within_seconds
+    def _was_refused(self, agent: str, since: float) -> bool:
+        return agent in self._shares and self._shares[agent].refused_at > since
 
-    def _bound(self, agent: str) -> int | None:
+    def _room(self, agent: str) -> int | None:
         wish = self._wishes.get(agent)
         if wish is None:
             return None
-        refused = self._refused.get(agent)
-        if wish.paused or (refused is not None and self._clock.monotonic() < refused[1]):
-            return 0
         bounds = [bound for bound in (wish.slots, wish.worker_slots) if bound is not None]
-        return min(bounds) if bounds else None
+        if wish.paused or not bounds:
+            return 0
+        if (share := self._shares.get(agent)) is not None:
+            bounds.append(self._most(share, self._held[agent]))
+        return max(0, min(bounds) - self._held[agent])
+
+    def _most(self, share: _Share, held: int) -> int:
+        """Give how many a worker may have in hand; one more than it has once it has waited for a while."""
+        now = self._clock.monotonic()
+        if share.most <= held and now >= share.again_at:
+            share.most, share.again_at = held + 1, now + jitter(_AGAIN_SECONDS, _SPREAD)
+        return share.most
 
 
 def _said(wish: PoolSummary | None) -> dict[str, object]:

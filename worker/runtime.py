@@ -142,6 +142,8 @@ class Runtime:
         found = self.store.pools.claim(agent_run_id, self.worker_id, agent)
         if isinstance(found, Refused):
             self.pools.refuse(agent)
+        elif found is not None:
+            self.pools.accept(agent)
         return found
 
     def stop(self, execution: Execution, error: NightfleetError) -> None:

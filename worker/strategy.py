@@ -28,15 +28,15 @@ class _Once:
 
     __slots__ = ("_tell",)
 
-    def __init__(self, tell: Callable[[bool], None]) -> None:
-        self._tell: list[Callable[[bool], None]] = [tell]
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = [tell]
 
-    def before(self, settle: Callable[..., Any], *, ended: bool) -> Callable[..., Any]:
+    def before(self, settle: Callable[..., Any]) -> Callable[..., Any]:
         """Give a function that tells, and then settles."""
 
         def told(*args: Any, **kwargs: Any) -> Any:
             with contextlib.suppress(IndexError):  # of two threads one takes it out
-                self._tell.pop()(ended)
+                self._tell.pop()()
             return settle(*args, **kwargs)
 
         return told
@@ -53,14 +53,13 @@ def agent_run_strategy(task: Any, app: Any, consumer: Any, **_: Any) -> OnMessag
     agent, doors = agent_of(task.name), consumer.doors
 
     def on_message(message: Any, _body: Any, ack: Any, reject: Any, callbacks: Iterable[Any], **_: Any) -> None:
-        if not doors.pools.take(agent):
-            doors.turn_away(agent, message)
+        if not doors.take(agent, message):
             return
-        settled = _Once(lambda ended: doors.settled(agent, ended=ended))
+        settled = _Once(lambda: doors.settled(agent))
         request = request_class(
             message,
-            on_ack=settled.before(ack, ended=True),
-            on_reject=settled.before(reject, ended=False),
+            on_ack=settled.before(ack),
+            on_reject=settled.before(reject),
             app=app,
             hostname=consumer.hostname,
             eventer=eventer,

@@ -34,9 +34,17 @@ def pool(agent: str = "critic", **fields: Any) -> PoolSummary:
     return PoolSummary(agent=agent, **fields)
 
 
+def held(pools: Pools, agent: str = "critic") -> int:
+    """Take as many as there is room for."""
+    count = 0
+    while pools.take(agent):
+        count += 1
+    return count
+
+
 def test_nothing_is_bounded_until_somebody_wishes_it(pools: Pools) -> None:
     assert all(pools.take("critic") for _ in range(1000))
-    assert pools.bound("critic") is None
+    assert pools.room("critic") is None
     assert pools.shut(10) == []
     assert not pools.counted_by_fleet("critic")
 
@@ -45,17 +53,21 @@ def test_a_worker_has_no_more_in_hand_than_its_bound(pools: Pools) -> None:
     pools.follow([pool(worker_slots=2)])
     assert [pools.take("critic") for _ in range(3)] == [True, True, False]
     assert pools.take("reader")
-    assert pools.is_full("critic")
+    assert pools.room("critic") == 0
     assert pools.shut(10) == ["critic"]
-    pools.let_go("critic", ended=True)
-    assert not pools.is_full("critic")
+    pools.let_go("critic")
+    assert pools.room("critic") == 1
     assert pools.take("critic")
 
 
-def test_the_smaller_of_two_bounds_holds_and_the_fleet_counts_only_its_own(pools: Pools) -> None:
-    pools.follow([pool(worker_slots=2), pool("reader", slots=3), pool("writer", slots=1, worker_slots=5)])
-    assert [pools.bound(agent) for agent in ("critic", "reader", "writer")] == [2, 3, 1]
-    assert [pools.counted_by_fleet(agent) for agent in ("critic", "reader", "writer")] == [False, True, True]
+def test_only_what_the_fleet_bounds_is_counted_there(pools: Pools) -> None:
+    pools.follow([pool(worker_slots=2), pool("reader", slots=3), pool("writer", paused=True)])
+    assert [pools.counted_by_fleet(agent) for agent in ("critic", "reader", "writer", "editor")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_what_was_in_hand_before_a_bound_counts(pools: Pools) -> None:
@@ -63,49 +75,83 @@ def test_what_was_in_hand_before_a_bound_counts(pools: Pools) -> None:
     pools.follow([pool(worker_slots=2)])
     assert not pools.take("critic")
     for _ in range(2):
-        pools.let_go("critic", ended=True)
+        pools.let_go("critic")
     assert pools.take("critic")
     assert not pools.take("critic")
 
 
 def test_a_paused_agent_gets_nothing_until_it_is_resumed(pools: Pools) -> None:
-    pools.follow([pool(paused=True, slots=4)])
-    assert (pools.bound("critic"), pools.take("critic")) == (0, False)
-    assert pools.counted_by_fleet("critic")
+    pools.follow([pool(paused=True, worker_slots=4)])
+    assert (pools.room("critic"), pools.take("critic")) == (0, False)
     assert pools.shut(10) == ["critic"]
-    pools.follow([pool(slots=4)])
-    assert (pools.bound("critic"), pools.take("critic")) == (4, True)
+    pools.follow([pool(worker_slots=4)])
+    assert (pools.room("critic"), pools.take("critic")) == (4, True)
     pools.follow([])
-    assert pools.bound("critic") is None
+    assert pools.room("critic") is None
 
 
-def test_where_the_fleet_is_full_nobody_asks_again_for_a_second(pools: Pools, clock: Clock) -> None:
+def test_a_worker_feels_its_way_to_what_the_fleet_has_room_for(pools: Pools) -> None:
+    """It never takes more than eight messages that the fleet may have no room for."""
+    pools.follow([pool(slots=100)])
+    taken: list[int] = []
+    for _ in range(6):
+        taken.append(held(pools))
+        for _ in range(taken[-1]):
+            pools.accept("critic")
+    assert taken[0] == 1
+    assert max(taken) <= 8
+
+
+def test_the_bound_of_the_fleet_bounds_each_worker_too(pools: Pools) -> None:
+    pools.follow([pool(slots=3, worker_slots=5)])
+    for _ in range(3):
+        assert held(pools) == 1
+        pools.accept("critic")
+    assert held(pools) == 0
+
+
+def test_where_the_fleet_is_full_one_asks_again_after_a_second(pools: Pools, clock: Clock) -> None:
     pools.follow([pool(slots=5)])
-    assert pools.take("critic")
+    assert held(pools) == 1
     pools.refuse("critic")
-    pools.let_go("critic", ended=False)  # its message goes back
-    assert not pools.take("critic")
+    pools.let_go("critic")
+    assert pools.room("critic") == 0
     clock.time += 2
-    assert pools.take("critic")
+    assert held(pools) == 1
 
 
-def test_a_slot_that_ends_here_is_asked_for_at_once(pools: Pools) -> None:
+def test_one_that_has_ended_here_makes_room_for_another_at_once(pools: Pools) -> None:
     pools.follow([pool(slots=5)])
-    assert pools.take("critic")
-    assert pools.take("critic")
+    held(pools)
+    pools.accept("critic")
+    held(pools)
     pools.refuse("critic")
-    pools.let_go("critic", ended=False)
-    assert not pools.take("critic")
-    pools.let_go("critic", ended=True)
-    assert pools.take("critic")
+    pools.let_go("critic")  # its message goes back
+    assert pools.room("critic") == 0
+    pools.let_go("critic")  # the other one has ended
+    assert held(pools) == 1
+
+
+def test_a_worker_that_loses_its_share_to_others_takes_less_and_less(pools: Pools) -> None:
+    pools.follow([pool(slots=50)])
+    for _ in range(4):
+        for _ in range(held(pools)):
+            pools.accept("critic")
+    before = held(pools)
+    for _ in range(before):
+        pools.refuse("critic")
+        pools.let_go("critic")
+    assert pools.room("critic") == 0
 
 
 def test_an_agent_that_was_shut_a_moment_ago_is_not_idle(pools: Pools, clock: Clock) -> None:
     """Its queue is opened each second to see whether there is room: a beat must not happen to fall there."""
     pools.follow([pool(slots=5)])
+    held(pools)
     pools.refuse("critic")
+    pools.let_go("critic")
     clock.time += 3
-    assert pools.bound("critic") == 5
+    assert pools.room("critic") == 1
     assert pools.shut(10) == ["critic"]
     clock.time += 8
     assert pools.shut(10) == []
@@ -113,7 +159,22 @@ def test_an_agent_that_was_shut_a_moment_ago_is_not_idle(pools: Pools, clock: Cl
 
 def test_a_refusal_is_forgotten_with_the_bound_that_it_was_about(pools: Pools) -> None:
     pools.follow([pool(slots=5)])
+    held(pools)
     pools.refuse("critic")
-    pools.follow([])
+    pools.let_go("critic")
     pools.follow([pool(slots=6)])
     assert pools.take("critic")
+    pools.follow([])
+    pools.refuse("critic")
+    pools.accept("critic")
+    assert pools.room("critic") is None
+
+
+def test_following_the_same_wish_again_changes_nothing(pools: Pools) -> None:
+    """Each heartbeat does so."""
+    pools.follow([pool(slots=5)])
+    held(pools)
+    pools.refuse("critic")
+    pools.let_go("critic")
+    pools.follow([pool(slots=5, running=3)])
+    assert pools.room("critic") == 0
