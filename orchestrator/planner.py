@@ -74,7 +74,7 @@ class Planner:
         try:
             validate(definition, self.known_agents() | agents, self.able())
         except UnknownAgent as error:
-            told = [broken[agent] for agent in error.details["agents"] if agent in broken]
+            told = [broken[agent] for agent in error.details.get("agents", ()) if agent in broken]
             if not told:
                 raise
             raise type(error)("\n".join([error.message, *told]), details=error.details) from None

@@ -26,11 +26,11 @@ class _Share:
 
     #: How many it may have in hand.
     most: int
+    #: When it tries one more, whatever it knows.
+    again_at: float
     #: By how many that grows with the next claim that succeeds.
     step: int = 1
     refused_at: float = float("-inf")
-    #: When it tries one more.
-    again_at: float = float("-inf")
 
 
 class Pools:
@@ -59,7 +59,7 @@ class Pools:
             for agent in changed:
                 self._shares.pop(agent, None)
                 if agent in new and new[agent].slots is not None:
-                    self._shares[agent] = _Share(self._held[agent] + 1)
+                    self._shares[agent] = _Share(self._held[agent] + 1, again_at=self._next_try())
         for agent in changed:
             log.info("the pool of an agent has changed", agent_name=agent, **_said(new.get(agent)))
 
@@ -90,12 +90,11 @@ class Pools:
 
     def refuse(self, agent: str) -> None:
         """Learn that the fleet has no room for one that is in hand."""
-        now = self._clock.monotonic()
         with self._lock:
             if agent in self._shares:
                 share = self._shares[agent]
                 share.most, share.step = max(0, self._held[agent] - 1), 1
-                share.refused_at, share.again_at = now, now + jitter(_AGAIN_SECONDS, _SPREAD)
+                share.refused_at, share.again_at = self._clock.monotonic(), self._next_try()
 
     def accept(self, agent: str) -> None:
         """Learn that the fleet has room for one that is in hand."""
@@ -136,10 +135,12 @@ class Pools:
 
     def _most(self, share: _Share, held: int) -> int:
         """Give how many a worker may have in hand; one more than it has once it has waited for a while."""
-        now = self._clock.monotonic()
-        if share.most <= held and now >= share.again_at:
-            share.most, share.again_at = held + 1, now + jitter(_AGAIN_SECONDS, _SPREAD)
+        if share.most <= held and self._clock.monotonic() >= share.again_at:
+            share.most, share.again_at = held + 1, self._next_try()
         return share.most
+
+    def _next_try(self) -> float:
+        return self._clock.monotonic() + jitter(_AGAIN_SECONDS, _SPREAD)
 
 
 def _said(wish: PoolSummary | None) -> dict[str, object]:

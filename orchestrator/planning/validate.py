@@ -40,7 +40,8 @@ def validate(
     )
     if (unknown or lacking) and not problems:
         kind = UnknownAgent if unknown else UnknownCapability
-        details = {"agents": list(unknown), "capabilities": list(lacking)}
+        named = {"agents": list(unknown), "capabilities": list(lacking)}
+        details = {what: names for what, names in named.items() if names}
         raise kind("\n".join(islice(texts, MAX_PROBLEMS)), details=details)
     problems += islice(texts, MAX_PROBLEMS - len(problems))
     if next(found, None) or next(texts, None):

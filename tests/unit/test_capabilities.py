@@ -118,7 +118,7 @@ def test_a_capability_that_nobody_has_is_an_error_with_the_one_that_was_meant() 
         "tasks.judge.capability and 1 more: no agent has the capability 'reviw', did you mean 'review'? "
         "`nightfleet agents list` shows what agents can"
     )
-    assert caught.value.details == {"agents": [], "capabilities": ["reviw"]}
+    assert caught.value.details == {"capabilities": ["reviw"]}
 
 
 def test_unknown_agents_and_capabilities_are_told_at_once() -> None:
