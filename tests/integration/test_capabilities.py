@@ -113,7 +113,7 @@ def test_the_registry_knows_the_agents_of_this_process(nf: Orchestrator) -> None
     assert [agent.name for agent in nf.agents.list("review")] == ["kind", "strict"]
     assert nf.agents.least_busy("reject").name == "strict"
     [worker] = nf.agents.workers()
-    assert (worker.state, worker.name) == ("live", "embedded")
+    assert (worker.state, worker.name) == ("live", "celery@embedded")
     with pytest.raises(UnknownAgent, match="did you mean 'strict'"):
         nf.agents.get("strickt")
 
@@ -135,10 +135,12 @@ def test_on_a_fleet_runs_are_spread_and_reach_their_agents(broker: str, tmp_path
         installation.finish()
         found = [run.snapshot() for run in runs]
         assert {run.state for run in found} == {"succeeded"}
-        for run in found:
-            by = {part.task: part.agent for part in run.agent_runs}
-            assert {by["a"], by["b"]} == {"strict", "kind"}
-            assert by["reject"] == "strict"
+        parts = [part for run in found for part in run.agent_runs]
+        assert {part.agent for part in parts if part.task == "reject"} == {"strict"}
+        # One of the two does something else besides: all that each has to do counts.
+        load = Counter(part.agent for part in parts)
+        assert load["reader"] == 60
+        assert abs(load["strict"] - load["kind"]) <= 2
 
 
 def test_an_agent_without_a_worker_waits_and_is_named(tmp_path: Path) -> None:
