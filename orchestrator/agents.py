@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from orchestrator.planning.hints import did_you_mean
 if TYPE_CHECKING:
     from orchestrator.contracts.fleet import LiveAgent, PoolSummary, WorkerSummary
     from orchestrator.service import Service
+
+log = logging.getLogger("nightfleet.agents")
 
 
 class AgentRegistry:
@@ -40,7 +43,7 @@ class AgentRegistry:
 
     def capabilities(self) -> dict[str, tuple[str, ...]]:
         """Give the agents that have each capability, by its name: what a task or a message may ask for."""
-        return dict(self._service().able())
+        return {capability: tuple(agents) for capability, agents in self._service().able().items()}
 
     def least_busy(self, capability: str) -> LiveAgent:
         """Give the agent that has the least to do for each of its slots, of those that have a capability.
@@ -126,7 +129,7 @@ class AgentPool:
     def _change(self, wish: Callable[[PoolSummary], PoolSummary]) -> PoolSummary:
         service = self._checked()
         changed = service.kernel.store.pools.change(self.agent, wish)
-        service.hint_pools()
+        _tell_workers(service)
         return changed
 
     def _checked(self) -> Service:
@@ -140,6 +143,16 @@ class AgentPool:
         if self.agent not in known:
             raise _unknown(self.agent, known)
         return service
+
+
+def _tell_workers(service: Service) -> None:
+    """Tell the workers that pools have changed; one that does not hear it follows with its next heartbeat."""
+    kernel = service.kernel
+    try:
+        kernel.publisher.ensure()  # raises at once where there is no broker
+        kernel.app.tell_workers("follow_pools")
+    except Exception as error:  # noqa: BLE001 - the wish is stored, and a hint is no more than that
+        log.info("the workers were not told of a pool, and follow it with their next heartbeat: %s", error)
 
 
 def _check_slots(slots: int | None) -> None:

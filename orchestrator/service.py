@@ -38,13 +38,12 @@ from orchestrator.failpoints import failpoint
 from orchestrator.kernel import Kernel
 from orchestrator.planner import Planner
 from orchestrator.planning.canvas import compose, messages_of
-from orchestrator.planning.capabilities import Able
 from orchestrator.planning.compensation import told_of
 from orchestrator.planning.files import resolve_workflow
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.inputs import Upstream, run_output
+from orchestrator.settings import Settings
 from orchestrator.store.arms import create_arms
-from orchestrator.store.census import Load
 from orchestrator.store.creation import Arm, Created, NewRun
 from orchestrator.store.database import Session, times
 from orchestrator.store.repairs import TAKEN_AT_ONCE
@@ -53,6 +52,7 @@ from orchestrator.stream import events_of, moment
 
 if TYPE_CHECKING:
     from orchestrator.questions import Questions
+    from orchestrator.store.census import Load
 
 log = logging.getLogger("nightfleet.service")
 
@@ -68,8 +68,9 @@ class Service:
         self.kernel = kernel
         self._store = kernel.store
         self._planner = Planner(kernel, clock)
+        self.able = self._planner.able
         self.assigner = Assigner(lambda: self._store.experiments, self._planner.plan, clock)
-        self.binder = Binder(self._planner.able, self._loads, clock)
+        self.binder = Binder(self.able, self._loads, clock)
 
     @cached_property
     def questions(self) -> Questions:
@@ -179,18 +180,6 @@ class Service:
         """How long a worker that gives no sign of life counts as one that lives."""
         return self.kernel.settings.lease_ttl.total_seconds()
 
-    def able(self) -> Able:
-        """Give the agents that have each capability."""
-        return self._planner.able()
-
-    def hint_pools(self) -> None:
-        """Tell the workers that pools have changed; one that does not hear it follows with its next heartbeat."""
-        try:
-            self.kernel.publisher.ensure()
-            self.kernel.app.tell_workers("follow_pools")
-        except Exception as error:  # noqa: BLE001 - the wish is stored, and a hint is no more than that
-            log.info("the workers were not told of a pool, and follow it with their next heartbeat: %s", error)
-
     def _publish(self, plan: Plan, created: Created) -> None:
         failpoint("after_commit_before_publish")
         canvases = [canvas for ready in created.ready if ready for canvas in compose(plan, ready[0].run_id, ready)]
@@ -248,25 +237,10 @@ class Service:
         brokers = self._store.fleet.brokers(waiting, lease_ttl_seconds=self.lease_ttl_seconds)
         paused = {pool.agent for pool in self._store.pools.bounded() if pool.paused}
         told = (
-            self._warning(waiting[queue], brokers.get(queue), is_paused=waiting[queue] in paused)
+            _warning(self.kernel.settings, waiting[queue], brokers.get(queue), is_paused=waiting[queue] in paused)
             for queue in sorted(waiting)
         )
         return tuple(filter(None, told))
-
-    def _warning(self, agent: str, brokers: set[str | None] | None, *, is_paused: bool) -> str | None:
-        """Say why an agent that waits may wait for ever, if it may."""
-        if is_paused:
-            return f"agent {agent!r} is paused: it waits until `nightfleet agents resume {agent}`"
-        if not brokers:
-            return f"no live worker serves agent {agent!r}: it waits until one with this plugin starts"
-        ours = address_of(self.kernel.settings)
-        there = sorted(broker for broker in brokers if broker is not None and ours is not None)
-        if ours is None or len(there) < len(brokers) or not all(is_other(broker, ours) for broker in there):
-            return None
-        return (
-            f"agent {agent!r} waits for workers that use another broker or namespace: they consume from "
-            f"{', '.join(there)}, and this process publishes to {ours}"
-        )
 
     def state(self, run_id: str) -> RunState:
         """Give the run's state; raises `RunNotFound`."""
@@ -326,6 +300,22 @@ class Service:
         if self.kernel.own_runs is not None:
             self.kernel.own_runs.take(found)
         return found
+
+
+def _warning(settings: Settings, agent: str, brokers: set[str | None] | None, *, is_paused: bool) -> str | None:
+    """Say why an agent that waits may wait for ever, if it may."""
+    if is_paused:
+        return f"agent {agent!r} is paused: it waits until `nightfleet agents resume {agent}`"
+    if not brokers:
+        return f"no live worker serves agent {agent!r}: it waits until one with this plugin starts"
+    ours = address_of(settings)
+    there = sorted(broker for broker in brokers if broker is not None and ours is not None)
+    if ours is None or len(there) < len(brokers) or not all(is_other(broker, ours) for broker in there):
+        return None
+    return (
+        f"agent {agent!r} waits for workers that use another broker or namespace: they consume from "
+        f"{', '.join(there)}, and this process publishes to {ours}"
+    )
 
 
 def _created(kernel: Kernel, arms: Sequence[Arm], project: str) -> list[Created]:

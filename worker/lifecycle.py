@@ -80,8 +80,10 @@ class Pulse:
 
     def beat(self, sign: Sign) -> None:
         """Beat once; joins again when the fleet has declared this process dead meanwhile."""
-        said = {"slots": sign.slots, "idle": sign.idle, "draining": sign.draining, "shut": sign.shut}
-        if not self._fleet.beat(self._worker_id, **said):
+        taken = self._fleet.beat(
+            self._worker_id, slots=sign.slots, idle=sign.idle, draining=sign.draining, shut=sign.shut
+        )
+        if not taken:
             log.warning("declared dead by the fleet, joins again")
             self.join()
 
@@ -194,7 +196,7 @@ class Member:
     def _beat_once(self) -> None:
         try:
             self._show_life()
-            self.runtime.follow_pools()
+            self._follow_pools()
             self._reconcile()
             self._footprint.look()
         except ServiceUnavailable as error:
@@ -222,6 +224,11 @@ class Member:
         if self._heart.beat_at < began - _LATE_BEATS * self._beat_seconds:
             self._pulse.beat(sign)
             self._own_beat_at = began
+
+    def _follow_pools(self) -> None:
+        """Follow what is wished for agents; without a database as before. An embedded installation has no pools."""
+        if not self._settings.embedded:
+            self.runtime.pools.follow(self.runtime.store.pools.bounded())
 
     def _sign(self) -> Sign:
         # What was shut between two beats is not idle at either.
@@ -316,7 +323,7 @@ class CeleryDecisions:
 
     def follow_pools(self) -> None:
         """Follow what is wished for agents now, without waiting for the next beat."""
-        self._runtime.follow_pools()
+        self._runtime.pools.follow(self._runtime.store.pools.bounded())
 
     def lost(self, agent_run_id: str) -> None:
         """Release the claim; the next sweep publishes it."""

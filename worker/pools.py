@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from orchestrator.clock import Clock, jitter, system_clock
 from orchestrator.contracts.fleet import PoolSummary
 from orchestrator.observability.logging import get_logger
+from orchestrator.store.agent_runs import Claim
+from orchestrator.store.pools import Refused
+from orchestrator.store.store import Store
 
 log = get_logger("nightfleet.worker")
 
@@ -147,3 +150,17 @@ def _said(wish: PoolSummary | None) -> dict[str, object]:
     if wish is None:
         return {"paused": False, "slots": None, "worker_slots": None}
     return {"paused": wish.paused, "slots": wish.slots, "worker_slots": wish.worker_slots}
+
+
+def claim_within(
+    pools: Pools, store: Store, agent_run_id: str, worker_id: str, agent: str | None
+) -> Claim | Refused | None:
+    """Claim an agent run that came by the queue of an agent, as far as that one's pool lets it begin."""
+    if agent is None or not pools.counted_by_fleet(agent):
+        return store.agent_runs.claim(agent_run_id, worker_id)
+    found = store.pools.claim(agent_run_id, worker_id, agent)
+    if isinstance(found, Refused):
+        pools.refuse(agent)
+    elif found is not None:
+        pools.accept(agent)
+    return found

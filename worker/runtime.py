@@ -55,7 +55,7 @@ from worker.memory.remembering import Remembering
 from worker.meter import Meter, NoMeter
 from worker.nodes.builtin import Nodes
 from worker.pool import EventLoop, give_up_current_job
-from worker.pools import Pools
+from worker.pools import Pools, claim_within
 from worker.settlement import Settlement
 from worker.streams.show import Show, ShownAnswers
 from worker.timelimits import bounded, stop_softly, timeouts_of
@@ -113,7 +113,7 @@ class Runtime:
         `claimed` is called once it is ours. `agent` is whose queue it came by: its pool may not let it begin.
         """
         failpoint("before_claim")
-        claim = self._claim(agent_run_id, agent)
+        claim = claim_within(self.pools, self.store, agent_run_id, self.worker_id, agent)
         if isinstance(claim, Refused):
             return Deferred()
         if claim is None:
@@ -136,26 +136,11 @@ class Runtime:
             self._count(execution, verdict)
         return verdict
 
-    def _claim(self, agent_run_id: str, agent: str | None) -> Claim | Refused | None:
-        if agent is None or not self.pools.counted_by_fleet(agent):
-            return self.store.agent_runs.claim(agent_run_id, self.worker_id)
-        found = self.store.pools.claim(agent_run_id, self.worker_id, agent)
-        if isinstance(found, Refused):
-            self.pools.refuse(agent)
-        elif found is not None:
-            self.pools.accept(agent)
-        return found
-
     def stop(self, execution: Execution, error: NightfleetError) -> None:
         """Stop an execution at its next effect, an async one at its await."""
         execution.account.stopped = error if isinstance(error, ClaimLost) else ClaimLost(error.message)
         if execution.interrupt is not None:
             execution.interrupt()
-
-    def follow_pools(self) -> None:
-        """Read what is wished for agents and follow it; raises `DatabaseUnavailable`, and goes on as before then."""
-        if not self.settings.embedded:
-            self.pools.follow(self.store.pools.bounded())
 
     def leave(self) -> None:
         """Let no effect begin any more: what is under way ends and is recorded, then its agent run is handed back."""
@@ -171,7 +156,7 @@ class Runtime:
         away: NightfleetError | None = None
         for execution in executions:
             # A database that does not answer takes the time of one try, not that of one for each.
-            away = away or self._release(execution.claim, loss)
+            away = away or _release(self.store, execution.claim, loss, self.worker_id)
             if away is not None:
                 log.warning(
                     "not handed back, another worker takes it over when the lease has expired",
@@ -179,16 +164,6 @@ class Runtime:
                     task=execution.claim.task,
                     error=away.message,
                 )
-
-    def _release(self, claim: Claim, loss: Loss) -> NightfleetError | None:
-        """Let go of a claim; gives what is in the way of that."""
-        try:
-            orphan = Orphan(claim.id, claim.run_id, claim.epoch, claim.crashes, self.worker_id)
-            if self.store.repairs.release(orphan, loss):
-                log.info("handed back", run_id=claim.run_id, task=claim.task)
-        except NightfleetError as error:
-            return error
-        return None
 
     # Execution --------------------------------------------------------------------------------------------------------
 
@@ -341,6 +316,17 @@ class Runtime:
             # Nobody executes it any more, whatever its thread does.
             self.executions.drop(execution)
             give_up(hard)
+
+
+def _release(store: Store, claim: Claim, loss: Loss, worker_id: str) -> NightfleetError | None:
+    """Let go of a claim; gives what is in the way of that."""
+    try:
+        orphan = Orphan(claim.id, claim.run_id, claim.epoch, claim.crashes, worker_id)
+        if store.repairs.release(orphan, loss):
+            log.info("handed back", run_id=claim.run_id, task=claim.task)
+    except NightfleetError as error:
+        return error
+    return None
 
 
 def _place_of(claim: Claim, usd: Decimal | None, store: Store) -> Place:

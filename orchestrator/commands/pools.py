@@ -74,15 +74,14 @@ def scale(name: str, place: Place, *, slots: Any, as_json: bool, **given: Any) -
         raise UsageError("say how many may run at a time: SLOTS, --grow, --shrink or --per-worker")
 
     def change(pool: AgentPool) -> PoolSummary:
-        if per_worker is not None:
-            changed = pool.scale_workers(_number(per_worker))
+        changed = None if per_worker is None else pool.scale_workers(_number(per_worker))
         if slots is not None:
             changed = pool.scale(_number(slots))
         elif grow is not None:
             changed = pool.grow(grow)
         elif shrink is not None:
             changed = pool.shrink(shrink)
-        return changed
+        return changed or pool.status()
 
     _change(place, name, change, as_json=as_json)
 
