@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.contracts.workflow import NODE_KINDS
@@ -63,7 +62,6 @@ class AgentRegistry:
         return AgentPool(self._service, agent)
 
 
-@dataclass(frozen=True, slots=True)
 class AgentPool:
     """How many agent runs of one agent may run at a time, in the fleet and in each worker; kept until somebody changes it.
 
@@ -73,8 +71,14 @@ class AgentPool:
     what cannot be: an embedded installation has no pools, its one process has `NIGHTFLEET_CONCURRENCY` slots for all.
     """
 
-    _service: Callable[[], Service]
-    agent: str
+    def __init__(self, service: Callable[[], Service], agent: str) -> None:
+        self._service = service
+        self._agent = agent
+
+    @property
+    def agent(self) -> str:
+        """The agent's name."""
+        return self._agent
 
     def status(self) -> PoolSummary:
         """Give what is wished, and how many agent runs of the agent run now."""
