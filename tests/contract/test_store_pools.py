@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from steps import OTHER_WORKER, WORKER, Steps, plan_of, race, task
+from plans import plan_text
+from sqlalchemy import update
+from steps import OTHER_WORKER, WORKER, Steps, ago, plan_of, race, task
 
+from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.fleet import PoolSummary
 from orchestrator.store.agent_runs import Claim
+from orchestrator.store.database import Database
 from orchestrator.store.pools import Refused
+from orchestrator.store.repairs import Lane
 from orchestrator.store.store import Store
+from orchestrator.store.tables import worker_queue
 
 AGENT = "critic"
 
@@ -121,3 +127,32 @@ def test_what_waits_holds_no_slot_of_a_pool(store: Store) -> None:
     assert isinstance(claim, Claim)
     steps.change(first, AGENT, state="suspended", worker_id=None)
     assert isinstance(store.pools.claim(steps.id(second, AGENT), WORKER, AGENT), Claim)
+
+
+def test_what_waits_for_a_paused_agent_is_not_taken_for_lost(store: Store) -> None:
+    """Its worker has free slots and claims nothing: without a word of the pool the sweep would publish it again and again."""
+    lane = Lane(f"agent.{AGENT}", 0)
+    cards = [AgentCard(name=name, digest="0123456789") for name in (AGENT, "reader")]
+    store.fleet.join(WORKER, name="w-1@host", pid=1, slots=4, cards=cards)
+    steps, [run_id] = queued(store, 1)
+    long_ago = ago(store.database, 3600)
+    steps.change(run_id, AGENT, published_at=long_ago, queued_at=long_ago)
+
+    def idle_since(shut: list[str]) -> None:
+        store.fleet.beat(WORKER, slots=4, idle=True, draining=False, shut=shut)
+        with store.database.engine.begin() as connection:
+            connection.execute(
+                update(worker_queue).where(worker_queue.c.idle_from.is_not(None)).values(idle_from=long_ago)
+            )
+
+    idle_since([lane.queue])
+    assert store.repairs.take_unclaimed_by_idle(lane, grace_seconds=10, lease_ttl_seconds=600) == []
+    idle_since([])
+    assert len(store.repairs.take_unclaimed_by_idle(lane, grace_seconds=10, lease_ttl_seconds=600)) == 1
+
+
+def test_what_runs_is_counted_by_the_index_of_what_runs(migrated: Database) -> None:
+    """That of a queue holds all that ever ended on it."""
+    plan = plan_text(migrated, "running_on")
+    assert "ix_agent_run_held" in plan
+    assert "ix_agent_run_claimed" not in plan
