@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from fleet import BROKERS, fleet
 
@@ -21,6 +22,7 @@ from orchestrator import (
     parallel,
     sequential,
 )
+from orchestrator.contracts.agent import AgentCard
 
 CAPABLE_AGENTS = Path(__file__).parents[1] / "capable_agents"
 
@@ -153,3 +155,16 @@ def test_an_agent_without_a_worker_waits_and_is_named(tmp_path: Path) -> None:
         )
         installation.start_worker()
         assert run.wait(60).state == "succeeded"
+
+
+def test_a_run_of_a_producers_own_transaction_gets_its_agent_too(tmp_path: Path) -> None:
+    with fleet(tmp_path, agents_path=CAPABLE_AGENTS) as installation:
+        cards = [AgentCard(name="strict", digest="0123456789", capabilities=("review",))]
+        installation.kernel.store.fleet.join(
+            "0199c0de-0000-7000-8000-000000000001", name="w", pid=1, slots=1, cards=cards
+        )
+        with psycopg.connect(installation.environment["NIGHTFLEET_DATABASE_URL"]) as connection:
+            run = installation.orchestrator.submit(any_agent("review"), {"text": "x"}, connection=connection)
+            connection.commit()
+        assert [part.agent for part in run.snapshot().agent_runs] == ["strict"]
+        run.cancel()
