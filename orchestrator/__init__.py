@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestrator.agents import AgentPool as AgentPool
+    from orchestrator.agents import AgentRegistry as AgentRegistry
     from orchestrator.aio import AsyncOrchestrator as AsyncOrchestrator
     from orchestrator.aio import AsyncRunHandle as AsyncRunHandle
     from orchestrator.client import Orchestrator as Orchestrator
@@ -37,6 +39,11 @@ if TYPE_CHECKING:
     from orchestrator.contracts.event import RunEvent as RunEvent
     from orchestrator.contracts.experiment import Experiment as Experiment
     from orchestrator.contracts.experiment import ExperimentReport as ExperimentReport
+    from orchestrator.contracts.fleet import AgentState as AgentState
+    from orchestrator.contracts.fleet import LiveAgent as LiveAgent
+    from orchestrator.contracts.fleet import PoolSummary as PoolSummary
+    from orchestrator.contracts.fleet import WorkerState as WorkerState
+    from orchestrator.contracts.fleet import WorkerSummary as WorkerSummary
     from orchestrator.contracts.policy import Limits as Limits
     from orchestrator.contracts.policy import Retention as Retention
     from orchestrator.contracts.policy import RetryPolicy as RetryPolicy
@@ -72,11 +79,13 @@ if TYPE_CHECKING:
     from orchestrator.errors import RunStateConflict as RunStateConflict
     from orchestrator.errors import ServiceUnavailable as ServiceUnavailable
     from orchestrator.errors import UnknownAgent as UnknownAgent
+    from orchestrator.errors import UnknownCapability as UnknownCapability
     from orchestrator.errors import UsageError as UsageError
     from orchestrator.errors import ValueTooLarge as ValueTooLarge
     from orchestrator.errors import WorkflowInvalid as WorkflowInvalid
     from orchestrator.handle import RunHandle as RunHandle
     from orchestrator.planning.builders import adaptive as adaptive
+    from orchestrator.planning.builders import any_agent as any_agent
     from orchestrator.planning.builders import parallel as parallel
     from orchestrator.planning.builders import sequential as sequential
     from orchestrator.settings import Settings as Settings
@@ -85,6 +94,7 @@ __version__ = "0.1.0"
 
 #: Where each exported name lives; imported when it is first asked for, so that `import orchestrator` costs little.
 _EXPORTS = {
+    "orchestrator.agents": ("AgentPool", "AgentRegistry"),
     "orchestrator.aio": ("AsyncOrchestrator", "AsyncRunHandle"),
     "orchestrator.client": ("Orchestrator",),
     "orchestrator.contracts.batch": ("BatchFailure", "BatchOptions", "BatchProgress", "BatchResult"),
@@ -111,6 +121,7 @@ _EXPORTS = {
         "Experiment",
         "ExperimentReport",
     ),
+    "orchestrator.contracts.fleet": ("AgentState", "LiveAgent", "PoolSummary", "WorkerState", "WorkerSummary"),
     "orchestrator.contracts.policy": ("Limits", "Retention", "RetryPolicy", "Timeouts"),
     "orchestrator.contracts.project": ("ProjectSummary",),
     "orchestrator.contracts.question": ("Answered", "Question"),
@@ -149,12 +160,13 @@ _EXPORTS = {
         "RunStateConflict",
         "ServiceUnavailable",
         "UnknownAgent",
+        "UnknownCapability",
         "UsageError",
         "ValueTooLarge",
         "WorkflowInvalid",
     ),
     "orchestrator.handle": ("RunHandle",),
-    "orchestrator.planning.builders": ("adaptive", "parallel", "sequential"),
+    "orchestrator.planning.builders": ("adaptive", "any_agent", "parallel", "sequential"),
     "orchestrator.settings": ("Settings",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

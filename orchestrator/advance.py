@@ -121,7 +121,7 @@ def _verdict(plan: Plan, position: int, run_input: Any, upstream: dict[str, Upst
 
 def _queue(session: Session, plan: Plan, run_id: str, position: int) -> list[Dispatch]:
     row = session.row("release_row", id=plan.id_at(run_id, position), decided=True)
-    return [] if row is None else [Dispatch(row[0], row[2], plan.tasks[position].agent, row[3])]
+    return [] if row is None else [Dispatch(row[0], row[2], row[4], row[3])]
 
 
 def _skip(session: Session, run_id: str, position: int, decided: _Decided) -> list[int]:
@@ -139,7 +139,7 @@ def _skip(session: Session, run_id: str, position: int, decided: _Decided) -> li
             undecided.append(after)
     if not plan.successors[position]:
         plain.append(run_id)
-    finished = count_down(session, plan, run_id, plain)
+    finished = count_down(session, run_id, plain)
     decided.released.extend(finished.released)
     if finished.ended:
         decided.ended = RunState.SUCCEEDED

@@ -26,6 +26,7 @@ from orchestrator.polling import FIRST_POLL_SECONDS, longer, output_of, seconds_
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    from orchestrator.aio_agents import AsyncAgentRegistry
     from orchestrator.contracts.batch import BatchOptions, BatchProgress, BatchResult
     from orchestrator.contracts.budget import Budget, BudgetSummary, Period
     from orchestrator.contracts.cost import CostFilter, CostLine, Dimension
@@ -281,6 +282,13 @@ class AsyncOrchestrator:
     ) -> list[CostLine]:
         """Give what model calls have used and cost, the dearest first; see `Orchestrator.costs`."""
         return await self._bridge.call(self._bridge.blocking.costs, by, which, limit=limit)
+
+    @property
+    def agents(self) -> AsyncAgentRegistry:
+        """The agents and workers of the installation, and the pools of its agents."""
+        from orchestrator.aio_agents import AsyncAgentRegistry
+
+        return AsyncAgentRegistry(self._bridge.call, self._bridge.blocking.agents)
 
     async def resume(self) -> list[AsyncRunHandle]:
         """Take up what an earlier embedded process left unfinished."""

@@ -36,6 +36,7 @@ COMMANDS = {
         "memory": ("memory",),
         "fleet": ("agents", "db", "emulator"),
         "worker": ("worker",),
+        "workers": ("workers",),
         "beat": ("beat",),
         "flower": ("flower",),
         "doctor": ("doctor",),

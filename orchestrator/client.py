@@ -18,6 +18,7 @@ from orchestrator.starting import EmbeddedWorker, started
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    from orchestrator.agents import AgentRegistry
     from orchestrator.contracts.batch import BatchOptions, BatchProgress, BatchResult
     from orchestrator.contracts.budget import Budget, BudgetSummary, Period
     from orchestrator.contracts.cost import CostFilter, CostLine, Dimension
@@ -430,6 +431,13 @@ class Orchestrator:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def agents(self) -> AgentRegistry:
+        """The agents and workers of the installation, and the pools of its agents."""
+        from orchestrator.agents import AgentRegistry
+
+        return AgentRegistry(self._ready)
 
     @property
     def service(self) -> Service:

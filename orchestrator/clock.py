@@ -10,8 +10,11 @@ import random
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 _RANDOM_A_LIMIT = 1 << 12
 
@@ -100,6 +103,13 @@ def created_at(run_id: str) -> datetime:
 def jitter(seconds: float, spread: float) -> float:
     """Give `seconds` moved by at most `spread` (0..1) of itself, up or down, uniformly."""
     return seconds * (1 + random.uniform(-spread, spread))  # noqa: S311 - spreads load, protects nothing
+
+
+def shuffled(values: Iterable[T]) -> list[T]:
+    """Give values in an order by chance, so that nobody is always the first."""
+    found = list(values)
+    random.shuffle(found)
+    return found
 
 
 def chance(seed: str) -> random.Random:

@@ -6,6 +6,7 @@
     ├── UsageError                  change what you asked for                      (exit 2)
     │   ├── WorkflowInvalid         every problem of a workflow at once
     │   ├── UnknownAgent            no worker has announced it, no plugin defines it
+    │   │   └── UnknownCapability   no agent that is known has it
     │   ├── InputInvalid            a value that is no JSON, or not what the agent declares
     │   ├── ValueTooLarge           an input or output over the limit
     │   ├── IdempotencyConflict     the same key with another input
@@ -163,6 +164,12 @@ class UnknownRecipient(UsageError):
     """A message was sent to an address that means no agent of the run, or several."""
 
     code = "unknown_recipient"
+
+
+class UnknownCapability(UnknownAgent):
+    """A task, a look-up or a message names a capability, and no agent that is known has it."""
+
+    code = "unknown_capability"
 
 
 class InputInvalid(UsageError):

@@ -40,7 +40,9 @@ def fork_run(
     if input is not None:
         workflow = _with_input(workflow, from_task, input, limit_bytes=kernel.settings.max_value_bytes)
     plan = service.plan(workflow)
-    kernel.publisher.ensure({queue_of(agent) for agent in plan.agents})
+    kernel.publisher.ensure(
+        {queue_of(agent) for agent in plan.agents}
+    )  # those of capabilities are there since the source
     anew = {plan.position[from_task]}
     new = NewFork(ids.new(), run_id, plan, anew, given=() if input is None else anew, deadline=deadline)
     if kernel.own_runs is not None:

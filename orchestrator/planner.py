@@ -9,6 +9,7 @@ from orchestrator.contracts.workflow import WorkflowDefinition
 from orchestrator.errors import ImportConflictError, UnknownAgent
 from orchestrator.imports import require_ours
 from orchestrator.kernel import Kernel
+from orchestrator.planning.capabilities import Able, agents_by_capability
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.validate import validate
 
@@ -24,18 +25,24 @@ class Planner:
         self._kernel = kernel
         self._clock = clock
         self._known: tuple[float, frozenset[str]] = (-1e9, frozenset())
+        self._announced: tuple[float, Able] = (-1e9, {})
+        #: What the plugins here can do, once somebody has asked for something that no announced agent can.
+        self._here: Able = {}
         self._plans: dict[str, Plan] = {}
 
     def plan(self, definition: WorkflowDefinition) -> Plan:
         """Give the plan of a workflow; raises `WorkflowInvalid` and `UnknownAgent`, with everything that is wrong with it."""
         known = self.known_agents()
         plan = self._plans.get(definition.digest)
+        # Most workflows name agents alone: what these can is of no interest then.
+        names_any = plan is None and any(task.capability is not None for task in definition.tasks)
+        able = self.able() if names_any or (plan is not None and plan.needs) else {}
         try:
-            if plan is None or not plan.agents <= known:
-                validate(definition, known)
+            if plan is None or not (plan.agents <= known and able.keys() >= set(plan.needs.values())):
+                validate(definition, known, able)
         except UnknownAgent:
             # Announced since we last looked, or a plugin that is at hand here? Then it waits for a worker that serves it.
-            self._known = (-1e9, frozenset())
+            self._known, self._announced = (-1e9, frozenset()), (-1e9, {})
             self._check_with_local(definition)
         if plan is None:
             if len(self._plans) >= _MOST_PLANS:
@@ -52,16 +59,25 @@ class Planner:
             self._known = (now, names)
         return names
 
+    def able(self) -> Able:
+        """Give the agents that have each capability: those that some worker has announced, else the plugins here."""
+        at, found = self._announced
+        now = self._clock.monotonic()
+        if now - at > _AGENTS_SECONDS:
+            found = self._kernel.store.fleet.capabilities()
+            self._announced = (now, found)
+        return {**self._here, **found}
+
     def _check_with_local(self, definition: WorkflowDefinition) -> None:
         """Check a workflow with the plugins that are at hand too; what is wrong with one that it names is told."""
         agents, broken = self._local_agents()
         try:
-            validate(definition, self.known_agents() | agents)
+            validate(definition, self.known_agents() | agents, self.able())
         except UnknownAgent as error:
-            told = [broken[agent] for agent in error.details["agents"] if agent in broken]
+            told = [broken[agent] for agent in error.details.get("agents", ()) if agent in broken]
             if not told:
                 raise
-            raise UnknownAgent("\n".join([error.message, *told]), details=error.details) from None
+            raise type(error)("\n".join([error.message, *told]), details=error.details) from None
 
     def _local_agents(self) -> tuple[frozenset[str], dict[str, str]]:
         """Give the agents of the plugins here, and of those that cannot be used what is wrong with them."""
@@ -75,4 +91,5 @@ class Planner:
             for each in loaded.problems
             if each.agent
         }
+        self._here = agents_by_capability((card.name, card.capabilities) for card in loaded.cards)
         return frozenset(loaded.agents), broken

@@ -70,6 +70,10 @@ SCHEMAS: Mapping[str, Published] = {
     "workflow": Published("orchestrator.contracts.workflow:WorkflowDefinition", "run --dry-run"),
     "agent": Published("orchestrator.contracts.agent:ServedAgent", "agents show"),
     "agents": Published("orchestrator.contracts.agent:ServedAgent", "agents list", many=True),
+    "live-agent": Published("orchestrator.contracts.fleet:LiveAgent", "agents show --live"),
+    "live-agents": Published("orchestrator.contracts.fleet:LiveAgent", "agents list --live", many=True),
+    "pool": Published("orchestrator.contracts.fleet:PoolSummary", "agents pause, agents resume, agents scale"),
+    "workers": Published("orchestrator.contracts.fleet:WorkerSummary", "workers", many=True),
     "agent-definition": Published(
         "orchestrator.contracts.definition:AgentDefinition", "nothing: a file of YAML in a folder of agents", read=True
     ),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.advance import error_info
 from orchestrator.assigning import Assigner
+from orchestrator.binding import Binder
 from orchestrator.broker.address import address_of, is_other
 from orchestrator.clock import Clock, ids, position_of, system_clock
 from orchestrator.contracts.budget import NOBODY, Charge
@@ -41,6 +42,7 @@ from orchestrator.planning.compensation import told_of
 from orchestrator.planning.files import resolve_workflow
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.inputs import Upstream, run_output
+from orchestrator.settings import Settings
 from orchestrator.store.arms import create_arms
 from orchestrator.store.creation import Arm, Created, NewRun
 from orchestrator.store.database import Session, moment, times
@@ -52,6 +54,7 @@ from orchestrator.stream import events_of
 if TYPE_CHECKING:
     from orchestrator.messages import Messages
     from orchestrator.questions import Questions
+    from orchestrator.store.census import Load
 
 log = logging.getLogger("nightfleet.service")
 
@@ -67,7 +70,9 @@ class Service:
         self.kernel = kernel
         self._store = kernel.store
         self._planner = Planner(kernel, clock)
+        self.able = self._planner.able
         self.assigner = Assigner(lambda: self._store.experiments, self._planner.plan, clock)
+        self.binder = Binder(self.able, self._loads, clock)
 
     @cached_property
     def messages(self) -> Messages:
@@ -116,8 +121,8 @@ class Service:
             return []
         if connection is not None:
             return self._enlist(plan, runs, project, connection)
-        arms = self.assigner.arms(plan, project, runs)
-        self.kernel.publisher.ensure({queue_of(agent) for arm in arms for agent in arm.plan.agents})
+        arms = self.binder.bound_arms(self.assigner.arms(plan, project, runs))
+        self.kernel.publisher.ensure({queue_of(agent) for arm in arms for agent in arm.agents})
         failpoint("before_submit")
         created = _created(self.kernel, arms, project)
         made: dict[str, str] = {}
@@ -136,7 +141,7 @@ class Service:
             )
         from orchestrator.store.enlisted import Enlisted
 
-        caller = Enlisted(self._store.database, connection)
+        caller, runs = Enlisted(self._store.database, connection), self.binder.bound(plan, runs)
         created = self._store.runs.placed(plan, project, lambda place: caller.create(plan, runs, place)).ids
         caller.after_commit(lambda: self.publish(created))
         return list(created)
@@ -175,6 +180,14 @@ class Service:
     def known_agents(self) -> frozenset[str]:
         """Give the agents that some worker has announced."""
         return self._planner.known_agents()
+
+    def _loads(self, agents: Collection[str]) -> Sequence[Load]:
+        return self._store.census.loads(agents, lease_ttl_seconds=self.lease_ttl_seconds)
+
+    @property
+    def lease_ttl_seconds(self) -> float:
+        """How long a worker that gives no sign of life counts as one that lives."""
+        return self.kernel.settings.lease_ttl.total_seconds()
 
     def _publish(self, plan: Plan, created: Created) -> None:
         failpoint("after_commit_before_publish")
@@ -230,22 +243,13 @@ class Service:
         waiting = {row[15]: row[2] for row in rows if row[3] == AgentRunState.QUEUED}
         if state.final or not waiting:
             return ()
-        ttl = self.kernel.settings.lease_ttl.total_seconds()
-        brokers = self._store.fleet.brokers(waiting, lease_ttl_seconds=ttl)
-        return tuple(filter(None, (self._warning(waiting[queue], brokers.get(queue)) for queue in sorted(waiting))))
-
-    def _warning(self, agent: str, brokers: set[str | None] | None) -> str | None:
-        """Say why an agent that waits may wait for ever, if it may."""
-        if not brokers:
-            return f"no live worker serves agent {agent!r}: it waits until one with this plugin starts"
-        ours = address_of(self.kernel.settings)
-        there = sorted(broker for broker in brokers if broker is not None and ours is not None)
-        if ours is None or len(there) < len(brokers) or not all(is_other(broker, ours) for broker in there):
-            return None
-        return (
-            f"agent {agent!r} waits for workers that use another broker or namespace: they consume from "
-            f"{', '.join(there)}, and this process publishes to {ours}"
+        brokers = self._store.fleet.brokers(waiting, lease_ttl_seconds=self.lease_ttl_seconds)
+        paused = {pool.agent for pool in self._store.pools.bounded() if pool.paused}
+        told = (
+            _warning(self.kernel.settings, waiting[queue], brokers.get(queue), is_paused=waiting[queue] in paused)
+            for queue in sorted(waiting)
         )
+        return tuple(filter(None, told))
 
     def state(self, run_id: str) -> RunState:
         """Give the run's state; raises `RunNotFound`."""
@@ -305,6 +309,22 @@ class Service:
         if self.kernel.own_runs is not None:
             self.kernel.own_runs.take(found)
         return found
+
+
+def _warning(settings: Settings, agent: str, brokers: set[str | None] | None, *, is_paused: bool) -> str | None:
+    """Say why an agent that waits may wait for ever, if it may."""
+    if is_paused:
+        return f"agent {agent!r} is paused: it waits until `nightfleet agents resume {agent}`"
+    if not brokers:
+        return f"no live worker serves agent {agent!r}: it waits until one with this plugin starts"
+    ours = address_of(settings)
+    there = sorted(broker for broker in brokers if broker is not None and ours is not None)
+    if ours is None or len(there) < len(brokers) or not all(is_other(broker, ours) for broker in there):
+        return None
+    return (
+        f"agent {agent!r} waits for workers that use another broker or namespace: they consume from "
+        f"{', '.join(there)}, and this process publishes to {ours}"
+    )
 
 
 def _created(kernel: Kernel, arms: Sequence[Arm], project: str) -> list[Created]:

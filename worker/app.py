@@ -16,6 +16,7 @@ from orchestrator.observability.logging import get_logger
 from orchestrator.recovery import Sweep
 from orchestrator.retention import Keeper
 from orchestrator.settings import Settings
+from worker.consumer.doors import doors_of
 from worker.consumer.events import EventBatches
 from worker.consumer.gate import Gate
 from worker.consumer.prefetch import Prefetch
@@ -109,7 +110,7 @@ def build(kernel: Kernel, agents: LoadedAgents) -> WorkerParts:
     register(kernel.app, runtime, sorted(agents.agents))
     kernel.app.store_backend.decisions = CeleryDecisions(runtime)
     kernel.app.bootsteps["worker"].add(member_step(parts.runtime, parts.sweep, parts.keeper, parts.members))
-    kernel.app.bootsteps["consumer"].update((EventBatches, Prefetch, Gate, RemoteControl))
+    kernel.app.bootsteps["consumer"].update((EventBatches, Prefetch, Gate, RemoteControl, doors_of(runtime.pools)))
     return parts
 
 

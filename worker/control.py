@@ -145,10 +145,30 @@ def _resize(consumer: Any, change: int) -> Reply:
     return {"ok": f"the worker has {consumer.pool.slots} slots now"}
 
 
+# Pools ----------------------------------------------------------------------------------------------------------------
+
+
+def follow_pools(state: Any, **_: Any) -> Reply:
+    """Follow what is wished for agents now: a hint, since each heartbeat does so too."""
+    # The database may be slow or away, and this thread is the one that receives all work.
+    threading.Thread(target=_follow_pools, args=(state.app,), name="nightfleet-pools", daemon=True).start()
+    return {"ok": "following the pools of agents"}
+
+
+def _follow_pools(app: Any) -> None:
+    try:
+        app.store_backend.decisions.follow_pools()
+    except NightfleetError as error:
+        log.warning("the pools of agents could not be read: the next heartbeat tries again", error=error.message)
+
+
 # What has no meaning here ---------------------------------------------------------------------------------------------
 
 
-_QUEUES = "a worker serves the agents that it was started for: start one with NIGHTFLEET_QUEUES to choose them"
+_QUEUES = (
+    "a worker serves the agents that it was started for: start one with NIGHTFLEET_QUEUES to choose them, or pause an agent "
+    "with `nightfleet agents pause`"
+)
 
 #: Commands that are refused, and why.
 REASONS: Mapping[str, str] = {
@@ -175,5 +195,6 @@ COMMANDS: Mapping[str, Command] = {
     "stats": stats,
     "pool_grow": pool_grow,
     "pool_shrink": pool_shrink,
+    "follow_pools": follow_pools,
     **{name: _refusal(reason) for name, reason in REASONS.items()},
 }

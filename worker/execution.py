@@ -25,6 +25,11 @@ class Ignored:
 
 
 @dataclass(frozen=True, slots=True)
+class Deferred:
+    """It may not begin now: the pool of its agent is full or paused. Its message goes back to the queue."""
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Recorded. `carried` are the Celery ids, of those that the request carries, which Celery may publish now."""
 
@@ -55,7 +60,7 @@ class Waiting:
     again: Dispatch | None = None
 
 
-Verdict = Ignored | Done | Retrying | Failed | Waiting
+Verdict = Ignored | Deferred | Done | Retrying | Failed | Waiting
 
 
 @dataclass(slots=True)

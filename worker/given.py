@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from orchestrator.contracts.run import AgentRunState, ErrorInfo
-from orchestrator.contracts.workflow import TaskDefinition
+from orchestrator.contracts.workflow import Fallback, TaskDefinition
 from orchestrator.errors import InputInvalid
 from orchestrator.planning.compensation import undo_input
 from orchestrator.planning.inputs import Upstream, task_input
@@ -68,8 +68,10 @@ class Given:
 def ask_as_told(account: Account, task: TaskDefinition, agent: str, model: str | None) -> None:
     """Say which model is asked and what it is told first: as the task says, else as the agent's class does.
 
-    What a task says is about its own agent, and not about the fallback that does its work.
+    What a task says is about its own agent, or the one that it got for its capability, and not about the fallback that does
+    its work.
     """
-    is_its_own = agent == task.agent
+    is_fallback = isinstance(task.on_error, Fallback) and agent == task.on_error.fallback
+    is_its_own = agent == task.agent if task.capability is None else not is_fallback
     account.model = (task.model if is_its_own else None) or model or account.model
     account.system = task.system if is_its_own else None

@@ -16,7 +16,7 @@ from celery import bootsteps
 
 from orchestrator.broker.address import address_of
 from orchestrator.clock import run_id_of, system_clock
-from orchestrator.contracts.dispatch import agent_run_id_of
+from orchestrator.contracts.dispatch import agent_run_id_of, queue_of
 from orchestrator.contracts.run import RunState
 from orchestrator.errors import ClaimLost, NightfleetError, ServiceUnavailable
 from orchestrator.observability.logging import get_logger
@@ -69,12 +69,21 @@ class Pulse:
         """Announce the process, its agents as they are now, and its queues."""
         cards, broker = self._runtime.agents.cards, address_of(self._runtime.settings)
         self._fleet.join(
-            self._worker_id, name=self._name, pid=os.getpid(), slots=self._slots.slots, cards=cards, broker=broker
+            self._worker_id,
+            name=self._name,
+            pid=os.getpid(),
+            slots=self._slots.slots,
+            cards=cards,
+            broker=broker,
+            host=socket.gethostname(),
         )
 
     def beat(self, sign: Sign) -> None:
         """Beat once; joins again when the fleet has declared this process dead meanwhile."""
-        if not self._fleet.beat(self._worker_id, slots=sign.slots, idle=sign.idle, draining=sign.draining):
+        taken = self._fleet.beat(
+            self._worker_id, slots=sign.slots, idle=sign.idle, draining=sign.draining, shut=sign.shut
+        )
+        if not taken:
             log.warning("declared dead by the fleet, joins again")
             self.join()
 
@@ -187,6 +196,7 @@ class Member:
     def _beat_once(self) -> None:
         try:
             self._show_life()
+            self._follow_pools()
             self._reconcile()
             self._footprint.look()
         except ServiceUnavailable as error:
@@ -215,8 +225,16 @@ class Member:
             self._pulse.beat(sign)
             self._own_beat_at = began
 
+    def _follow_pools(self) -> None:
+        """Follow what is wished for agents; without a database as before. An embedded installation has no pools."""
+        if not self._settings.embedded:
+            self.runtime.pools.follow(self.runtime.store.pools.bounded())
+
     def _sign(self) -> Sign:
-        return Sign(self._slots.slots, idle=self._connected() and not self._slots.full, draining=self._draining)
+        # What was shut between two beats is not idle at either.
+        shut = [queue_of(agent) for agent in self.runtime.pools.shut(2 * self._beat_seconds)]
+        is_idle = self._connected() and not self._slots.full
+        return Sign(self._slots.slots, idle=is_idle, draining=self._draining, shut=shut)
 
     def _reconcile(self) -> None:
         """Bring what the database says this process holds and what it really executes together."""
@@ -302,6 +320,10 @@ class CeleryDecisions:
                 if running.claim.run_id == run_id and running.plan.undo_at(running.claim.position) is None:
                     self._runtime.stop(running, ClaimLost("revoked"))
         return revocation
+
+    def follow_pools(self) -> None:
+        """Follow what is wished for agents now, without waiting for the next beat."""
+        self._runtime.pools.follow(self._runtime.store.pools.bounded())
 
     def lost(self, agent_run_id: str) -> None:
         """Release the claim; the next sweep publishes it."""

@@ -131,6 +131,8 @@ def load_class(
         tools=granted.tool_names,
         guards=tuple(each.name for each in agent_class.guards),
         permissions=granted.permissions,
+        limits=agent_class.limits,
+        timeouts=agent_class.timeouts,
         origin=origin,
     )
     return LoadedAgent(card, agent_class, is_async=is_async, takes=takes, gives=gives, granted=granted)

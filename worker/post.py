@@ -124,23 +124,25 @@ class Mailbox:
     plan: Plan
     waiter: Waiter
     receives: Any = None
+    #: The agents of tasks, as far as the rows of the run were read.
+    agents: dict[str, str] = field(default_factory=dict[str, str])
 
     def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
-        plan, agents = self.plan, self.post_office.agents.agents
+        plan = self.plan
+        if to in plan.position:
+            return [(to, plan.id_at(claim.run_id, plan.position[to]))]
+        # Who does what is in the rows: sub-work is in no plan, and whoever has a capability was chosen for this run.
+        cards = {name: loaded.card for name, loaded in self.post_office.agents.agents.items()}
         known = [
-            Recipient(
-                task.id,
-                plan.id_at(claim.run_id, position),
-                task.agent,
-                tuple(agents[task.agent].card.capabilities) if task.agent in agents else (),
-            )
-            for position, task in enumerate(plan.tasks)
+            Recipient(task, identity, agent, tuple(cards[agent].capabilities) if agent in cards else ())
+            for identity, task, agent in self.post_office.mail.members(claim.run_id)
         ]
+        self.agents.update({each.task: each.agent for each in known})
         return [(each.task, each.id) for each in resolve(to, known, sender=claim.task)]
 
     def body(self, recipient: str, body: Any) -> bytes:
         text = body_json(body, limit_bytes=self.post_office.limit_bytes)
-        agent = self.plan.tasks[self.plan.position[recipient]].agent
+        agent = self._agent_of(recipient)
         loaded = self.post_office.agents.agents.get(agent)
         declared = None if loaded is None else loaded.agent_class.RECEIVES
         if declared is not None:
@@ -153,6 +155,13 @@ class Mailbox:
                 )
                 raise InputInvalid(f"{recipient} ({agent}) does not take this message: {faults}") from None
         return packed(text)
+
+    def _agent_of(self, task: str) -> str:
+        """Give the agent of a recipient; none where its run has chosen one and nobody has looked which."""
+        if task in self.agents:
+            return self.agents[task]
+        position = self.plan.position.get(task)
+        return "" if position is None else self.plan.tasks[position].agent
 
     def post(self, claim: Claim, entry: Entry, letters: Sequence[Letter]) -> Posted:
         posted = self.post_office.mail.post(claim, entry, letters)

@@ -37,6 +37,8 @@ class AgentRequest(Request):  # type: ignore[misc]
     """One delivery of an agent run; its events have the error's code and message, and neither arguments nor tracebacks."""
 
     claimed = False
+    #: Whether its message goes back instead of being acknowledged: what it is about may not begin now.
+    goes_back = False
     _received_at = 0.0
     _error = ""
 
@@ -79,6 +81,9 @@ class AgentRequest(Request):  # type: ignore[misc]
 
     def acknowledge(self) -> None:
         """Acknowledge once, whoever asks first."""
+        if self.goes_back:
+            self.reject(requeue=True)
+            return
         failpoint("before_ack")
         super().acknowledge()
         failpoint("after_ack")
@@ -114,6 +119,13 @@ def claim_noted() -> Callable[[], None]:
     """Give the function that tells of the claim of this thread's delivery; outside a worker's slot it does nothing."""
     request: AgentRequest | None = getattr(_slot, "request", None)
     return _nothing if request is None else request.on_claimed
+
+
+def give_back() -> None:
+    """Have the message of this thread's delivery go back to its queue when it ends; outside a worker's slot it does nothing."""
+    request: AgentRequest | None = getattr(_slot, "request", None)
+    if request is not None:
+        request.goes_back = True
 
 
 def claimed_by(agent_run_id: str) -> str | None:

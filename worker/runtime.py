@@ -27,6 +27,7 @@ from orchestrator.observability.logging import get_logger, log_scope
 from orchestrator.observability.redact import Redactor, redactor
 from orchestrator.settings import Settings
 from orchestrator.store.agent_runs import Claim
+from orchestrator.store.pools import Refused
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
 from worker.calls.desk import Desk
@@ -39,7 +40,7 @@ from worker.effects.motion import Motion
 from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder
 from worker.effects.scopes import Suspended
-from worker.execution import Execution, Executions, Ignored, Verdict
+from worker.execution import Deferred, Execution, Executions, Ignored, Verdict
 from worker.failure import described
 from worker.given import Given, ask_as_told
 from worker.host import Host
@@ -53,6 +54,7 @@ from worker.memory.remembering import Remembering
 from worker.meter import Meter, NoMeter
 from worker.nodes.builtin import Nodes
 from worker.pool import EventLoop, give_up_current_job
+from worker.pools import Pools, claim_within
 from worker.post import Post
 from worker.settlement import Settlement
 from worker.streams.show import Show, ShownAnswers
@@ -77,6 +79,8 @@ class Runtime:
     deadlines: Deadlines = field(default_factory=Deadlines)
     executions: Executions = field(default_factory=Executions)
     meter: Meter = field(default_factory=NoMeter)
+    #: How many agent runs of which agents may begin here.
+    pools: Pools = field(default_factory=Pools)
     #: Masks what is secret in this process.
     redact: Redactor = field(default_factory=lambda: redactor(os.environ))
     #: What stands behind tasks that name a function or a Celery task.
@@ -99,13 +103,21 @@ class Runtime:
         self.post = Post(self.store.mail, self.advancer, self.agents, self.settings.max_message_bytes)
         self.isolation = Isolation(self.settings, self.store, self._host, self.deadlines, self.post)
 
-    def run(self, agent_run_id: str, carries: frozenset[str], claimed: Callable[[], None] = lambda: None) -> Verdict:
+    def run(
+        self,
+        agent_run_id: str,
+        carries: frozenset[str],
+        claimed: Callable[[], None] = lambda: None,
+        agent: str | None = None,
+    ) -> Verdict:
         """Claim an agent run and take it to its next recorded state; `carries` is what its request would publish.
 
-        `claimed` is called once it is ours.
+        `claimed` is called once it is ours. `agent` is whose queue it came by: its pool may not let it begin.
         """
         failpoint("before_claim")
-        claim = self.store.agent_runs.claim(agent_run_id, self.worker_id)
+        claim = claim_within(self.pools, self.store, agent_run_id, self.worker_id, agent)
+        if isinstance(claim, Refused):
+            return Deferred()
         if claim is None:
             return Ignored()
         claimed()
@@ -145,7 +157,7 @@ class Runtime:
         away: NightfleetError | None = None
         for execution in executions:
             # A database that does not answer takes the time of one try, not that of one for each.
-            away = away or self._release(execution.claim, loss)
+            away = away or _release(self.store, execution.claim, loss, self.worker_id)
             if away is not None:
                 log.warning(
                     "not handed back, another worker takes it over when the lease has expired",
@@ -153,16 +165,6 @@ class Runtime:
                     task=execution.claim.task,
                     error=away.message,
                 )
-
-    def _release(self, claim: Claim, loss: Loss) -> NightfleetError | None:
-        """Let go of a claim; gives what is in the way of that."""
-        try:
-            orphan = Orphan(claim.id, claim.run_id, claim.epoch, claim.crashes, self.worker_id)
-            if self.store.repairs.release(orphan, loss):
-                log.info("handed back", run_id=claim.run_id, task=claim.task)
-        except NightfleetError as error:
-            return error
-        return None
 
     # Execution --------------------------------------------------------------------------------------------------------
 
@@ -319,6 +321,17 @@ def _work(loaded: LoadedAgent, recorder: Recorder, data: Any, context: Any) -> C
     """Give the call of an agent in the scope of its effects."""
     scoped = in_scope_async if loaded.is_async else in_scope
     return partial(scoped, recorder.scopes.root, loaded.agent_class().execute, data, context)
+
+
+def _release(store: Store, claim: Claim, loss: Loss, worker_id: str) -> NightfleetError | None:
+    """Let go of a claim; gives what is in the way of that."""
+    try:
+        orphan = Orphan(claim.id, claim.run_id, claim.epoch, claim.crashes, worker_id)
+        if store.repairs.release(orphan, loss):
+            log.info("handed back", run_id=claim.run_id, task=claim.task)
+    except NightfleetError as error:
+        return error
+    return None
 
 
 def _place_of(claim: Claim, usd: Decimal | None, store: Store) -> Place:

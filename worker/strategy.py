@@ -5,6 +5,7 @@ An agent run has no ETA, no expiry, no rate limit and no arguments, and its body
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,11 +15,31 @@ from celery.worker.state import task_reserved
 from kombu.utils.imports import symbol_by_name
 
 from orchestrator.broker.message import EMPTY_BODY, full_headers
+from orchestrator.contracts.dispatch import agent_of
 
 OnMessage = Callable[..., None]
 
 #: What `EMPTY_BODY` says; nobody changes the body of a request.
 _NOTHING = json.loads(EMPTY_BODY)
+
+
+class _Once:
+    """Tells once that a delivery was settled, whoever settles it first."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = [tell]
+
+    def before(self, settle: Callable[..., Any]) -> Callable[..., Any]:
+        """Give a function that tells, and then settles."""
+
+        def told(*args: Any, **kwargs: Any) -> Any:
+            with contextlib.suppress(IndexError):  # of two threads one takes it out
+                self._tell.pop()()
+            return settle(*args, **kwargs)
+
+        return told
 
 
 def agent_run_strategy(task: Any, app: Any, consumer: Any, **_: Any) -> OnMessage:
@@ -29,12 +50,16 @@ def agent_run_strategy(task: Any, app: Any, consumer: Any, **_: Any) -> OnMessag
     )
     revoked = consumer.controller.state.revoked
     hand_over = consumer.on_task_request
+    agent, doors = agent_of(task.name), consumer.doors
 
     def on_message(message: Any, _body: Any, ack: Any, reject: Any, callbacks: Iterable[Any], **_: Any) -> None:
+        if not doors.take(agent, message):
+            return
+        settled = _Once(lambda: doors.settled(agent))
         request = request_class(
             message,
-            on_ack=ack,
-            on_reject=reject,
+            on_ack=settled.before(ack),
+            on_reject=settled.before(reject),
             app=app,
             hostname=consumer.hostname,
             eventer=eventer,

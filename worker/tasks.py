@@ -12,12 +12,12 @@ from celery import Task
 from celery.exceptions import Ignore, Retry
 
 from orchestrator.broker.app import FleetApp
-from orchestrator.contracts.dispatch import agent_run_id_of, queue_of
+from orchestrator.contracts.dispatch import agent_of, agent_run_id_of, queue_of
 from orchestrator.errors import NightfleetError
 from orchestrator.failpoints import failpoint
 from orchestrator.planning.canvas import carried
-from worker.execution import Done, Failed, Ignored, Retrying, Waiting
-from worker.request import claim_noted
+from worker.execution import Deferred, Done, Failed, Ignored, Retrying, Waiting
+from worker.request import claim_noted, give_back
 from worker.runtime import Runtime
 
 
@@ -37,7 +37,12 @@ class AgentTask(Task):
     def run(self, *_: Any, **__: Any) -> None:
         """Take one delivery to its verdict."""
         request = self.request
-        verdict = self.runtime.run(agent_run_id_of(request.id), carried(request.chain, request.chord), claim_noted())
+        verdict = self.runtime.run(
+            agent_run_id_of(request.id),
+            carried(request.chain, request.chord),
+            claim_noted(),
+            agent=agent_of(str(self.name)),
+        )
         match verdict:
             case Done(released):
                 if released:
@@ -49,6 +54,9 @@ class AgentTask(Task):
                 elif chain[-1]["options"]["task_id"] in released:
                     self.app.carry_on(chain[-1], request.id, chain[:-1])
             case Ignored():
+                raise Ignore
+            case Deferred():
+                give_back()
                 raise Ignore
             case Retrying(error, delay):
                 # For the eyes of Celery's tools: the retry itself is a row that is due later.

@@ -137,6 +137,14 @@ class FleetApp(Celery):
             return {"x-queue-type": "quorum", "x-delivery-limit": _MOST_DELIVERIES}
         return {"x-max-priority": int(max(Priority))}
 
+    def tell_workers(self, command: str) -> None:
+        """Send a command of `worker/control.py` to all workers, without waiting for answers."""
+        with self.connection_for_write(connect_timeout=self.settings.connect_timeout.total_seconds()) as connection:
+            mailbox: Any = self.control.mailbox(connection)
+            # Celery's own broadcast takes a connection out of a pool that nobody closes.
+            producer = self.amqp.Producer(connection.default_channel, auto_declare=False)
+            mailbox._publish(command, {}, channel=connection.default_channel, producer=producer)  # noqa: SLF001
+
     @property
     def bootsteps(self) -> dict[str, set[Any]]:
         """The steps that workers of this app (`worker`) and their consumers (`consumer`) run beside Celery's own."""

@@ -27,6 +27,8 @@ _MOST_AT_ONCE = 32
 class Channel(kombu_redis.Channel):
     """Takes as many messages of a queue as the prefetch count allows, and sends as many as there are, in one command."""
 
+    #: How many messages one command may take.
+    most_at_once = _MOST_AT_ONCE
     _kept: Any = None
     _takes_many: bool | None = None
 
@@ -65,6 +67,14 @@ class Channel(kombu_redis.Channel):
                     client.hdel(kept, name)
                     client.delete(*(self._q_for_pri(name, priority) for priority in self.priority_steps))
 
+    def _restore_at_beginning(self, message: Any) -> None:
+        """Give a message back to where it was taken from, before all others; kombu would put it behind them."""
+        told = message.delivery_info
+        given = {**message.serializable(), "redelivered": True}
+        with self.conn_or_acquire() as client:
+            for queue in self._lookup(told["exchange"], told["routing_key"]):
+                client.rpush(self._q_for_pri(queue, self._get_message_priority(given, reverse=False)), dumps(given))
+
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
         # A client holds nothing but its pool and is thread-safe.
         if asynchronous:
@@ -89,7 +99,7 @@ class Channel(kombu_redis.Channel):
             for queue in queues
         ]
         room = self.qos.can_consume_max_estimate()
-        count = _MOST_AT_ONCE if room is None else max(1, min(room, _MOST_AT_ONCE))
+        count = self.most_at_once if room is None else max(1, min(room, self.most_at_once))
         connection = self._in_poll = self.client.connection
         self._brpop_sent_at = system_clock.monotonic()
         wait = self.brpop_timeout if timeout is None else timeout

@@ -20,6 +20,7 @@ from orchestrator.errors import SettingsInvalid, UsageError
 if TYPE_CHECKING:
     from orchestrator.kernel import Kernel
     from orchestrator.observability.endpoint import Endpoint
+    from orchestrator.planning.capabilities import Able
     from orchestrator.schedules.beat import Beat
     from orchestrator.schedules.file import Schedule
     from orchestrator.settings import Settings
@@ -108,11 +109,11 @@ def _serve(settings: Settings, schedules: tuple[Schedule, ...]) -> None:
         endpoint = _serve_metrics(kernel, made)
         if endpoint is not None:
             stack.callback(endpoint.close)
-        _announce(settings, made, service.known_agents())
+        _announce(settings, made, service.known_agents(), service.able())
         made.run(stopping)
 
 
-def _announce(settings: Settings, made: Beat, known: frozenset[str]) -> None:
+def _announce(settings: Settings, made: Beat, known: frozenset[str], able: Able) -> None:
     from orchestrator.observability.logging import get_logger
 
     log = get_logger("nightfleet.beat")
@@ -122,8 +123,13 @@ def _announce(settings: Settings, made: Beat, known: frozenset[str]) -> None:
     for schedule in made.schedules:
         due = made.next_of(schedule)
         log.info("schedule", schedule=schedule.name, when=schedule.when, next=None if due is None else due.isoformat())
-        if missing := sorted({task.agent for task in schedule.workflow.tasks} - known):
+        tasks = schedule.workflow.tasks
+        if missing := sorted({task.agent for task in tasks if task.agent} - known):
             log.warning("no worker has announced its agents yet", schedule=schedule.name, agents=json.dumps(missing))
+        if lacking := sorted({task.capability for task in tasks if task.capability} - able.keys()):
+            log.warning(
+                "no worker has announced an agent that can", schedule=schedule.name, capabilities=json.dumps(lacking)
+            )
 
 
 def _serve_metrics(kernel: Kernel, made: Beat) -> Endpoint | None:

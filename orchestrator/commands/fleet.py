@@ -7,30 +7,41 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.commands import completion, render
+from orchestrator.commands import completion, fleet_page, render
 from orchestrator.commands.init import new
 from orchestrator.commands.place import Listing, Place, json_option, looking, place_options, set_up_logging
+from orchestrator.commands.pools import pause, resume, scale
 from orchestrator.errors import PluginInvalid, UnknownAgent
 
 if TYPE_CHECKING:
     from orchestrator.contracts.agent import AgentCard
+    from orchestrator.contracts.fleet import LiveAgent
     from orchestrator.settings import Settings
 
 
 @click.group(cls=Listing)
 def agents() -> None:
-    """List, show, check and make agents; alone it lists them."""
+    """List, show, check and make agents, and say how many may run; alone it lists them."""
 
 
-agents.add_command(new)
+for command in (new, pause, resume, scale):
+    agents.add_command(command)
+
+_live_option = click.option(
+    "--live", is_flag=True, help="As the fleet has them now: who serves them, in which version, and how busy they are."
+)
 
 
 @agents.command("list")
+@_live_option
 @place_options()
 @json_option
-def list_agents(place: Place, *, as_json: bool) -> None:
+def list_agents(place: Place, *, live: bool, as_json: bool) -> None:
     """List the agents that a fleet has announced and those of this machine."""
     settings = place.settings()
+    if live:
+        _list_live(settings, as_json=as_json)
+        return
     found = _found(settings)
     if as_json:
         click.echo(render.as_json([_data(card, workers) for card, workers in found.values()]))
@@ -43,15 +54,47 @@ def list_agents(place: Place, *, as_json: bool) -> None:
     click.echo(render.table(headers, rows))
 
 
+def _list_live(settings: Settings, *, as_json: bool) -> None:
+    set_up_logging(settings)
+    found = _live(settings)
+    if as_json:
+        click.echo(render.as_json([each.model_dump(mode="json") for each in found]))
+    elif found:
+        click.echo(fleet_page.agents(found))
+    else:
+        click.echo("no worker has announced an agent; `nightfleet worker` starts one", err=True)
+
+
+def _live(settings: Settings) -> list[LiveAgent]:
+    """Give the agents that some worker has announced, as they are now."""
+    from orchestrator.agents import AgentRegistry
+
+    with looking(settings) as service:
+        return AgentRegistry(lambda: service).list()
+
+
 @agents.command()
 @click.argument("name", shell_complete=completion.agents)
+@_live_option
 @place_options()
 @json_option
-def show(name: str, place: Place, *, as_json: bool) -> None:
+def show(name: str, place: Place, *, live: bool, as_json: bool) -> None:
     """Show an agent: what it does, may touch, takes and gives."""
     from orchestrator.planning.hints import did_you_mean
 
-    found = _found(place.settings())
+    settings = place.settings()
+    there = {each.name: each for each in _live(settings)} if live else {}
+    if name in there:
+        shown = there[name]
+        page = render.agent_page(shown, shown.workers, fleet_page.live_facts(shown))
+        click.echo(shown.model_dump_json(indent=2) if as_json else page)
+        return
+    if live:
+        raise UnknownAgent(
+            f"no worker has announced an agent {name!r}{did_you_mean(name, there) or ':'} `nightfleet agents list` shows "
+            "those of this machine too"
+        )
+    found = _found(settings)
     if name not in found:
         raise UnknownAgent(
             f"there is no agent {name!r}{did_you_mean(name, found) or ':'} `nightfleet agents list` shows what there is"

@@ -211,8 +211,8 @@ def runs_table(rows: Sequence[RunSummary]) -> str:
     )
 
 
-def agent_page(card: AgentCard, workers: int) -> str:
-    """Give everything about an agent."""
+def agent_page(card: AgentCard, workers: int, live: Sequence[tuple[str, str]] = ()) -> str:
+    """Give everything about an agent, with what a fleet knows of it now."""
     facts = [
         ("agent", card.name),
         ("does", card.description or "-"),
@@ -221,7 +221,9 @@ def agent_page(card: AgentCard, workers: int) -> str:
         ("tools", ", ".join(card.tools) or "-"),
         ("guards", ", ".join(card.guards) or "-"),
         ("may", _permitted(card.permissions)),
+        ("limits", _limited(card)),
         ("workers", str(workers)),
+        *live,
         ("version", card.digest),
         ("from", card.origin or "-"),
     ]
@@ -229,6 +231,14 @@ def agent_page(card: AgentCard, workers: int) -> str:
     for name, schema in (("takes", card.input_schema), ("gives", card.output_schema)):
         parts.append(f"{name}\n{'any object' if schema is None else as_json(schema)}")
     return "\n\n".join(parts)
+
+
+def _limited(card: AgentCard) -> str:
+    """Say what one agent run may use: `model_calls 8; usd 0.10; hard timeout 300 s`."""
+    said = card.limits.model_dump(mode="json", exclude_none=True)
+    timeouts = card.timeouts.model_dump(mode="json", exclude_none=True)
+    parts = [f"{name} {value}" for name, value in said.items()]
+    return "; ".join([*parts, *(f"{name} timeout {value:g} s" for name, value in timeouts.items())]) or "-"
 
 
 def _permitted(permissions: Permissions) -> str:

@@ -217,11 +217,13 @@ def _check(definition: WorkflowDefinition, settings: Settings) -> None:
 def _check_here(definition: WorkflowDefinition, settings: Settings) -> None:
     """Raise what is wrong for this process: an agent that others have announced, and that it cannot load, is unknown to it."""
     from orchestrator.imports import require_ours
+    from orchestrator.planning.capabilities import agents_by_capability
     from orchestrator.planning.validate import validate
 
     loaded = require_ours("worker.loader").AgentLoader(settings.agents_path, base=Path.cwd()).load()
     try:
-        validate(definition, frozenset(loaded.agents))
+        able = agents_by_capability((card.name, card.capabilities) for card in loaded.cards)
+        validate(definition, frozenset(loaded.agents), able)
     except UnknownAgent:
         for problem in loaded.problems:
             click.echo(render.problem_line(problem.origin, problem.message), err=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from orchestrator.contracts.permissions import Permissions
-from orchestrator.contracts.policy import Value
+from orchestrator.contracts.policy import Limits, Timeouts, Value
 from orchestrator.contracts.workflow import Name
 
 
@@ -15,7 +15,7 @@ class AgentCard(Value):
     """A plugin's name, version and shape. `digest` is a hash of the plugin's files; schemas are None where it takes a dict.
 
     `tools` are what its model may call and `guards` what looks at it, by name; `permissions` what it may touch, with what its
-    model and tools imply.
+    model and tools imply; `limits` and `timeouts` what one agent run of it may use.
     """
 
     schema_version: Literal[1] = 1
@@ -30,6 +30,8 @@ class AgentCard(Value):
     tools: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
     permissions: Permissions = Permissions()
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
 
 
 class ServedAgent(AgentCard):

@@ -98,10 +98,18 @@ class WorkerFact(Value):
     broker: str | None = None
 
 
+class PoolFact(Value):
+    """What is wished for an agent: none of its agent runs begins, or at most so many run in the fleet and in each worker."""
+
+    paused: bool = False
+    slots: int | None = None
+    worker_slots: int | None = None
+
+
 class QueueFact(Value):
     """An agent's queue with rows that wait for it: `depth` and `consumers` are the broker's, None where it cannot tell.
 
-    `bounded` means that counting has stopped at `waiting`.
+    `bounded` means that counting has stopped at `waiting`. `pool` is what is wished for the agent, if that is less than all.
     """
 
     queue: str
@@ -111,6 +119,7 @@ class QueueFact(Value):
     workers: int
     depth: int | None = None
     consumers: int | None = None
+    pool: PoolFact | None = None
 
     @property
     def agent(self) -> str:

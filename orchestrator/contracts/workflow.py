@@ -39,6 +39,9 @@ def _dotted_path(path: str) -> str:
 DottedPath = Annotated[str, AfterValidator(_dotted_path)]
 
 
+#: What agents say that they can do: a task may ask for any agent that can, and a message too.
+Capability = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
+
 #: `provider:model`, such as `openai:gpt-5-mini`, or the text processor that needs none.
 MODEL_PATTERN = r"^(?:offline|[a-z][a-z0-9_-]*:\S+)$"
 MODEL_RULE = "expected provider:model, such as openai:gpt-5-mini, or offline"
@@ -88,9 +91,16 @@ def _agent_of_a_node(given: Any) -> Any:
     return given  # pyright: ignore[reportUnknownVariableType]
 
 
-def _check_kind(agent: str, function: str | None, celery: CeleryTask | None) -> None:
+def _check_kind(agent: str, function: str | None, celery: CeleryTask | None, capability: str | None = None) -> None:
     """Raise ValueError where it is not exactly one thing that is to be done."""
     named = [kind for kind, value in zip(NODE_KINDS, (function, celery), strict=True) if value is not None]
+    if capability is not None:
+        if agent or named:
+            given = " and ".join([*named, *([] if agent in NODE_KINDS or not agent else ["agent"]), "capability"])
+            raise ValueError(
+                f"a task is one of agent, function, celery and capability, and this one has {given}: keep one"
+            )
+        return
     if not agent:
         raise ValueError("what the task does is missing: give it an agent, a function or a celery task")
     if len(named) > 1 or (named and agent != named[0]):
@@ -100,7 +110,9 @@ def _check_kind(agent: str, function: str | None, celery: CeleryTask | None) -> 
         raise ValueError(f"{agent!r} is no agent: {_NODE_ADVICE[agent]}")
 
 
-def _does(agent: str, function: str | None, celery: CeleryTask | None) -> str:
+def _does(agent: str, function: str | None, celery: CeleryTask | None, capability: str | None = None) -> str:
+    if capability is not None:
+        return f"capability {capability}"
     named = function or (celery and celery.task)
     return f"{agent} {named}" if named else agent
 
@@ -150,11 +162,12 @@ class TaskDefinition(Value):
     """One node: an agent, what it waits for, what it gets, and what happens when it fails.
 
     In place of an agent it may name a Python `function` (`package.module:name`) or a `celery` task of the user's own;
-    `agent` is then that word. `input` maps names to JSON values in which `${task.field}` and `${input.field}` are
-    replaced; without it the task gets the run's input (a first task), its one predecessor's output, or `{id: output}` of
-    several. `when` is a CEL condition over `input` and the outputs of the tasks in `after`, by id; a task whose condition
-    is false is skipped. `compensate` undoes the task when its run fails or is cancelled after it has succeeded. `model` and
-    `system` are asked, and said to the model, in place of the agent's own.
+    `agent` is then that word. Or it names a `capability`, and `agent` is empty: when a run is submitted it gets the least busy of
+    the agents that have it, and keeps that one. `input` maps names to JSON values in which `${task.field}` and
+    `${input.field}` are replaced; without it the task gets the run's input (a first task), its one predecessor's output,
+    or `{id: output}` of several. `when` is a CEL condition over `input` and the outputs of the tasks in `after`, by id; a
+    task whose condition is false is skipped. `compensate` undoes the task when its run fails or is cancelled after it has
+    succeeded. `model` and `system` are asked, and said to the model, in place of the agent's own.
     """
 
     id: Name
@@ -170,6 +183,7 @@ class TaskDefinition(Value):
     compensate: Annotated[Compensation | None, BeforeValidator(_as_compensation)] = None
     model: ModelName | None = None
     system: SystemPrompt | None = None
+    capability: Capability | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -178,7 +192,7 @@ class TaskDefinition(Value):
 
     @model_validator(mode="after")
     def _exactly_one_kind(self) -> Self:
-        _check_kind(self.agent, self.function, self.celery)
+        _check_kind(self.agent, self.function, self.celery, self.capability)
         if self.agent in NODE_KINDS and (self.model or self.system) is not None:
             raise ValueError(f"model and system are about an agent, and this task is a {self.agent}: leave them out")
         if isinstance(self.on_error, Fallback) and self.on_error.fallback in NODE_KINDS:
@@ -187,8 +201,8 @@ class TaskDefinition(Value):
 
     @property
     def does(self) -> str:
-        """Who does the work, for people: the agent's name, `function package.module:name` or `celery images.resize`."""
-        return _does(self.agent, self.function, self.celery)
+        """Who does the work, for people: `reader`, `function module:name`, `celery images.resize`, `capability review`."""
+        return _does(self.agent, self.function, self.celery, self.capability)
 
     def references(self) -> tuple[str, ...]:
         """Give the paths inside every `${...}` of the declared input, such as `reader.text`."""

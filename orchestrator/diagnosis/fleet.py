@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from orchestrator.broker.address import address_of, is_other
-from orchestrator.contracts.diagnosis import Facts, Finding, QueueFact, Work
+from orchestrator.contracts.diagnosis import Facts, Finding, PoolFact, QueueFact, Work
 from orchestrator.diagnosis.words import error, listed, number, ok, seconds, warning
 from orchestrator.settings import Settings
 
@@ -136,6 +136,11 @@ def _queue(queue: QueueFact, work: Work, settings: Settings) -> Iterator[Finding
                 "start a worker that has this plugin, or cancel the runs: `nightfleet runs`",
             )
         return
+    if queue.pool is not None:
+        # What workers take of it says nothing about them.
+        yield from _pool(queue.agent, queue.pool, waits, queue.oldest_seconds)
+        yield from _depth(queue, work, settings)
+        return
     free = any(worker.running < worker.slots and not worker.draining for worker in work.live_workers)
     if queue.consumers == 0 and free and queue.oldest_seconds > _START_SECONDS:
         yield error(
@@ -151,6 +156,21 @@ def _queue(queue: QueueFact, work: Work, settings: Settings) -> Iterator[Finding
             "it needs more time"
             if free
             else "every slot is in use: start more workers, or raise NIGHTFLEET_CONCURRENCY",
+        )
+
+
+def _pool(agent: str, pool: PoolFact, waits: str, oldest_seconds: float) -> Iterator[Finding]:
+    if pool.paused:
+        yield warning(
+            "agent_paused", f"{waits}, which is paused", f"`nightfleet agents resume {agent}` lets them begin"
+        )
+    elif oldest_seconds > _BACKLOG_SECONDS:
+        bounds = [f"{pool.slots} in the fleet"] if pool.slots is not None else []
+        bounds += [f"{pool.worker_slots} in each worker"] if pool.worker_slots is not None else []
+        yield warning(
+            "backlog",
+            f"{waits}, the oldest for {seconds(oldest_seconds)}; at most {' and '.join(bounds)} may run at a time",
+            f"it needs more time, or more slots: `nightfleet agents scale {agent}`",
         )
 
 

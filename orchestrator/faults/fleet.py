@@ -89,6 +89,9 @@ def _installation(trial: Trial) -> Generator[Orchestrator]:
         with Orchestrator(kernel.settings) as nf:
             yield nf
     finally:
-        remove(kernel.app, {queue_of(task.agent) for task in trial.workflow.tasks})
+        named = {task.agent for task in trial.workflow.tasks if task.agent}
+        # Which agents have done what tasks name as a capability: some of those that there were.
+        chosen = kernel.store.fleet.agent_names() if any(task.capability for task in trial.workflow.tasks) else ()
+        remove(kernel.app, {queue_of(agent) for agent in named.union(chosen)})
         schema.remove(kernel.store.database)
         kernel.close()

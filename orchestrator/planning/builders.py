@@ -5,7 +5,8 @@
     sequential("reader", parallel("summarizer", "critic", aggregate="editor"))
     sequential("reader", adaptive("router", {"billing": "accountant", "other": "writer"}), "editor")
 
-A part is an agent's name or any other expression, a `TaskDefinition`, or a workflow. Ids stay unique: the first part to
+A part is an agent's name or any other expression, a `TaskDefinition`, a workflow, or `any_agent("review")` for whichever
+agent can do something. Ids stay unique: the first part to
 have an id keeps it, later ones are renamed (`critic_2`), and their references and conditions follow.
 """
 
@@ -62,6 +63,15 @@ def adaptive(
     first, *rest = compose.distinct([asked, *map(_tasks_of, parts)])
     chosen = (compose.after(tasks, (decider,), when) for tasks, when in zip(rest, conditions, strict=False))
     return _workflow((*first, *(task for tasks in chosen for task in tasks)), name)
+
+
+def any_agent(capability: str, *, id: str | None = None) -> TaskDefinition:
+    """Give a task for any agent that has a capability: each run gets the least busy one when it is submitted, and keeps it.
+
+    The task's id is the capability where that is a name; `TaskDefinition(id=..., capability=...)` takes everything else that
+    a task can have.
+    """
+    return TaskDefinition(id=capability if id is None else id, capability=capability)
 
 
 def _choices(decider: str, field: str, values: list[Key]) -> list[str]:

@@ -6,6 +6,7 @@
     tasks:
       reader:   {agent: reader}                          # the agent is the task's id where it is not given
       critic:   {agent: critic, after: [reader], on_error: continue, retry: {retries: 5}}
+      judge:    {capability: review, after: [reader]}    # any agent that can: the least busy when a run is submitted
       clean:    {function: "myproject.text:clean"}       # a Python function in place of an agent
       charge:   {agent: charge, after: [reader], compensate: refund}          # undone when the run fails later
       resize:   {celery: {task: images.resize, queue: images, timeout: 60}}   # a task of your own Celery app
@@ -185,7 +186,7 @@ class _Reader:
     def _task(self, path: Path, fields: dict[str, Any]) -> Iterator[TaskDefinition]:
         """Give the one task, or none if it has problems. A key without a value counts as absent."""
         given = {key: value for key, value in fields.items() if value is not None}
-        if given.keys().isdisjoint(("agent", *NODE_KINDS)):
+        if given.keys().isdisjoint(("agent", "capability", *NODE_KINDS)):
             given["agent"] = fields["id"]
         if isinstance(given.get("after"), str):
             given["after"] = [given["after"]]

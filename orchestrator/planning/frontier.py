@@ -24,6 +24,8 @@ class Plan:
         following = workflow.successors
         self.successors = tuple(tuple(sorted(self.position[key] for key in following[task.id])) for task in self.tasks)
         self.gated = tuple(task.when is not None for task in self.tasks)
+        #: For each position the capability that the task names in place of an agent: which one it gets differs from run to run.
+        self.capabilities = tuple(task.capability for task in self.tasks)
 
     @cached_property
     def firsts(self) -> tuple[int, ...]:
@@ -48,8 +50,14 @@ class Plan:
 
     @cached_property
     def agents(self) -> frozenset[str]:
-        """The agents of its tasks and compensations."""
-        return frozenset(task.agent for task in (*self.tasks, *(undo.task for undo in self.undos)))
+        """The agents that its tasks and compensations name."""
+        named = (task.agent for task in (*self.tasks, *(undo.task for undo in self.undos)))
+        return frozenset(agent for agent in named if agent)
+
+    @cached_property
+    def needs(self) -> dict[int, str]:
+        """The capabilities that its tasks name in place of agents, by position."""
+        return {index: capability for index, capability in enumerate(self.capabilities) if capability is not None}
 
     @cached_property
     def undos(self) -> tuple[Undo, ...]:
@@ -75,11 +83,14 @@ class Plan:
         return [agent_run_id(run_id, index) for index in after] if after else [run_id]
 
     def path(self, position: int, most: int) -> tuple[int, ...]:
-        """Give the linear path from a position on: at most `most` tasks, each released by the one before and no other."""
+        """Give the linear path from a position on: at most `most` tasks, each released by the one before and no other.
+
+        It ends before a task whose agent is not the plan's to say.
+        """
         found = [position]
         while len(found) < most:
             after = self.successors[found[-1]]
-            if len(after) != 1 or len(self.predecessors[after[0]]) != 1 or self.gated[after[0]]:
+            if len(after) != 1 or len(self.predecessors[after[0]]) != 1 or not self._is_plain(after[0]):
                 break
             found.append(after[0])
         return tuple(found)
@@ -87,6 +98,10 @@ class Plan:
     def meets(self, position: int) -> int | None:
         """Give the one join that a path's last task leads to, or None: such tasks can be the header of a chord."""
         after = self.successors[position]
-        if len(after) == 1 and len(self.predecessors[after[0]]) > 1 and not self.gated[after[0]]:
+        if len(after) == 1 and len(self.predecessors[after[0]]) > 1 and self._is_plain(after[0]):
             return after[0]
         return None
+
+    def _is_plain(self, position: int) -> bool:
+        """Tell whether a message may carry the publication of a task: nobody decides anything about it before."""
+        return not self.gated[position] and self.capabilities[position] is None

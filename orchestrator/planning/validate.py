@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from textwrap import shorten
 
 from orchestrator.contracts.workflow import NODE_KINDS, RESERVED_TASK_IDS, Fallback, TaskDefinition, WorkflowDefinition
-from orchestrator.errors import UnknownAgent, WorkflowInvalid
+from orchestrator.errors import UnknownAgent, UnknownCapability, WorkflowInvalid
 from orchestrator.planning import condition
+from orchestrator.planning.capabilities import nobody_can
 from orchestrator.planning.hints import did_you_mean
 
 MAX_TASKS = 20_000
@@ -21,17 +22,27 @@ MAX_PROBLEMS = 100
 _MAX_CYCLE_SHOWN = 12
 
 
-def validate(workflow: WorkflowDefinition, known_agents: Collection[str] | None) -> None:
+def validate(
+    workflow: WorkflowDefinition, known_agents: Collection[str] | None, capabilities: Collection[str] | None = None
+) -> None:
     """Return only if the workflow can run; else raise WorkflowInvalid with every problem and its place.
 
-    Raise UnknownAgent when unknown agents are all that is wrong. `known_agents` is None where nobody can tell.
+    Raise UnknownAgent or UnknownCapability when agents that are unknown, or capabilities that none has, are all that is
+    wrong. `known_agents` and `capabilities` are None where nobody can tell.
     """
     found = _problems(workflow)
     problems = list(islice(found, MAX_PROBLEMS))
     unknown = {} if known_agents is None else _unknown_agents(workflow, frozenset(known_agents).union(NODE_KINDS))
-    texts = (_describe(agent, users, known_agents or ()) for agent, users in unknown.items())
-    if unknown and not problems:
-        raise UnknownAgent("\n".join(islice(texts, MAX_PROBLEMS)), details={"agents": list(unknown)})
+    lacking = {} if capabilities is None else _unknown_capabilities(workflow, capabilities)
+    texts = chain(
+        (_describe(agent, users, known_agents or ()) for agent, users in unknown.items()),
+        (f"{_places(users)}: {nobody_can(each, capabilities or ())}" for each, users in lacking.items()),
+    )
+    if (unknown or lacking) and not problems:
+        kind = UnknownAgent if unknown else UnknownCapability
+        named = {"agents": list(unknown), "capabilities": list(lacking)}
+        details = {what: names for what, names in named.items() if names}
+        raise kind("\n".join(islice(texts, MAX_PROBLEMS)), details=details)
     problems += islice(texts, MAX_PROBLEMS - len(problems))
     if next(found, None) or next(texts, None):
         problems.append("and more: correct these first")
@@ -192,13 +203,27 @@ def _unknown_agents(workflow: WorkflowDefinition, known: frozenset[str]) -> dict
     """Give for each unknown agent the places that name it."""
     places: dict[str, list[str]] = {}
     for task in workflow.tasks:
-        if task.agent not in known:
+        if task.agent and task.agent not in known:
             places.setdefault(task.agent, []).append(f"tasks.{task.id}.agent")
         if isinstance(task.on_error, Fallback) and task.on_error.fallback not in known:
             places.setdefault(task.on_error.fallback, []).append(f"tasks.{task.id}.on_error.fallback")
         if task.compensate is not None and task.compensate.agent not in known:
             places.setdefault(task.compensate.agent, []).append(f"tasks.{task.id}.compensate.agent")
     return places
+
+
+def _unknown_capabilities(workflow: WorkflowDefinition, known: Collection[str]) -> dict[str, list[str]]:
+    """Give for each capability that no agent has the places that name it."""
+    places: dict[str, list[str]] = {}
+    for task in workflow.tasks:
+        if task.capability is not None and task.capability not in known:
+            places.setdefault(task.capability, []).append(f"tasks.{task.id}.capability")
+    return places
+
+
+def _places(places: list[str]) -> str:
+    """Name the first of some places, and how many there are."""
+    return f"{places[0]} and {len(places) - 1:,} more" if len(places) > 1 else places[0]
 
 
 def _describe(agent: str, places: list[str], known: Collection[str]) -> str:

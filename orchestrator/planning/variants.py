@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from orchestrator.contracts.variant import Changes
 from orchestrator.contracts.workflow import NODE_KINDS, TaskDefinition, WorkflowDefinition
@@ -15,10 +16,14 @@ def changed(workflow: WorkflowDefinition, changes: Changes, *, of_agent: str | N
 
     Raises `UsageError` for a task that is not there, and where a system prompt or an agent would take the place of several.
     """
-    wanted = {name: value for name in ("model", "system", "agent") if (value := getattr(changes, name)) is not None}
+    wanted: dict[str, Any] = {
+        name: value for name in ("model", "system", "agent") if (value := getattr(changes, name)) is not None
+    }
     if not wanted:
         return workflow
     meant = {task.id for task in _meant(workflow, changes, of_agent)}
+    if "agent" in wanted:
+        wanted["capability"] = None  # an agent is named now
     tasks = (task.model_copy(update=wanted) if task.id in meant else task for task in workflow.tasks)
     return WorkflowDefinition(name=workflow.name, tasks=tuple(tasks), deadline=workflow.deadline)
 
@@ -28,7 +33,7 @@ def _meant(workflow: WorkflowDefinition, changes: Changes, of_agent: str | None)
     if changes.task is None:
         if not agents:
             raise UsageError(f"the variant changes nothing: workflow {workflow.name!r} has no task of an agent")
-        names = list(dict.fromkeys(task.agent for task in agents))
+        names = list(dict.fromkeys(task.does for task in agents))
         if len(names) > 1 and (changes.system or changes.agent) is not None:
             raise UsageError(
                 f"the variant has a system prompt or an agent for {' and '.join(names)} alike: say which `task` is meant"

@@ -145,6 +145,18 @@ class AgentRuns:
         """
         return self._finish(Ending(claim, plan, outcome))
 
+    def claim_in(self, session: Session, agent_run_id: str, worker_id: str) -> Claim | None:
+        """Claim as a step of a transaction."""
+        if not self._one_statement:
+            return _claim(session, Wanted(agent_run_id, worker_id))
+        row = session.row(
+            "claim",
+            ids=_uuids([agent_run_id]),
+            run_ids=_uuids([run_id_of(agent_run_id)]),
+            workers=_uuids([worker_id]),
+        )
+        return None if row is None else Claim(*row)
+
     def claim_all(self, group: Sequence[Wanted]) -> list[Claim | None]:
         """Claim each of a group in one transaction; of two requests for one agent run the first gets it."""
         if not self._one_statement:
@@ -244,7 +256,7 @@ class AgentRuns:
                 identity = plan.id_at(claim.run_id, position)
                 row = session.row("queued_among", id=identity, run_id=claim.run_id)
                 if row is not None:
-                    found.append(Dispatch(row[0], row[2], plan.tasks[row[1]].agent, row[3]))
+                    found.append(Dispatch(row[0], row[2], row[4], row[3]))
             return found
 
         return tuple(self._database.transact(work))
@@ -260,8 +272,8 @@ def _finished(ending: Ending, effects: dict[str, tuple[Any, ...]]) -> Finish:
     ended = undecided = False
     for identity in ending.waiting:
         match effects.pop(identity, None):
-            case ("released", position, number, priority):
-                released.append(Dispatch(identity, number, ending.plan.tasks[position].agent, priority))
+            case ("released", number, priority, agent):
+                released.append(Dispatch(identity, number, agent, priority))
             case ("undecided", *_):
                 undecided = True
             case ("ended", *_):
@@ -300,10 +312,10 @@ def _finish(session: Session, ending: Ending) -> Finish | None:
         return None
     if session.run("finish_row", id=claim.id, epoch=claim.epoch, **ending.outcome.parameters()) != 1:
         return None
-    return count_down(session, ending.plan, claim.run_id, ending.waiting)
+    return count_down(session, claim.run_id, ending.waiting)
 
 
-def count_down(session: Session, plan: Plan, run_id: str, waiting: Sequence[str]) -> Finish:
+def count_down(session: Session, run_id: str, waiting: Sequence[str]) -> Finish:
     """Bring each of `waiting` nearer by one, inside a transaction: release what waits for nothing more, end the run.
 
     The decrement that shows 0 is the decision, and nobody else sees that 0.
@@ -321,7 +333,7 @@ def count_down(session: Session, plan: Plan, run_id: str, waiting: Sequence[str]
         if row is None:
             undecided = True
         else:
-            released.append(Dispatch(row[0], row[2], plan.tasks[row[1]].agent, row[3]))
+            released.append(Dispatch(row[0], row[2], row[4], row[3]))
     return Finish(ended=ended, undecided=undecided, released=tuple(released))
 
 

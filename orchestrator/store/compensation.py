@@ -109,7 +109,7 @@ def undo_again(session: Session, plan: Plan, run_id: str) -> tuple[Dispatch, ...
     """
     rows = session.rows("rows_for_retry", run_id=run_id)
     again = {AgentRunState.FAILED, AgentRunState.CANCELLED}
-    failed = [position for _, position, _, state in rows if plan.undo_at(position) and state in again]
+    failed = [position for _, position, _, state, _ in rows if plan.undo_at(position) and state in again]
     if not failed:
         raise RunStateConflict(
             f"run {run_id} has been undone: what its tasks did is taken back; `nightfleet runs fork` makes a new run of it"

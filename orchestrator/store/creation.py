@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,7 +23,7 @@ _RUN_COLUMNS = (
 )  # fmt: skip
 _AGENT_RUN_COLUMNS = (
     "id", "tenant_id", "run_id", "task", "position", "agent", "queue", "priority", "state", "predecessors", "gated",
-    "dispatch", "queued_at", "published_at",
+    "dispatch", "queued_at", "published_at", "assigned",
 )  # fmt: skip
 _COUNTDOWN_COLUMNS = ("id", "tenant_id", "run_id", "remaining")
 _BUDGET_COLUMNS = (
@@ -36,6 +36,7 @@ class NewRun:
     """A run to create: `input` is JSON text. `deadline` counts from its creation, and goes before the workflow's.
 
     `asked` is the digest of the workflow that was asked for, where an experiment may have put another one in its place.
+    `agents` are those that its tasks get for the capabilities that they name, by position.
     """
 
     id: str
@@ -45,6 +46,7 @@ class NewRun:
     forked_from: str | None = None
     charge: Charge = NOBODY
     asked: str | None = None
+    agents: Mapping[int, str] = field(default_factory=dict[int, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class Arm:
     plan: Plan
     runs: tuple[NewRun, ...]
     asked: Plan
+
+    @property
+    def agents(self) -> frozenset[str]:
+        """The agents that its runs may need."""
+        return self.plan.agents.union(*(run.agents.values() for run in self.runs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +152,15 @@ class Creation:
                 )
             )  # fmt: skip
             budget_rows.extend(self._budgets(new))
+        agents = {new.id: new.agents for new in runs}
         made: list[str] = [row[0] for row in run_rows]
+        parts = [row for run_id in made for row in self._agent_runs(run_id, agents[run_id])]
         session.insert("run", _RUN_COLUMNS, run_rows)
-        session.insert("agent_run", _AGENT_RUN_COLUMNS, [row for run_id in made for row in self._agent_runs(run_id)])
+        session.insert("agent_run", _AGENT_RUN_COLUMNS, parts)
         session.insert("countdown", _COUNTDOWN_COLUMNS, [row for run_id in made for row in self._countdowns(run_id)])
         session.insert("budget", _BUDGET_COLUMNS, budget_rows)
-        return Created(tuple(identities), tuple(map(self._ready, made)) if self.published else ())
+        ready = tuple(self._ready(run_id, agents[run_id]) for run_id in made) if self.published else ()
+        return Created(tuple(identities), ready)
 
     def _deadline_at(self, new: NewRun) -> datetime | None:
         deadline = new.deadline or self.plan.workflow.deadline
@@ -164,20 +174,22 @@ class Creation:
         kind = (wanted.period, wanted.mode, wanted.on_cap, wanted.limit_nanousd)
         return [(ids.new(), DEFAULT_TENANT_ID, f"run/{new.id}", new.id, *kind, self.now, self.now)]
 
-    def _agent_runs(self, run_id: str) -> list[tuple[Any, ...]]:
+    def _agent_runs(self, run_id: str, agents: Mapping[int, str]) -> list[tuple[Any, ...]]:
         plan = self.plan
         rows: list[tuple[Any, ...]] = []
         for position, task in enumerate(plan.tasks):
+            assigned = agents[position] if position in plan.needs else None
+            agent = assigned or task.agent
             before = plan.predecessors[position]
             ready = not before and not plan.gated[position]
             published = ready and self.published
             rows.append(
                 (
-                    plan.id_at(run_id, position), DEFAULT_TENANT_ID, run_id, task.id, position, task.agent,
-                    queue_of(task.agent), int(Priority.LATER if before else Priority.NEW),
+                    plan.id_at(run_id, position), DEFAULT_TENANT_ID, run_id, task.id, position, agent,
+                    queue_of(agent), int(Priority.LATER if before else Priority.NEW),
                     (AgentRunState.QUEUED if ready else AgentRunState.BLOCKED).value,
                     [plan.id_at(run_id, index) for index in before], plan.gated[position],
-                    int(published), self.now if ready else None, self.now if published else None,
+                    int(published), self.now if ready else None, self.now if published else None, assigned,
                 )
             )  # fmt: skip
         return rows
@@ -192,10 +204,10 @@ class Creation:
             ),
         ]
 
-    def _ready(self, run_id: str) -> tuple[Dispatch, ...]:
+    def _ready(self, run_id: str, agents: Mapping[int, str]) -> tuple[Dispatch, ...]:
         plan = self.plan
         return tuple(
-            Dispatch(plan.id_at(run_id, position), 1, plan.tasks[position].agent, Priority.NEW)
+            Dispatch(plan.id_at(run_id, position), 1, agents.get(position) or plan.tasks[position].agent, Priority.NEW)
             for position in plan.firsts
             if not plan.gated[position]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,7 @@ from typing import Any
 
 from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.dispatch import queue_of
+from orchestrator.planning.capabilities import agents_by_capability
 from orchestrator.store.database import Database, Session, times
 
 
@@ -52,27 +54,39 @@ class Fleet:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def join(
-        self, worker_id: str, *, name: str, pid: int, slots: int, cards: Sequence[AgentCard], broker: str | None = None
+    def join(  # noqa: PLR0913 - all of it by name
+        self,
+        worker_id: str,
+        *,
+        name: str,
+        pid: int,
+        slots: int,
+        cards: Sequence[AgentCard],
+        broker: str | None = None,
+        host: str | None = None,
     ) -> None:
         """Announce a worker process, its agents and its queues; again after its row was removed or its agents changed."""
 
         def work(session: Session) -> None:
-            session.run("add_worker", id=worker_id, name=name, pid=pid, slots=slots, broker=broker)
+            session.run("add_worker", id=worker_id, name=name, pid=pid, slots=slots, broker=broker, host=host)
             for card in sorted(cards, key=lambda card: card.name):
-                session.run("add_agent", name=card.name, queue=queue_of(card.name), card=card.model_dump_json())
-                session.run("add_worker_queue", worker_id=worker_id, queue=queue_of(card.name))
+                queue = queue_of(card.name)
+                session.run("add_agent", name=card.name, queue=queue, card=card.model_dump_json())
+                session.run("add_worker_queue", worker_id=worker_id, queue=queue, digest=card.digest)
             session.run("keep_worker_queues", worker_id=worker_id, queues=[queue_of(card.name) for card in cards])
 
         self._database.transact(work)
 
-    def beat(self, worker_id: str, *, slots: int, idle: bool, draining: bool) -> bool:
-        """Give a sign of life and what may have changed; false when the worker's row is gone and it must `join` again."""
+    def beat(self, worker_id: str, *, slots: int, idle: bool, draining: bool, shut: Collection[str] = ()) -> bool:
+        """Give a sign of life and what may have changed; false when the worker's row is gone and it must `join` again.
+
+        `shut` are the queues that it takes nothing from for now.
+        """
 
         def work(session: Session) -> bool:
             alive = session.run("beat", id=worker_id, slots=slots, draining=draining) == 1
             if alive:
-                session.run("set_idle", worker_id=worker_id, idle=idle)
+                session.run("set_idle", worker_id=worker_id, idle=idle, shut=list(shut))
             return alive
 
         return self._database.transact(work)
@@ -100,7 +114,7 @@ class Fleet:
     def agents(self, *, lease_ttl_seconds: float) -> list[tuple[AgentCard, int]]:
         """Give every announced agent with the number of live workers that serve it."""
         rows = self._database.execute(lambda session: session.rows("agents", lease_ttl=float(lease_ttl_seconds)))
-        return [(AgentCard.model_validate_json(row[1]), int(row[3])) for row in rows]
+        return [(card_of(row[1]), int(row[3])) for row in rows]
 
     def workers(self, *, lease_ttl_seconds: float) -> list[WorkerRow]:
         """Give the live workers."""
@@ -120,6 +134,22 @@ class Fleet:
             found.setdefault(queue, set()).add(broker)
         return found
 
+    def capabilities(self) -> dict[str, tuple[str, ...]]:
+        """Give the announced agents that have each capability."""
+        found = self._database.execute(lambda session: session.rows("agent_capabilities"))
+        return agents_by_capability((name, _capabilities_of(text)) for name, text in found)
+
     def unserved(self, queues: Collection[str], *, lease_ttl_seconds: float) -> frozenset[str]:
         """Give those of `queues` that no live worker consumes."""
         return frozenset(queues) - self.brokers(queues, lease_ttl_seconds=lease_ttl_seconds).keys()
+
+
+def card_of(text: str) -> AgentCard:
+    """Decode a stored card; what a newer worker says beyond what this version knows is left out."""
+    said = json.loads(text)
+    return AgentCard.model_validate({name: value for name, value in said.items() if name in AgentCard.model_fields})
+
+
+def _capabilities_of(text: str | None) -> Collection[str]:
+    said = json.loads(text or "null")
+    return (said.get("capabilities") if isinstance(said, dict) else said) or ()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

@@ -54,7 +54,8 @@ def _insert(session: Session, new: NewFork, place: Place) -> tuple[Dispatch, ...
         raise RunStateConflict(f"run {new.source} is {state}: it can be forked when it has ended; cancel it, or wait")
     plan = new.plan
     rows = session.rows("states_for_fork", run_id=new.source)
-    stood = {position: (AgentRunState(found), bool(began)) for position, found, began in rows}
+    stood = {position: (AgentRunState(found), bool(began)) for position, found, began, _ in rows}
+    chosen = {position: str(agent) for position, _, _, agent in rows if agent is not None}
     undone, doubtful = _undone(plan, stood)
     # What was taken back is to be done again, and all after it.
     begin = beginning(plan, [stood[position][0] for position in range(len(plan.tasks))], undone.union(new.anew))
@@ -64,7 +65,8 @@ def _insert(session: Session, new: NewFork, place: Place) -> tuple[Dispatch, ...
             f"run {new.source}: nothing tells whether what task {task!r} did is undone, since that was given up while it "
             f"ran: fork from {task!r}, or from a task before it"
         )
-    run = NewRun(new.id, run_input, deadline=new.deadline, forked_from=new.source, charge=_charge(*row[2:]))
+    charge = _charge(*row[2:])
+    run = NewRun(new.id, run_input, deadline=new.deadline, forked_from=new.source, charge=charge, agents=chosen)
     created = Creation(plan, place, database_now(session)).insert(session, [run], {})
     kept = {plan.id_at(new.id, position) for position in begin.kept}
     first = [dispatch for dispatch in created.ready[0] if dispatch.id not in kept]
@@ -108,5 +110,5 @@ def _begin(session: Session, new: NewFork, begin: Beginning) -> list[Dispatch]:
     for position in begin.ready:
         row = session.row("release_row", id=plan.id_at(new.id, position), decided=False)
         if row is not None:  # a first task is queued already
-            released.append(Dispatch(row[0], row[2], plan.tasks[position].agent, row[3]))
+            released.append(Dispatch(row[0], row[2], row[4], row[3]))
     return released

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.contracts.agent import AgentCard
-from orchestrator.contracts.diagnosis import HeldFact, PostgresFact, QueueFact, TableFact, WorkerFact
+from orchestrator.contracts.diagnosis import HeldFact, PoolFact, PostgresFact, QueueFact, TableFact, WorkerFact
+from orchestrator.contracts.dispatch import queue_of
 from orchestrator.store.database import Database, Row, times
 from orchestrator.store.defaults import DEFAULT_TENANT_ID
 from orchestrator.store.retention import ENDED, ProjectRow, project_row
@@ -79,6 +80,7 @@ class Health:
             oldest[queue] = max(oldest.get(queue, 0.0), _age(since, now))
             if count >= COUNT_BOUND:
                 bounded.add(queue)
+        pools = {queue_of(row[0]): row for row in self._rows("pools")}
         return tuple(
             QueueFact(
                 queue=queue,
@@ -86,6 +88,7 @@ class Health:
                 bounded=queue in bounded,
                 oldest_seconds=oldest[queue],
                 workers=served.get(queue, 0),
+                pool=_pool(pools[queue]) if queue in pools else None,
             )
             for queue in sorted(oldest, key=lambda queue: -oldest[queue])
         )
@@ -154,6 +157,10 @@ class Health:
 
 def _held(rows: list[Row]) -> tuple[HeldFact, ...]:
     return tuple(HeldFact(run_id=row[0], agent=row[1], seconds=_age(row[2], row[3])) for row in rows)
+
+
+def _pool(row: Row) -> PoolFact:
+    return PoolFact(paused=bool(row[1]), slots=row[2], worker_slots=row[3])
 
 
 def _age(since: Any, now: Any) -> float:

@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,8 @@ class Sign:
     slots: int
     idle: bool
     draining: bool
+    #: Queues that it takes nothing from for now.
+    shut: Sequence[str] = ()
 
 
 class Heart:
@@ -90,7 +92,8 @@ class Heart:
         own = {"id": identity, "slots": sign.slots, "draining": sign.draining}
         if self._connection.execute(self._orders.beat, own).rowcount != 1:
             return False  # declared dead: the worker joins again
-        self._connection.execute(self._orders.set_idle, {"worker_id": identity, "idle": idle})
+        said = {"worker_id": identity, "idle": idle, "shut": list(sign.shut)}
+        self._connection.execute(self._orders.set_idle, said)
         return True
 
     def _hang_up(self) -> None:

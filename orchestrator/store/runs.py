@@ -329,7 +329,9 @@ def not_found(run_id: str) -> RunNotFound:
 
 
 def _reopen_rows(session: Session, plan: Plan, run_id: str) -> tuple[Dispatch, ...]:
-    rows = {row[1]: (row[0], AgentRunState(row[3])) for row in session.rows("rows_for_retry", run_id=run_id)}
+    found = session.rows("rows_for_retry", run_id=run_id)
+    rows = {row[1]: (row[0], AgentRunState(row[3])) for row in found}
+    chosen = {row[1]: row[4] for row in found if row[4] is not None}
     done = {position for position, (_, state) in rows.items() if state is AgentRunState.SUCCEEDED}
     for position in reversed(range(len(plan.tasks))):
         # What failed or was skipped before tasks that have all succeeded without it is settled too.
@@ -343,7 +345,7 @@ def _reopen_rows(session: Session, plan: Plan, run_id: str) -> tuple[Dispatch, .
         if position in done:
             continue
         state = AgentRunState.QUEUED if not missing and not plan.gated[position] else AgentRunState.BLOCKED
-        agent = plan.tasks[position].agent
+        agent = chosen.get(position, plan.tasks[position].agent)
         row = session.row("reopen_row", id=identity, state=state.value, agent=agent, queue=queue_of(agent))
         if state is AgentRunState.QUEUED and row is not None:
             ready.append(Dispatch(row[0], row[2], agent, row[3]))

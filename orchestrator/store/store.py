@@ -17,11 +17,13 @@ from orchestrator.store.runs import Runs
 if TYPE_CHECKING:
     from orchestrator.bus.database import DatabaseMail
     from orchestrator.journal.database import DatabaseJournal
+    from orchestrator.store.census import Census
     from orchestrator.store.evaluations import Evaluations
     from orchestrator.store.experiments import Experiments
     from orchestrator.store.ledger import Ledger
     from orchestrator.store.memories import Memories
     from orchestrator.store.model_answers import ModelAnswers
+    from orchestrator.store.pools import Pools
     from orchestrator.store.retention import Deletions
     from orchestrator.store.sessions import Sessions
     from orchestrator.store.streams import Streams
@@ -107,6 +109,20 @@ class Store:
         from orchestrator.store.memories import Memories
 
         return Memories(self.database)
+
+    @cached_property
+    def pools(self) -> Pools:
+        """How many agent runs of an agent may run at a time."""
+        from orchestrator.store.pools import Pools
+
+        return Pools(self.database, self.agent_runs)
+
+    @cached_property
+    def census(self) -> Census:
+        """The fleet as it is now."""
+        from orchestrator.store.census import Census
+
+        return Census(self.database)
 
     @cached_property
     def sessions(self) -> Sessions:

@@ -1,6 +1,7 @@
 """The tables. Postgres is the reference; SQLite has the same columns with the nearest types.
 
-Every row of users' data names its tenant. `agent`, `worker` and `worker_queue` describe the fleet, which tenants share.
+Every row of users' data names its tenant. `agent`, `agent_pool`, `worker` and `worker_queue` describe the fleet, which
+tenants share.
 """
 
 from __future__ import annotations
@@ -218,6 +219,8 @@ agent_run = Table(
     #: What wakes a suspended one before its time, by kind (`contracts/interest.py`). In the row itself: who brings an event
     #: sees the row as it is when the lock is theirs, and another table as it was when their statement began.
     Column("listening", Json),
+    #: The agent that its run got for the capability that its task names: a retry goes back to it.
+    Column("assigned", Text),
     Index("ix_agent_run_run", "run_id", "position"),
     Index("ix_agent_run_lost", "queue", "priority", "published_at", **_where("state = 'queued'")),
     Index("ix_agent_run_due", "due_at", **_where("state = 'queued' AND published_at IS NULL")),
@@ -638,6 +641,8 @@ worker = Table(
     Column("beat_seq", Long, nullable=False, server_default="0"),
     #: Which broker and namespace it consumes from, without secrets.
     Column("broker", Text),
+    #: The machine that it runs on, as that calls itself.
+    Column("host", Text),
     postgresql_with={"fillfactor": 50},
 )
 
@@ -648,8 +653,23 @@ worker_queue = Table(
     Column("queue", Text, primary_key=True),
     #: The start of the uninterrupted stretch with a live consumer and a free slot; NULL while there is none.
     Column("idle_from", Time),
+    #: The version of the agent that this worker has.
+    Column("digest", Text),
     Index("ix_worker_queue_queue", "queue"),
     postgresql_with={"fillfactor": 50},
+)
+
+#: What is wished for the agents of the fleet; workers follow it with their heartbeats. No row: everything.
+agent_pool = Table(
+    "agent_pool",
+    metadata,
+    Column("agent", Text, primary_key=True),
+    #: None of its agent runs begins.
+    Column("paused", Boolean, nullable=False),
+    #: How many of its agent runs may run at a time, in the whole fleet and in one worker; NULL: as many as there are slots.
+    Column("fleet_slots", Integer),
+    Column("worker_slots", Integer),
+    Column("changed_at", Time, nullable=False),
 )
 
 #: One row: whose turn it is to sweep.

@@ -258,16 +258,18 @@ def test_what_a_plugin_author_imports_brings_no_client_of_any_service() -> None:
 # The surface ----------------------------------------------------------------------------------------------------------
 
 EXPORTS = [
-    "AgentRunResult", "AgentRunState", "AnswerRefused", "Answered", "AsyncOrchestrator", "AsyncRunHandle",
-    "BatchFailure", "BatchOptions", "BatchProgress", "BatchResult", "Budget", "BudgetExceeded", "BudgetSummary",
-    "BudgetUnpriced", "Case", "CeleryTask", "Changes", "Comparison", "Compensation", "Contains", "CostFilter",
-    "CostLine", "DeadAgentRun", "Evaluation", "EvaluationReport", "EvaluationSummary", "Exact", "Experiment",
-    "ExperimentReport", "Fallback", "Function", "Grade", "IdempotencyConflict", "ImportConflictError", "InputInvalid",
-    "Judge", "Limits", "NightfleetError", "Normalized", "Number", "Orchestrator", "ProjectSummary", "Question",
-    "QuestionNotFound", "Retention", "RetryPolicy", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunHandle",
-    "RunNotFound", "RunResult", "RunState", "RunStateConflict", "RunSummary", "Schema", "ServiceUnavailable",
-    "Settings", "TaskDefinition", "Timeouts", "UnknownAgent", "Usage", "UsageError", "ValueTooLarge", "Variant",
-    "WorkflowDefinition", "WorkflowInvalid", "adaptive", "parallel", "sequential",
+    "AgentPool", "AgentRegistry", "AgentRunResult", "AgentRunState", "AgentState", "AnswerRefused", "Answered",
+    "AsyncOrchestrator", "AsyncRunHandle", "BatchFailure", "BatchOptions", "BatchProgress", "BatchResult", "Budget",
+    "BudgetExceeded", "BudgetSummary", "BudgetUnpriced", "Case", "CeleryTask", "Changes", "Comparison",
+    "Compensation", "Contains", "CostFilter", "CostLine", "DeadAgentRun", "Evaluation", "EvaluationReport",
+    "EvaluationSummary", "Exact", "Experiment", "ExperimentReport", "Fallback", "Function", "Grade",
+    "IdempotencyConflict", "ImportConflictError", "InputInvalid", "Judge", "Limits", "LiveAgent", "NightfleetError",
+    "Normalized", "Number", "Orchestrator", "PoolSummary", "ProjectSummary", "Question", "QuestionNotFound",
+    "Retention", "RetryPolicy", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunHandle", "RunNotFound",
+    "RunResult", "RunState", "RunStateConflict", "RunSummary", "Schema", "ServiceUnavailable", "Settings",
+    "TaskDefinition", "Timeouts", "UnknownAgent", "UnknownCapability", "Usage", "UsageError", "ValueTooLarge",
+    "Variant", "WorkerState", "WorkerSummary", "WorkflowDefinition", "WorkflowInvalid", "adaptive", "any_agent",
+    "parallel", "sequential",
 ]  # fmt: skip
 
 

@@ -31,6 +31,8 @@ from orchestrator import (
     Settings,
     UnknownAgent,
 )
+from orchestrator.agents import AgentPool, AgentRegistry
+from orchestrator.aio_agents import AsyncAgentPool, AsyncAgentRegistry
 from orchestrator.contracts.run import RunState
 from orchestrator.endings import Endings
 from orchestrator.errors import DatabaseUnavailable
@@ -48,20 +50,29 @@ def parameters(function: Any) -> list[tuple[str, Any, Any, str]]:
     return [(each.name, each.kind, each.default, str(each.annotation).replace("AsyncRun", "Run")) for each in found]
 
 
-@pytest.mark.parametrize(("blocking", "mirror"), [(Orchestrator, AsyncOrchestrator), (RunHandle, AsyncRunHandle)])
+@pytest.mark.parametrize(
+    ("blocking", "mirror"),
+    [
+        (Orchestrator, AsyncOrchestrator),
+        (RunHandle, AsyncRunHandle),
+        (AgentRegistry, AsyncAgentRegistry),
+        (AgentPool, AsyncAgentPool),
+    ],
+)
 def test_both_surfaces_have_the_same_methods_with_the_same_parameters(blocking: type, mirror: type) -> None:
     ours, theirs = surface(blocking), surface(mirror)
     assert theirs.keys() == ours.keys()
     for name, value in ours.items():
         function = value.fget if isinstance(value, property) else value
-        assert parameters(getattr(mirror, name)) == parameters(
+        mirrored = getattr(mirror, name)
+        assert parameters(mirrored.fget if isinstance(mirrored, property) else mirrored) == parameters(
             function if inspect.isfunction(function) else getattr(blocking, name)
         ), name
 
 
 def test_what_asks_a_service_is_awaited_and_the_rest_is_not() -> None:
     plain = {name for name, value in surface(AsyncOrchestrator).items() if not inspect.iscoroutinefunction(value)}
-    assert plain == {"embedded", "run"}
+    assert plain == {"embedded", "run", "agents"}
     plain = {name for name, value in surface(AsyncRunHandle).items() if not inspect.iscoroutinefunction(value)}
     assert plain == {"events"}
     assert inspect.isasyncgenfunction(AsyncRunHandle.events)

@@ -90,7 +90,28 @@ def test_ids_of_nobody_are_refused_without_asking_the_database() -> None:
     assert worker.asked == []
 
 
+def test_a_worker_that_is_told_of_pools_follows_them_although_the_database_was_away_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    followed: list[bool] = []
+
+    def follow(*, is_away: bool) -> None:
+        if is_away:
+            raise DatabaseUnavailable("away")
+        followed.append(True)
+
+    for is_away in (True, False):
+        decisions = SimpleNamespace(follow_pools=lambda is_away=is_away: follow(is_away=is_away))
+        app = SimpleNamespace(store_backend=SimpleNamespace(decisions=decisions))
+        assert control.follow_pools(SimpleNamespace(app=app)) == {"ok": "following the pools of agents"}
+        for thread in threading.enumerate():
+            if thread.name == "nightfleet-pools":
+                thread.join(60)
+    assert followed == [True]
+    assert "the next heartbeat tries again" in caplog.text
+
+
 def test_celerys_own_registry_of_commands_stays_as_it_is() -> None:
     """Other Celery apps in this process have theirs."""
-    assert control.COMMANDS.keys() <= Panel.data.keys()
+    assert control.COMMANDS.keys() - Panel.data.keys() == {"follow_pools"}
     assert not set(control.COMMANDS.values()) & set(Panel.data.values())

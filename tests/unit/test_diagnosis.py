@@ -17,6 +17,7 @@ from orchestrator.contracts.diagnosis import (
     Diagnosis,
     Facts,
     HeldFact,
+    PoolFact,
     PostgresFact,
     ProblemFact,
     QueueFact,
@@ -260,6 +261,18 @@ FLEET_CASES: dict[str, tuple[Facts, list[tuple[str, str]]]] = {
         [],
     ),
     "a broker that knows no consumers": (facts({"queues": (queue(consumers=None, oldest_seconds=31.0),)}), []),
+    "a paused agent": (
+        facts({"queues": (queue(consumers=0, oldest_seconds=400.0, pool=PoolFact(paused=True)),)}),
+        [("warning", "agent_paused")],
+    ),
+    "an agent of which as many run as may": (
+        facts({"queues": (queue(consumers=0, oldest_seconds=299.0, pool=PoolFact(slots=1)),)}),
+        [],
+    ),
+    "an agent of which few may run": (
+        facts({"queues": (queue(oldest_seconds=301.0, pool=PoolFact(slots=3, worker_slots=1)),)}),
+        [("warning", "backlog")],
+    ),
     "a backlog": (facts({"queues": (queue(oldest_seconds=301.0),)}), [("warning", "backlog")]),
     "lost messages": (
         facts({"queues": (queue(waiting=155, depth=100, oldest_seconds=121.0),)}),

@@ -75,14 +75,14 @@ WITH f AS MATERIALIZED (
     SET state = 'queued', queued_at = now(), published_at = now(), dispatch = dispatch + 1, republished = 0
     WHERE a.id = ANY(:waiting::uuid[]) AND a.id IN (SELECT id FROM nearer) AND a.state || '' = 'blocked' AND NOT a.gated
       AND NOT EXISTS (SELECT 1 FROM joined j WHERE j.id = a.id AND j.remaining > 0)
-    RETURNING a.id, a.position, a.dispatch, a.priority
+    RETURNING a.id, a.position, a.dispatch, a.priority, a.agent
 ), ended AS (
     UPDATE @run SET state = 'succeeded', finished_at = now()
     WHERE id = ANY(:run_ids::uuid[]) AND id IN (SELECT id FROM joined WHERE remaining = 0) AND id IN (SELECT id FROM r)
     RETURNING id
 )
-SELECT 'done', id, epoch, NULL::int, NULL::int FROM done
-UNION ALL SELECT 'released', id, position, dispatch, priority FROM released
+SELECT 'done', id, epoch, NULL::int, NULL::text FROM done
+UNION ALL SELECT 'released', id, dispatch, priority, agent FROM released
 UNION ALL SELECT 'ended', id, NULL, NULL, NULL FROM ended
 UNION ALL SELECT 'undecided', id, NULL, NULL, NULL FROM joined
     WHERE remaining = 0 AND id <> ALL(:run_ids::uuid[]) AND id NOT IN (SELECT id FROM released)
@@ -103,7 +103,7 @@ UPDATE @countdown SET remaining = remaining - 1 WHERE id = :id RETURNING remaini
 UPDATE @agent_run
 SET state = 'queued', queued_at = now(), published_at = now(), dispatch = dispatch + 1, republished = 0
 WHERE id = :id AND state = 'blocked' AND (NOT gated OR :decided)
-RETURNING id, position, dispatch, priority
+RETURNING id, position, dispatch, priority, agent
 
 -- end_run: a run whose last end is final has succeeded
 UPDATE @run SET state = 'succeeded', finished_at = now() WHERE id = :run_id AND state IN ('pending', 'running')
@@ -160,7 +160,7 @@ SELECT 1 FROM @agent_run WHERE id = :id AND epoch = :epoch AND state = 'running'
 SELECT state FROM @agent_run WHERE id = :id AND epoch = :epoch
 
 -- queued_among: those of some agent runs that are queued, with what publishing needs
-SELECT id, position, dispatch, priority FROM @agent_run WHERE run_id = :run_id AND id = :id AND state = 'queued'
+SELECT id, position, dispatch, priority, agent FROM @agent_run WHERE run_id = :run_id AND id = :id AND state = 'queued'
 
 -- force_cancel_agent_run: which run an agent run belongs to and whether it is still open
 SELECT run_id, state FROM @agent_run WHERE id = :id
