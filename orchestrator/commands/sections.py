@@ -12,7 +12,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Money": ("budgets", "cost"),
     "Quality": ("eval", "experiments"),
     "Agents": ("init", "agents", "memory", "emulator"),
-    "Fleet": ("worker", "beat", "flower", "db", "doctor"),
+    "Fleet": ("worker", "beat", "webhooks", "flower", "db", "doctor"),
     "Tools": ("schema", "completion"),
 }
 
