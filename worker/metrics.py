@@ -153,7 +153,13 @@ def _state_of(parts: WorkerParts) -> Iterator[Metric]:
     deleted = CounterMetricFamily("nightfleet_retention_deletions", "What its retention has deleted.", labels=["kind"])
     for kind, count in parts.keeper.counts.items():
         deleted.add_metric([kind], count)
-    yield from (repairs, errors, deleted)
+    webhooks = CounterMetricFamily(
+        "nightfleet_webhooks", "Requests of webhooks, by what came of them.", labels=["outcome"]
+    )
+    for member in parts.members:
+        for outcome, count in member.deliverer.counts.items():
+            webhooks.add_metric([outcome], count)
+    yield from (repairs, errors, deleted, webhooks)
     yield from _models_of(parts)
     yield CounterMetricFamily("nightfleet_publications_lost", "Messages that did not reach the broker.", lost)
 
