@@ -58,8 +58,9 @@ def test_an_end_that_could_not_be_told_is_told_by_the_next_call(
     def away(*_: object, **__: object) -> int:
         raise DatabaseUnavailable("the database is away")
 
-    with monkeypatch.context() as patched, pytest.raises(DatabaseUnavailable):
+    with monkeypatch.context() as patched:
         patched.setattr(Webhooks, "tell", away)
-        batch(nf, tmp_path)
+        with pytest.raises(DatabaseUnavailable):
+            batch(nf, tmp_path)
     batch(nf, tmp_path)
     assert told(nf.service.kernel.store) == [("batch.finished", None)]

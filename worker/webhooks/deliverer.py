@@ -108,12 +108,14 @@ class Deliverer:
 
     def finish(self) -> None:
         """Send what is due now, and wait for it a little: for a process behind which nobody comes soon."""
+        give_up_at = self._clock.monotonic() + _LAST_SECONDS
         try:
-            if find_spec("httpx2") is not None:
-                self.tick()
+            while find_spec("httpx2") is not None and self.tick():
+                if not self.drain(give_up_at - self._clock.monotonic()):
+                    return
         except ServiceUnavailable as error:
             log.warning("no webhooks: %s", error.message)
-        self.drain()
+        self.drain(give_up_at - self._clock.monotonic())
 
     def drain(self, timeout_seconds: float = _LAST_SECONDS) -> bool:
         """Wait until nothing is under way; False when something still is, and will be sent again by somebody else."""

@@ -63,11 +63,12 @@ ORDER BY e.id LIMIT :most /*pg FOR NO KEY UPDATE OF e SKIP LOCKED */
 SELECT count(*) FROM @webhook_delivery WHERE endpoint_id = :endpoint_id AND sending AND due_at > now()
 
 -- webhook_take: deliveries of an endpoint that are due, or that somebody has not come back from, held for so long
+-- One whose holder comes back at this moment is looked at again once its row is free: hence the second condition.
 UPDATE @webhook_delivery SET sending = true, epoch = epoch + 1, attempts = attempts + 1, due_at = later(:lease)
 WHERE number IN (
     SELECT number FROM @webhook_delivery
     WHERE endpoint_id = :endpoint_id AND state = 'open' AND due_at <= now() ORDER BY due_at, number LIMIT :most
-)
+) AND state = 'open' AND due_at <= now()
 RETURNING number, id, type, project_id, run_id, subject, body, epoch, attempts, tries, created_at, now()
 
 -- webhook_names: what a run's project and workflow are called
