@@ -154,12 +154,19 @@ class Webhooks:
     # Delivering -------------------------------------------------------------------------------------------------------
 
     def take(
-        self, busy: Mapping[str, int], most: int, *, margin_seconds: float, in_flight: Callable[[int, int], int]
+        self,
+        busy: Mapping[str, int],
+        most: int,
+        most_each: int,
+        *,
+        margin_seconds: float,
+        in_flight: Callable[[int, int], int],
     ) -> list[Parcel]:
         """Claim up to `most` deliveries that are due, for as long as their endpoints may take and `margin_seconds`.
 
-        `in_flight(concurrency, failures)` says how many requests an endpoint may be sent at a time, by all processes together.
-        Endpoints that this process is least `busy` with come first: those that are slow wait for themselves.
+        No endpoint gets more than `most_each` of this process, with those that it is `busy` with.
+        `in_flight(concurrency, failures)` says how many requests it may be sent at a time, by all processes together. Endpoints that
+        this process is least busy with come first: those that are slow wait for themselves.
         """
 
         def work(session: Session) -> list[Parcel]:
@@ -171,9 +178,9 @@ class Webhooks:
                 # After the endpoint is held: whoever has taken before has committed.
                 row = session.row("webhook_in_flight", endpoint_id=turn.id)
                 free = in_flight(turn.concurrency, turn.failures) - (row[0] if row else 0)
-                if free > 0:
+                taken = min(free, most - len(found), most_each - busy.get(turn.id, 0))
+                if taken > 0:
                     lease = round(turn.timeout_seconds + margin_seconds, 3)
-                    taken = min(free, most - len(found))
                     rows = session.rows("webhook_take", endpoint_id=turn.id, most=taken, lease=lease)
                     found += sorted((_parcel(turn, row) for row in rows), key=lambda parcel: parcel.number)
             return found

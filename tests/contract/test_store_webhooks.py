@@ -35,7 +35,7 @@ def steps(store: Store) -> Steps:
 
 
 def take(store: Store, most: int = 100, busy: dict[str, int] | None = None) -> list[Parcel]:
-    return store.webhooks.take(busy or {}, most, margin_seconds=30, in_flight=in_flight)
+    return store.webhooks.take(busy or {}, most, 16, margin_seconds=30, in_flight=in_flight)
 
 
 def tried(store: Store, error: str | None = None, status: int | None = None) -> WebhookTry:
@@ -303,6 +303,12 @@ def test_endpoints_that_are_slow_wait_for_themselves(due: Store, steps: Steps) -
     steps.do(run_id, "a", "b")
     assert slow is not None
     assert [parcel.turn.name for parcel in take(due, most=1, busy={slow: 3})] == ["quick"]
+
+
+def test_an_endpoint_gets_no_more_of_one_process_than_its_share(due: Store) -> None:
+    slow = put(due, concurrency=100)
+    assert take(due, busy={slow: 16}) == []
+    assert len(take(due, busy={slow: 15})) == 1
 
 
 def test_what_was_sent_is_sent_again_from_the_beginning(due: Store) -> None:

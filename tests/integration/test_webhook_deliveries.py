@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from orchestrator.store.store import Store
 from orchestrator.webhooks.schedule import DELAYS
 from orchestrator.webhooks.signing import TIMESTAMP
 from worker.webhooks.deliverer import Deliverer
+from worker.webhooks.posting import post
 
 
 @pytest.fixture
@@ -250,7 +252,15 @@ def test_no_request_goes_to_a_private_address_unless_that_is_said(
     assert message in (tried.error or "")
 
 
-def test_nobody_there_and_no_name_are_told_as_what_they_are(steps: Steps, deliverer: Deliverer) -> None:
+def unresolved(host: str, port: int) -> list[str]:
+    del port
+    if host.endswith(".invalid"):
+        raise OSError("no such host")
+    return [host]
+
+
+def test_nobody_there_and_no_name_are_told_as_what_they_are(steps: Steps) -> None:
+    deliverer = Deliverer(steps.store, ENVIRONMENT, send=lambda given: post(replace(given, resolve=unresolved)))
     put(steps.store, "refused", url="http://127.0.0.1:1/")
     put(steps.store, "unknown", url="http://nowhere.invalid/")
     ended(steps)

@@ -31,6 +31,8 @@ log = logging.getLogger("nightfleet.webhooks")
 
 #: Requests of one process at a time. They wait most of the time, and a thread that waits costs little.
 MOST_AT_ONCE = 64
+#: ... and of them for one endpoint: whatever it allows, one that hangs leaves room for others.
+MOST_EACH = 16
 #: What a claim lasts beyond the time of its request: for the record, also by a database that hesitates.
 MARGIN_SECONDS = 30.0
 _PAUSE_SECONDS = 1.0
@@ -61,8 +63,9 @@ class Deliverer:
         self._worker = worker
         self._lock = threading.Lock()
         self._busy: Counter[str] = Counter()
-        #: Told of each request that ends: there is room, and maybe more to do.
+        #: Told of each request that ends, and how many have: there is room, and maybe more to do.
         self._ended = threading.Condition(self._lock)
+        self._ends = 0
 
     # Running ----------------------------------------------------------------------------------------------------------
 
@@ -71,7 +74,7 @@ class Deliverer:
         if not self.can_send():
             return
         while not stopping.is_set():
-            begun = 0
+            begun, seen = 0, self._ends
             try:
                 begun = self.tick()
             except ServiceUnavailable as error:
@@ -79,7 +82,7 @@ class Deliverer:
             except Exception:
                 log.exception("webhooks failed")
             # While there is something to do, the end of one request is the time for the next.
-            self._wait_for_end(_PAUSE_SECONDS) if begun else stopping.wait(_PAUSE_SECONDS)
+            self._wait_for_end(seen) if begun else stopping.wait(_PAUSE_SECONDS)
 
     def can_send(self) -> bool:
         """Tell whether this installation has what requests are made with; says so once, where somebody is to be told."""
@@ -99,7 +102,7 @@ class Deliverer:
             free, busy = MOST_AT_ONCE - self._busy.total(), dict(self._busy)
         if free <= 0:
             return 0
-        parcels = self._webhooks.take(busy, free, margin_seconds=MARGIN_SECONDS, in_flight=in_flight)
+        parcels = self._webhooks.take(busy, free, MOST_EACH, margin_seconds=MARGIN_SECONDS, in_flight=in_flight)
         for parcel in parcels:
             with self._lock:
                 self._busy[parcel.turn.id] += 1
@@ -127,10 +130,10 @@ class Deliverer:
                     return not self._busy.total()
         return True
 
-    def _wait_for_end(self, timeout_seconds: float) -> None:
+    def _wait_for_end(self, seen: int) -> None:
+        """Wait until more requests have ended than were `seen`, for a moment."""
         with self._ended:
-            if self._busy.total():
-                self._ended.wait(timeout_seconds)
+            self._ended.wait_for(lambda: self._ends != seen, _PAUSE_SECONDS)
 
     # One delivery -----------------------------------------------------------------------------------------------------
 
@@ -144,6 +147,7 @@ class Deliverer:
             log.exception("webhook %s failed", parcel.id)
         finally:
             with self._ended:
+                self._ends += 1
                 self._busy[parcel.turn.id] -= 1
                 if not self._busy[parcel.turn.id]:
                     del self._busy[parcel.turn.id]

@@ -105,8 +105,8 @@ def _beginning(response: Any) -> str:
                 break
     except (httpcore2.TimeoutException, httpcore2.ProtocolError, httpcore2.NetworkError):
         pass
-    text = " ".join(body.decode("utf-8", "replace").split())
-    return "".join(each for each in text if each.isprintable())[:_MOST_SHOWN]
+    text = "".join(each if each.isprintable() else " " for each in body.decode("utf-8", "replace"))
+    return " ".join(text.split())[:_MOST_SHOWN]
 
 
 def seconds_of(retry_after: str | None, date: str | None) -> float | None:
