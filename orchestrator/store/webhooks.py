@@ -164,9 +164,8 @@ class Webhooks:
     ) -> list[Parcel]:
         """Claim up to `most` deliveries that are due, for as long as their endpoints may take and `margin_seconds`.
 
-        No endpoint gets more than `most_each` of this process, with those that it is `busy` with.
-        `in_flight(concurrency, failures)` says how many requests it may be sent at a time, by all processes together. Endpoints that
-        this process is least busy with come first: those that are slow wait for themselves.
+        No endpoint gets more than `most_each` of this process, with those that it is `busy` with, nor more from all of them together
+        than `in_flight(concurrency, failures)`. Those that this process is least busy with come first: who is slow waits for itself.
         """
 
         def work(session: Session) -> list[Parcel]:
@@ -200,7 +199,7 @@ class Webhooks:
             spent = None if cost is None or cost[0] is None else int(cost[0])
             return Names(*(named or (None, None)), spent, *(task or (None, None)))
 
-        return self._database.transact(work)
+        return self._database.execute(work)
 
     def keep_body(self, parcel: Parcel, body: str) -> bool:
         """Keep what is about to be sent, for every later request; False when the claim is lost."""
