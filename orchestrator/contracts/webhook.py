@@ -55,7 +55,7 @@ class WebhookEndpoint(Value):
 
     name: str
     url: str = Field(min_length=1, max_length=2000)
-    events: tuple[str, ...] = ("run.*",)
+    events: tuple[str, ...] = Field(default=("run.*",), validate_default=True)
     project: str | None = Field(default=None, min_length=1)
     secrets: tuple[SecretName, ...] = Field(min_length=1, max_length=4)
     content: bool = False

@@ -164,8 +164,8 @@ class Webhooks:
     ) -> list[Parcel]:
         """Claim up to `most` deliveries that are due, for as long as their endpoints may take and `margin_seconds`.
 
-        No endpoint gets more than `most_each` of this process, with those that it is `busy` with, nor more from all of them together
-        than `in_flight(concurrency, failures)`. Those that this process is least busy with come first: who is slow waits for itself.
+        No endpoint gets more than `most_each` of this process, with those that it is `busy` with, nor more of all processes
+        than `in_flight(concurrency, failures)`. Those that this one is least busy with come first: who is slow waits for itself.
         """
 
         def work(session: Session) -> list[Parcel]:
@@ -194,10 +194,12 @@ class Webhooks:
             workflow_id = parcel.subject.get("workflow_id")
             named = session.row("webhook_names", project_id=parcel.project_id, workflow_id=workflow_id)
             asker = parcel.subject.get("agent_run_id")
-            task = None if asker is None else session.row("webhook_task", id=asker)
+            asked = None if asker is None else session.row("webhook_task", id=asker)
             cost = None if parcel.run_id is None else session.row("webhook_cost", run_id=parcel.run_id)
             spent = None if cost is None or cost[0] is None else int(cost[0])
-            return Names(*(named or (None, None)), spent, *(task or (None, None)))
+            project, workflow = named or (None, None)
+            task, agent = asked or (None, None)
+            return Names(project, workflow, spent, task, agent)
 
         return self._database.execute(work)
 

@@ -19,7 +19,11 @@ def filled(template: Any, roots: Mapping[str, Any]) -> Any:
 
     `${body.items.0.name}` goes into lists by index; a reference that ends in `?` is null where there is nothing.
     """
-    return replace_references(template, lambda path: _found(path, roots))
+
+    def resolve(path: str) -> Any:
+        return _found(path, roots)
+
+    return replace_references(template, resolve)
 
 
 def check_references(template: Any) -> None:

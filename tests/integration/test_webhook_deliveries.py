@@ -388,7 +388,7 @@ def test_requests_bear_the_databases_time_whatever_the_host_says(
     put(steps.store, url=web.url())
     ended(steps)
     before = steps.store.waits.now().timestamp()
-    monkeypatch.setattr("orchestrator.clock.SystemClock.now", lambda _self: 1 / 0)
+    monkeypatch.setattr("orchestrator.clock.SystemClock.now", None)
     deliver(deliverer)
     stamp = int(web.received[0].headers[TIMESTAMP])
     assert before - 1 <= stamp <= steps.store.waits.now().timestamp() + 1

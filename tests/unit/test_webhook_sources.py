@@ -66,7 +66,7 @@ def test_sources_are_read_with_what_they_leave_out(tmp_path: Path) -> None:
         ('scheme = "github"', 'scheme = "gitlab"', "sources.github.scheme"),
         ("tolerance = 60", "tolerence = 60", "no such key, did you mean tolerance"),
         ("tolerance = 60", "tolerance = 7200", "sources.approvals.tolerance"),
-        ("[sources.approvals]", "[sources.'Ap Provals']", "is no name"),
+        ("sources.approvals", "sources.Approvals", "is no name"),
         ("${body.value}", "${data.value}", "refers to nothing: a message has body, headers, id, source"),
         ("${body.value}", "${boddy.value}", "did you mean 'body'"),
         ('"opened"\'', '"opened" &&\'', "sources.github.rules.0.when"),
