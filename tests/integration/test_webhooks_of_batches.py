@@ -40,7 +40,7 @@ def test_a_batch_that_is_done_is_told_once(nf: Orchestrator, tmp_path: Path) -> 
     assert told(nf.service.kernel.store) == [("batch.finished", None)]
     [row] = rows(database_of(nf))
     subject = row["subject"]
-    assert (subject["batch_id"], subject["project"], subject["workflow"]) == (identity, "press", "reader")
+    assert (subject["batch_id"], subject["project"], subject["workflow"]) == (identity, "press", "workflow")
     assert (subject["state"], subject["rows"], subject["remaining"]) == ("finished", 3, 0)
     assert subject["succeeded"] + subject["failed"] == 3
 
