@@ -169,7 +169,9 @@ class Webhooks:
         """
 
         def work(session: Session) -> list[Parcel]:
-            turns = [_turn(row) for row in session.rows("webhook_turns", most=_MOST_ENDPOINTS)]
+            turns = [
+                _turn(row) for row in session.rows("webhook_turns", tenant_id=DEFAULT_TENANT_ID, most=_MOST_ENDPOINTS)
+            ]
             found: list[Parcel] = []
             for turn in sorted(turns, key=lambda turn: busy.get(turn.id, 0)):
                 if len(found) >= most:
@@ -257,14 +259,16 @@ class Webhooks:
             "tenant_id": DEFAULT_TENANT_ID,
             "endpoint": endpoint,
             "state": None if state is None else state.value,
-            "run_id": run_id,
             "before": _LAST if before is None else before,
             "most": limit,
         }
-        return [
-            _delivery(row)
-            for row in self._database.execute(lambda session: session.rows("webhook_deliveries", **which))
-        ]
+
+        def work(session: Session) -> list[tuple[Any, ...]]:
+            if run_id is None:
+                return session.rows("webhook_deliveries", **which)
+            return session.rows("webhook_deliveries_of", run_id=run_id, **which)
+
+        return [_delivery(row) for row in self._database.execute(work)]
 
     def delivery(self, identity: str) -> WebhookDelivery | None:
         """Give one delivery; None where there is none of this id."""
@@ -284,7 +288,8 @@ class Webhooks:
 
     def has_due(self) -> bool:
         """Tell whether anything is to be sent now."""
-        return self._database.execute(lambda session: session.row("webhook_due")) is not None
+        which = {"tenant_id": DEFAULT_TENANT_ID}
+        return self._database.execute(lambda session: session.row("webhook_due", **which)) is not None
 
 
 def _tell(session: Session, endpoint_id: str, event: str, subject: Mapping[str, Any], **of: str | None) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,14 +20,17 @@ from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.question import Inquiry
 from orchestrator.contracts.run import RunState
 from orchestrator.contracts.webhook import DeliveryState, WebhookTry
+from orchestrator.store import schema
 from orchestrator.store.creation import NewRun
 from orchestrator.store.database import Database, Session
+from orchestrator.store.defaults import DEFAULT_TENANT_ID
 from orchestrator.store.repairs import Orphan
 from orchestrator.store.store import Store
 from orchestrator.store.tables import run, webhook_delivery, webhook_endpoint
 from orchestrator.store.webhooks import Parcel
 from orchestrator.webhooks.schedule import in_flight
 
+TRIGGERS = (Path(schema.__file__).parent / "migrations/versions/0012_webhooks.py").read_text()
 ERROR = '{"code":"run_deadline_exceeded","message":"late"}'
 
 
@@ -371,7 +376,7 @@ def test_an_end_does_not_wait_for_somebody_who_takes_what_is_due(due: Store, ste
 
     def hold() -> None:
         with due.database.transaction() as session:
-            assert session.rows("webhook_turns", most=10)
+            assert session.rows("webhook_turns", tenant_id=DEFAULT_TENANT_ID, most=10)
             taken.set()
             assert ended.wait(60), "the end waits for who takes"
 
@@ -391,3 +396,54 @@ def test_a_delivery_outlives_its_run(due: Store) -> None:
     names = due.webhooks.names(first)
     assert (names.project, names.task, names.cost_nanousd) == ("default", None, None)
     assert stored(due.database, webhook_delivery, first.id)["state"] == "open"
+
+
+# Plans ----------------------------------------------------------------------------------------------------------------
+
+MANY = """
+INSERT INTO {delivery} (
+    id, tenant_id, endpoint_id, run_id, type, subject, state, sending, epoch, attempts, due_at, created_at, finished_at
+)
+SELECT gen_random_uuid(), '{tenant}', '{endpoint}', gen_random_uuid(), 'run.failed', '{{}}',
+       CASE WHEN n % 100 = 0 THEN 'open' ELSE 'delivered' END, false, 1, 1, now() + interval '1 hour', now(),
+       CASE WHEN n % 100 <> 0 THEN now() END
+FROM generate_series(1, 20000) n
+"""
+
+
+def test_nothing_reads_whole_tables_of_what_was_delivered(migrated: Database) -> None:
+    store = Store(migrated)
+    endpoint_id = put(store)
+    given: dict[str, dict[str, Any]] = {
+        "webhook_due": {"tenant_id": DEFAULT_TENANT_ID},
+        "webhook_turns": {"tenant_id": DEFAULT_TENANT_ID, "most": 1000},
+        "webhook_in_flight": {"endpoint_id": endpoint_id},
+        "webhook_take": {"endpoint_id": endpoint_id, "most": 4, "lease": 45.0},
+        "webhook_forget": {"age": 86_400.0, "most": 500},
+        "webhook_forget_receipts": {"age": 86_400.0, "most": 500},
+    }
+    names = {"delivery": migrated.qualify("webhook_delivery"), "tenant": DEFAULT_TENANT_ID, "endpoint": endpoint_id}
+    with migrated.connect() as connection:
+        connection.execute(text(MANY.format(**names)))
+        for name, parameters in given.items():
+            plan = "\n".join(
+                connection.exec_driver_sql(
+                    f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {migrated.statement(name)}", parameters
+                ).scalars()
+            )
+            # A plan that has to read a whole table is so dear that it is compiled first, for a tenth of a second.
+            assert "Seq Scan" not in plan, (name, plan)
+            assert "JIT" not in plan, (name, plan)
+            removed = [int(each) for each in re.findall(r"Rows Removed by Filter: (\d+)", plan)]
+            assert all(count < 10 for count in removed), (name, plan)
+
+
+def test_what_a_trigger_looks_at_goes_by_an_index(migrated: Database) -> None:
+    # Every end of a run asks this, and our connections compile what has to read a whole table.
+    asked = re.findall(r"SELECT 1 FROM \{schema\}\.webhook_endpoint WHERE .*? AND active", TRIGGERS)
+    assert len(asked) == 2
+    for query in asked:
+        sql = query.format(schema=f'"{migrated.schema}"').replace("NEW.tenant_id", f"'{DEFAULT_TENANT_ID}'")
+        with migrated.connect() as connection:
+            plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {sql}").scalars())
+        assert "Seq Scan" not in plan, plan

@@ -47,14 +47,14 @@ ON CONFLICT (endpoint_id, key) WHERE key IS NOT NULL DO NOTHING
 
 -- webhook_due: whether anything is to be sent to anybody
 SELECT 1 FROM @webhook_endpoint e
-WHERE e.active AND (e.paused_until IS NULL OR e.paused_until <= now()) AND EXISTS (
+WHERE e.tenant_id = :tenant_id AND e.active AND (e.paused_until IS NULL OR e.paused_until <= now()) AND EXISTS (
     SELECT 1 FROM @webhook_delivery d WHERE d.endpoint_id = e.id AND d.state = 'open' AND d.due_at <= now()
 ) LIMIT 1
 
 -- webhook_turns: endpoints that have something due, held against everybody else who would take of it
 -- Ends of runs read these rows and lock none, so they do not wait here.
 SELECT e.id, e.name, e.url, e.secrets, e.options, e.failures FROM @webhook_endpoint e
-WHERE e.active AND (e.paused_until IS NULL OR e.paused_until <= now()) AND EXISTS (
+WHERE e.tenant_id = :tenant_id AND e.active AND (e.paused_until IS NULL OR e.paused_until <= now()) AND EXISTS (
     SELECT 1 FROM @webhook_delivery d WHERE d.endpoint_id = e.id AND d.state = 'open' AND d.due_at <= now()
 )
 ORDER BY e.id LIMIT :most /*pg FOR NO KEY UPDATE OF e SKIP LOCKED */
@@ -114,7 +114,15 @@ FROM @webhook_delivery d JOIN @webhook_endpoint e ON e.id = d.endpoint_id
 WHERE e.tenant_id = :tenant_id AND d.number < :before
   AND (:endpoint/*pg ::text*/ IS NULL OR e.name = :endpoint/*pg ::text*/)
   AND (:state/*pg ::text*/ IS NULL OR d.state = :state/*pg ::text*/)
-  AND (:run_id/*pg ::uuid*/ IS NULL OR d.run_id = :run_id/*pg ::uuid*/)
+ORDER BY d.number DESC LIMIT :most
+
+-- webhook_deliveries_of: the same of one run
+SELECT d.id, d.number, e.name, d.type, d.run_id, d.state, d.sending, d.attempts, d.due_at, d.created_at, d.finished_at,
+       d.tries, d.body
+FROM @webhook_delivery d JOIN @webhook_endpoint e ON e.id = d.endpoint_id
+WHERE e.tenant_id = :tenant_id AND d.run_id = :run_id AND d.number < :before
+  AND (:endpoint/*pg ::text*/ IS NULL OR e.name = :endpoint/*pg ::text*/)
+  AND (:state/*pg ::text*/ IS NULL OR d.state = :state/*pg ::text*/)
 ORDER BY d.number DESC LIMIT :most
 
 -- webhook_delivery: one of them
