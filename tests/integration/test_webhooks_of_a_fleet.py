@@ -46,7 +46,7 @@ def test_workers_tell_of_runs_and_questions_and_an_answer_ends_the_run(installat
     run.wait(60)
     installation.until(lambda: len(delivered(installation)) == 2, "the end is told")
     end = opened(web.received[-1])
-    assert (end["type"], end["data"]["state"], end["data"]["workflow"]) == ("run.succeeded", "succeeded", "asker")
+    assert (end["type"], end["data"]["state"], end["data"]["workflow"]) == ("run.succeeded", "succeeded", "workflow")
     assert end["sequence"] > question["sequence"]
 
 
