@@ -19,4 +19,6 @@ def shipped_folder(name: str) -> Path | None:
 def shipped_profiles() -> dict[str, Path]:
     """Give the profiles that ship, by name."""
     folder = shipped_folder("config")
-    return {} if folder is None else {path.stem: path for path in folder.glob("*.toml") if path.name not in _NO_PROFILES}
+    return (
+        {} if folder is None else {path.stem: path for path in folder.glob("*.toml") if path.name not in _NO_PROFILES}
+    )

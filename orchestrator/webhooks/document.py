@@ -60,7 +60,9 @@ def _encoded(event: Event, data: Mapping[str, Any]) -> str:
         "sequence": event.number,
         "data": data,
     }
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    # What agents say may hold halves of characters, which no UTF-8 has.
+    return text.encode("utf-8", "replace").decode()
 
 
 def _data(event: Event, facts: Facts) -> dict[str, Any]:

@@ -281,7 +281,7 @@ def _identity(source: Source, signed: Signed, data: Any, digest: str) -> str:
         return signed.message_id
     if source.scheme == "stripe" and isinstance(data, dict):
         identity: Any = data.get("id")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        if isinstance(identity, str) and 0 < len(identity) <= 256:
+        if isinstance(identity, str) and 0 < len(identity) <= 256 and identity.isascii() and identity.isprintable():
             return identity
     return f"sha256:{digest}"
 
@@ -291,7 +291,8 @@ def _applies(rule: Rule, message: Message) -> bool:
 
 
 def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str) or not value:
+    # Postgres keeps no zeros in text.
+    if not isinstance(value, str) or not value or "\0" in value:
         raise UsageError(f"{what} is to be text, and in this message it is {json.dumps(value)[:60]}")
     return value
 

@@ -48,7 +48,7 @@ def application(receiver: Receiver, check: Callable[[], object], clock: Clock = 
             reply = _reply(environ, receiver, check, clock)
         except _Unread as unread:
             reply = unread.reply
-        body = json.dumps(dict(reply.body), ensure_ascii=False).encode() + b"\n"
+        body = json.dumps(dict(reply.body)).encode() + b"\n"
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start(f"{reply.status} {responses.get(reply.status, '')}", [*headers, *reply.headers.items()])
         return [body]

@@ -24,7 +24,7 @@ from orchestrator.store.store import Store
 from orchestrator.webhooks.schedule import DELAYS
 from orchestrator.webhooks.signing import TIMESTAMP
 from worker.webhooks.deliverer import Deliverer
-from worker.webhooks.posting import post
+from worker.webhooks.posting import Post, Reply, post
 
 
 @pytest.fixture
@@ -357,6 +357,44 @@ def test_who_dies_around_a_request_is_followed_by_another_with_the_same_id(
     assert len({each.body for each in web.received}) == 1
     assert len(web.received) == requests
     assert only(steps.store).state == "delivered"
+
+
+def test_what_takes_its_workers_along_comes_to_an_end(
+    steps: Steps, deliverer: Deliverer, web: WebServer, database: Database
+) -> None:
+    web.answers["/"] = gives(200)
+    put(steps.store, url=web.url())
+    ended(steps)
+    with armed("before_webhook=raise"):
+        for _ in range(len(DELAYS) + 20):
+            deliver(deliverer)
+            lapse(database)
+    found = only(steps.store)
+    assert found.state == "dead"
+    assert found.tries[-1].error == "workers that were at it have not come back"
+
+
+def test_a_mistake_of_ours_is_told_and_tried_again(steps: Steps, database: Database) -> None:
+    put(steps.store)
+    ended(steps)
+
+    def broken(_: Post) -> Reply:
+        raise LookupError("secret")
+
+    deliver(Deliverer(steps.store, ENVIRONMENT, send=broken))
+    found = only(steps.store)
+    assert (found.state, found.tries[0].error) == ("open", "LookupError in the worker, whose log says more")
+
+
+def test_halves_of_characters_are_sent_as_question_marks(steps: Steps, deliverer: Deliverer, web: WebServer) -> None:
+    if steps.store.database.dialect == "postgresql":
+        pytest.skip("it keeps none")
+    web.answers["/"] = gives(200)
+    put(steps.store, url=web.url(), content=True)
+    [run_id] = steps.start()
+    steps.do(run_id, "a", outcome=Outcome(FAILED.state.SUCCEEDED, output='{"text":"\\ud800 \\u00e4"}'))
+    deliver(deliverer)
+    assert opened(web.received[0])["data"]["output"] == {"text": "? \u00e4"}
 
 
 def test_a_database_that_is_away_costs_time_only(

@@ -251,6 +251,13 @@ def test_what_could_not_be_done_may_be_sent_again(small: Desk) -> None:
     assert (status, body["error"]["message"]) == (422, "question is to be text, and in this message it is 5")
 
 
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "x" * 1500])
+def test_strange_text_is_taken_or_refused_and_never_an_accident(text: str, desk: Desk) -> None:
+    for message in ({"submit": text}, {"submit": "ok", "user": text}, {"question": text, "value": text, "user": text}):
+        status, body, _ = desk.send(message)
+        assert status in {200, 404, 409, 413, 422}, body
+
+
 # Who sends ------------------------------------------------------------------------------------------------------------
 
 

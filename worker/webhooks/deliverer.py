@@ -17,13 +17,13 @@ from orchestrator.clock import Clock, system_clock
 from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.contracts.webhook import WebhookTry
 from orchestrator.errors import NightfleetError, ServiceUnavailable
-from orchestrator.failpoints import failpoint
+from orchestrator.failpoints import FailpointError, failpoint
 from orchestrator.planning.inputs import Upstream, run_output
 from orchestrator.store.runs import parse
 from orchestrator.store.store import Store
 from orchestrator.store.webhooks import Parcel
 from orchestrator.webhooks.document import Event, Facts, document, error_content
-from orchestrator.webhooks.schedule import delay_seconds, in_flight, pause_seconds
+from orchestrator.webhooks.schedule import DELAYS, delay_seconds, in_flight, pause_seconds
 from orchestrator.webhooks.signing import SecretInvalid, key_of, signed_headers
 from worker.webhooks.posting import NotSent, Post, Reply, post
 
@@ -39,6 +39,8 @@ _PAUSE_SECONDS = 1.0
 #: How long a process that ends waits for what is under way.
 _LAST_SECONDS = 5.0
 _GONE = 410
+#: Claims without a record count too: what takes its workers along has to come to an end.
+_MOST_CLAIMS = len(DELAYS) + 9
 _AGENT = "nightfleet"
 
 
@@ -143,7 +145,7 @@ class Deliverer:
         except ServiceUnavailable as error:
             # The claim ends by itself, and the request is made again.
             log.warning("what came of webhook %s cannot be recorded: %s", parcel.id, error.message)
-        except Exception:
+        except FailpointError:
             log.exception("webhook %s failed", parcel.id)
         finally:
             with self._ended:
@@ -154,6 +156,20 @@ class Deliverer:
                 self._ended.notify_all()
 
     def _attempt(self, parcel: Parcel) -> None:
+        if parcel.attempts > _MOST_CLAIMS:
+            self._record(parcel, self._tried(parcel, None, 0.0, "workers that were at it have not come back"), None)
+            return
+        try:
+            self._send_it(parcel)
+        except (FailpointError, ServiceUnavailable):
+            raise
+        except Exception as error:
+            log.exception("webhook %s failed", parcel.id)
+            # It is not the endpoint's fault, but has to come to an end as well.
+            what = f"{type(error).__name__} in the worker, whose log says more"
+            self._record(parcel, self._tried(parcel, None, 0.0, what), None)
+
+    def _send_it(self, parcel: Parcel) -> None:
         claimed_at = self._clock.monotonic()
         body = parcel.body
         if body is None:
@@ -173,14 +189,16 @@ class Deliverer:
         took = self._clock.monotonic() - began
         if reply is not None and not 200 <= reply.status < 300:
             error = f"HTTP {reply.status}" + (f": {reply.shown}" if reply.shown else "")
-        tried = WebhookTry(
+        self._record(parcel, self._tried(parcel, reply, took, error), reply)
+
+    def _tried(self, parcel: Parcel, reply: Reply | None, took: float, error: str | None) -> WebhookTry:
+        return WebhookTry(
             at=parcel.now,
             status=None if reply is None else reply.status,
             milliseconds=round(took * 1000),
             error=error,
             worker=self._worker,
         )
-        self._record(parcel, tried, reply)
 
     def _post(self, parcel: Parcel, body: bytes, *, since_claim: float) -> Post:
         # By the database's clock: the receiver refuses what comes from a host whose clock is wrong.
