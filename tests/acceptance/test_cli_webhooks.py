@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 from collections.abc import Generator
-from contextlib import contextmanager
-from http.client import HTTPConnection
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,10 @@ def test_a_secret_is_made(nf: Shell) -> None:
 
 
 @contextmanager
-def served(nf: Shell) -> Generator[int]:
+def served(nf: Shell, code: int = 0, **environment: str) -> Generator[int]:
     nf.write("webhooks.toml", SOURCES)
-    environment = {**nf.environment, "NIGHTFLEET_LOG_FORMAT": "json"}
-    process = Shell(nf.folder, environment).start("webhooks", "serve", "--sources", "webhooks.toml", "--port", "0")
+    shell = Shell(nf.folder, {**nf.environment, "NIGHTFLEET_LOG_FORMAT": "json", **environment})
+    process = shell.start("webhooks", "serve", "--sources", "webhooks.toml", "--port", "0")
     assert process.stderr is not None
     try:
         said = ""
@@ -145,23 +146,42 @@ def served(nf: Shell) -> Generator[int]:
             assert said, "it has ended"
         yield json.loads(said)["port"]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 0
+        assert process.wait(120) == code
     finally:
         process.kill()
         process.communicate()
 
 
-def test_a_receiver_without_a_fleet_runs_what_comes_in_once(nf: Shell) -> None:
+def sent(port: int) -> Any:
+    """Send an article, each time with the same id; gives the reply."""
     body = json.dumps({"text": "Ships need harbours."}).encode()
     headers = signed_headers([key_of(SECRET)], "article-1", int(system_clock.now().timestamp()), body)
-    replies: list[Any] = []
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("POST", "/hooks/articles", body, headers)
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
+def test_a_receiver_without_a_fleet_runs_what_comes_in_once(nf: Shell) -> None:
     with served(nf) as port:
-        for _ in range(2):
-            connection = HTTPConnection("127.0.0.1", port, timeout=60)
-            connection.request("POST", "/hooks/articles", body, headers)
-            replies.append(json.loads(connection.getresponse().read()))
-            connection.close()
+        replies = [sent(port), sent(port)]
     assert replies[0] == replies[1]
     assert replies[0]["status"] == "submitted"
     runs = nf("runs", "list", "--json").json()
     assert [run["id"] for run in runs] == [replies[0]["run_id"]]
+
+
+def test_a_receiver_that_is_killed_before_it_remembers_is_followed_by_one_that_does_nothing_twice(nf: Shell) -> None:
+    with (
+        served(nf, -signal.SIGKILL, NIGHTFLEET_FAILPOINTS="after_webhook_act=kill") as port,
+        pytest.raises((HTTPException, OSError)),
+    ):
+        sent(port)
+    [run] = nf("runs", "list", "--json").json()
+    with closing(sqlite3.connect(nf.folder / ".nightfleet/nightfleet.db")) as connection, connection:
+        connection.execute("UPDATE webhook_receipt SET held_until = '2020-01-01 00:00:00.000000'")
+    with served(nf) as port:
+        assert sent(port) == {"status": "submitted", "run_id": run["id"]}
+    assert len(nf("runs", "list", "--json").json()) == 1
