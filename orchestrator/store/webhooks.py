@@ -213,9 +213,9 @@ class Webhooks:
         """Record that it has arrived, and that its endpoint is well."""
 
         def work(session: Session) -> bool:
-            changed = _write(session, "webhook_delivered", parcel, tries=_tries(parcel, tried))
+            # The endpoint first, as who takes does.
             session.run("webhook_well", endpoint_id=parcel.turn.id)
-            return changed
+            return _write(session, "webhook_delivered", parcel, tries=_tries(parcel, tried))
 
         return self._database.transact(work)
 
@@ -229,14 +229,12 @@ class Webhooks:
         tries = _tries(parcel, tried)
 
         def work(session: Session) -> bool:
-            if delay is None:
-                changed = _write(session, "webhook_dead", parcel, tries=tries)
-            else:
-                changed = _write(session, "webhook_later", parcel, tries=tries, delay=round(delay, 3))
             session.run("webhook_ill", endpoint_id=parcel.turn.id, pause=round(pause, 3))
             if gone is not None:
                 session.run("webhook_gone", endpoint_id=parcel.turn.id, note=gone)
-            return changed
+            if delay is None:
+                return _write(session, "webhook_dead", parcel, tries=tries)
+            return _write(session, "webhook_later", parcel, tries=tries, delay=round(delay, 3))
 
         return self._database.transact(work)
 

@@ -6,9 +6,11 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from chaos.proxy import Proxy
 from hooking import ENVIRONMENT, NEW_SECRET, VARIABLE, gives, hasten, lapse, opened, put, told
 from steps import FAILED, Steps, plan_of, task
 from web_server import Handler, WebServer, web_server
@@ -413,6 +415,36 @@ def test_a_database_that_is_away_costs_time_only(
     deliver(deliverer)
     assert only(steps.store).state == "delivered"
     assert len({opened(each)["id"] for each in web.received}) == 1
+
+
+def test_a_database_that_goes_away_while_a_request_is_made_costs_a_second_one_with_the_same_id(
+    postgres: Database, postgres_url: str, web: WebServer
+) -> None:
+    steps = Steps(Store(postgres), plan_of(task("a")))
+    put(steps.store, url=web.url())
+    [run_id] = ended(steps)
+    with Proxy(postgres_url) as proxy:
+        soon = timedelta(seconds=2)
+        behind = Database(proxy.url, schema=postgres.schema, pool_size=4, connect_timeout=soon, prepare=True)
+
+        def cut(handler: Handler) -> None:
+            proxy.shut()
+            gives(200)(handler)
+
+        web.answers["/"] = cut
+        deliverer = Deliverer(Store(behind), ENVIRONMENT)
+        assert deliverer.tick() == 1
+        assert deliverer.drain(60)
+        with pytest.raises(DatabaseUnavailable):
+            deliverer.tick()
+        proxy.open()
+        web.answers["/"] = gives(200)
+        lapse(postgres)
+        deliver(deliverer)
+        behind.close()
+    assert only(steps.store).state == "delivered"
+    assert [opened(each)["data"]["run_id"] for each in web.received] == [run_id, run_id]
+    assert web.received[0].body == web.received[1].body
 
 
 def away(*_: Any, **__: Any) -> Any:
