@@ -84,7 +84,9 @@ def test_every_end_is_told_although_workers_die_and_the_receiver_refuses(install
         return len(delivered(installation)) == len(runs)
 
     installation.until(all_told, "all is told")
-    assert {opened(each)["data"]["run_id"] for each in web.received} == set(runs)
+    # Of a request that the killed worker was making, a part may have come.
+    whole = [each for each in web.received if len(each.body) == int(each.headers["content-length"])]
+    assert {opened(each)["data"]["run_id"] for each in whole} == set(runs)
 
 
 def test_a_worker_with_a_wrong_clock_is_believed_and_one_without_the_key_says_so(
