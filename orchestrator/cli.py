@@ -34,6 +34,7 @@ COMMANDS = {
         "evaluation": ("eval",),
         "experiments": ("experiments",),
         "memory": ("memory",),
+        "webhooks": ("webhooks",),
         "fleet": ("agents", "db", "emulator"),
         "worker": ("worker",),
         "workers": ("workers",),

@@ -122,6 +122,11 @@ def uuid_of(*parts: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, "\x00".join(parts)))
 
 
+def random_bytes(count: int) -> bytes:
+    """Give bytes that nobody can guess, for keys."""
+    return os.urandom(count)
+
+
 def uuid_from(numbers: random.Random) -> str:
     """Give the next UUID of version 4 of a sequence of numbers, in the canonical text form."""
     return str(uuid.UUID(int=numbers.getrandbits(128), version=4))

@@ -70,6 +70,9 @@ POINTS: Mapping[str, str] = {
     "after_batch_submit": "runs of a batch are created, the batch does not know them",
     "before_batch_write": "runs of a batch have ended, their results are not written",
     "after_batch_write": "their results are written",
+    "before_webhook": "what a webhook says is kept, the request is not made",
+    "after_webhook": "the request of a webhook is over, what came of it is not recorded",
+    "after_webhook_act": "what a message from outside asks for is done, that it is done is not remembered",
 }
 #: Stands for all of them.
 ANY = "*"

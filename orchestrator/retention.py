@@ -93,7 +93,7 @@ class Keeper:
         sessions: Forgets | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter(
-            runs=0, journals=0, definitions=0, bills=0, answers=0, memories=0, sessions=0
+            runs=0, journals=0, definitions=0, bills=0, answers=0, memories=0, sessions=0, webhooks=0
         )
         self._memories = memories
         self._sessions = sessions
@@ -166,6 +166,7 @@ class Keeper:
         yield from self._bills()
         yield from self._answers()
         yield from self._forgotten()
+        yield from self._webhooks()
         count, last = self._deletions.delete_unused_definitions(self._definition_cursor, most=MOST_AT_ONCE)
         self._definition_cursor = last or FIRST_ID
         self.counts["definitions"] += count
@@ -232,6 +233,16 @@ class Keeper:
         while full:
             count = self._deletions.delete_stale_answers(most=MOST_AT_ONCE)
             self.counts["answers"] += count
+            full = count == MOST_AT_ONCE
+            yield
+
+    def _webhooks(self) -> Iterator[None]:
+        """Delete what was told long ago, and what came in."""
+        age = self._settings.retention_webhook_days * _DAY_SECONDS
+        full = age > 0
+        while full:
+            count = self._deletions.delete_webhooks(age_seconds=age, most=MOST_AT_ONCE)
+            self.counts["webhooks"] += count
             full = count == MOST_AT_ONCE
             yield
 

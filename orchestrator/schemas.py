@@ -56,6 +56,15 @@ SCHEMAS: Mapping[str, Published] = {
     "experiment": Published("orchestrator.contracts.experiment:Experiment", "experiments set, experiments stop"),
     "experiments": Published("orchestrator.contracts.experiment:Experiment", "experiments list", many=True),
     "experiment-report": Published("orchestrator.contracts.experiment:ExperimentReport", "experiments show"),
+    "webhooks": Published("orchestrator.contracts.webhook:WebhookSummary", "webhooks list", many=True),
+    "webhook": Published(
+        "orchestrator.contracts.webhook:WebhookSummary", "webhooks add, webhooks enable, webhooks disable"
+    ),
+    "webhook-removed": Published("orchestrator.contracts.webhook:WebhookRemoved", "webhooks remove"),
+    "webhook-deliveries": Published(
+        "orchestrator.contracts.webhook:WebhookDelivery", "webhooks deliveries, webhooks test", many=True
+    ),
+    "redelivered": Published("orchestrator.contracts.webhook:Redelivered", "webhooks redeliver"),
     "memory-summaries": Published("orchestrator.contracts.memory:MemorySummary", "memory list", many=True),
     "memories": Published(
         "orchestrator.contracts.memory:Memory", "memory search and memory list of an agent or a project", many=True

@@ -109,6 +109,8 @@ class Settings(BaseSettings):
     retention_memories: int = Field(default=10_000, ge=0, le=10_000_000)
     #: How many days after its last message a conversation is deleted; 0 keeps it.
     retention_session_days: int = Field(default=0, ge=0, le=36_500)
+    #: How many days after their end deliveries of webhooks are deleted, and what has come in is remembered; 0 keeps them.
+    retention_webhook_days: int = Field(default=30, ge=0, le=36_500)
     #: `user:password` pairs that Flower asks for, separated by commas.
     flower_auth: SecretStr | None = None
     flower_address: str = "127.0.0.1"
@@ -122,6 +124,10 @@ class Settings(BaseSettings):
     adapters_file: Path | None = None
     #: The file of schedules for `nightfleet beat`.
     schedules: Path = Path("config/schedules.yaml")
+    #: Who may send messages, answers and work to `nightfleet webhooks serve`, and where that listens.
+    webhooks: Path = Path("config/webhooks.toml")
+    webhooks_address: str = "127.0.0.1"
+    webhooks_port: int = Field(default=8787, ge=0, le=65535)
     #: Where a process serves Prometheus metrics; 0 takes a free port, none serves nothing.
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     metrics_address: str = "127.0.0.1"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 #: What is known of models: configuration too, but no profile.
 MODELS_FILE = "models.toml"
+_NO_PROFILES = frozenset({MODELS_FILE, "webhooks.toml"})
 
 
 def shipped_folder(name: str) -> Path | None:
@@ -18,4 +19,6 @@ def shipped_folder(name: str) -> Path | None:
 def shipped_profiles() -> dict[str, Path]:
     """Give the profiles that ship, by name."""
     folder = shipped_folder("config")
-    return {} if folder is None else {path.stem: path for path in folder.glob("*.toml") if path.name != MODELS_FILE}
+    return (
+        {} if folder is None else {path.stem: path for path in folder.glob("*.toml") if path.name not in _NO_PROFILES}
+    )

@@ -32,6 +32,7 @@ from worker.footprint import Footprint
 from worker.heart import Heart, heart_of
 from worker.request import claimed_by
 from worker.runtime import Runtime
+from worker.webhooks.deliverer import Deliverer
 
 log = get_logger("nightfleet.worker")
 
@@ -110,6 +111,7 @@ class Member:
         self._ttl = self._settings.lease_ttl.total_seconds()
         self._pulse = Pulse(runtime, name, slots)
         self._heart: Heart = heart_of(runtime.store.database, runtime.worker_id, self._settings)
+        self.deliverer = Deliverer(runtime.store, worker=name)
         self._footprint = Footprint(self._settings.memory_soft_mb, runtime.store.shed)
         self._stopping = threading.Event()
         self._draining = False
@@ -136,13 +138,14 @@ class Member:
         return system_clock.monotonic() - max(self._own_beat_at, self._heart.beat_at)
 
     def start(self) -> None:
-        """Join the fleet (if the database is away, as soon as it is back) and start beating, sweeping and deleting."""
+        """Join the fleet (if the database is away, as soon as it is back) and start beating, sweeping, deleting and telling."""
         self._own_beat_at = system_clock.monotonic()
         self._beat_once()
         for name, work in (
             ("nightfleet-heart", self._keep_beating),
             ("nightfleet-sweep", self._keep_sweeping),
             ("nightfleet-retention", lambda: self._keeper.run(self._stopping)),
+            ("nightfleet-webhooks", lambda: self.deliverer.run(self._stopping)),
         ):
             thread = threading.Thread(target=work, name=name, daemon=True)
             thread.start()
@@ -170,6 +173,8 @@ class Member:
         self._stopping.set()
         for thread in self._threads:
             thread.join(self._settings.connect_timeout.total_seconds() + 1)
+        # Behind an embedded process nobody comes soon.
+        (self.deliverer.finish if self._settings.embedded else self.deliverer.drain)()
         self._heart.stop()
         try:
             if self._joined:

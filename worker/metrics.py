@@ -160,7 +160,13 @@ def _state_of(parts: WorkerParts) -> Iterator[Metric]:
     )
     for (agent, direction), count in list(parts.runtime.post.counts.items()):
         messages.add_metric([agent, direction], count)
-    yield from (repairs, errors, deleted, messages)
+    webhooks = CounterMetricFamily(
+        "nightfleet_webhooks", "Requests of webhooks, by what came of them.", labels=["outcome"]
+    )
+    for member in parts.members:
+        for outcome, count in member.deliverer.counts.items():
+            webhooks.add_metric([outcome], count)
+    yield from (repairs, errors, deleted, messages, webhooks)
     yield from _models_of(parts)
     yield CounterMetricFamily("nightfleet_publications_lost", "Messages that did not reach the broker.", lost)
 

@@ -21,6 +21,7 @@ from orchestrator.costs import set_budget
 from orchestrator.errors import UsageError
 from orchestrator.service import Service, Workflow
 from orchestrator.settings import Settings
+from orchestrator.webhooks.outgoing import tell_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def run_batch(service: Service, job: Job, watch: Watch) -> BatchResult:
         )
         engine.run()
     seconds = system_clock.monotonic() - began
-    return BatchResult(
+    result = BatchResult(
         id=sidecar.id,
         state="finished" if tally.done >= survey.rows else "stopped",
         rows=survey.rows,
@@ -89,6 +90,9 @@ def run_batch(service: Service, job: Job, watch: Watch) -> BatchResult:
         failures=tally.failures,
         stopped_by=engine.hopeless,
     )
+    # All is written: where this fails, the same call goes on here, and tells it once.
+    tell_batch(service, result, job.project, plan.workflow.name)
+    return result
 
 
 def _resumed(results: ResultFile, *, retry_failed: bool) -> Tally:

@@ -12,7 +12,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Money": ("budgets", "cost"),
     "Quality": ("eval", "experiments"),
     "Agents": ("init", "agents", "memory", "emulator"),
-    "Fleet": ("worker", "workers", "beat", "flower", "db", "doctor"),
+    "Fleet": ("worker", "workers", "beat", "webhooks", "flower", "db", "doctor"),
     "Tools": ("schema", "completion"),
 }
 

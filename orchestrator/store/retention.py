@@ -125,6 +125,11 @@ class Deletions:
         """Delete up to `most` answers of models whose time is over, the oldest first; gives how many they were."""
         return self._delete("delete_stale_answers", most=most)
 
+    def delete_webhooks(self, *, age_seconds: float, most: int) -> int:
+        """Delete up to `most` deliveries of webhooks that ended so long ago, and receipts; gives how many at most of a kind."""
+        gone = self._delete("webhook_forget", age=float(age_seconds), most=most)
+        return max(gone, self._delete("webhook_forget_receipts", age=float(age_seconds), most=most))
+
     # What belongs to nobody -------------------------------------------------------------------------------------------
 
     def delete_unused_definitions(

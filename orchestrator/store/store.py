@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from orchestrator.store.memories import Memories
     from orchestrator.store.model_answers import ModelAnswers
     from orchestrator.store.pools import Pools
+    from orchestrator.store.receipts import Receipts
     from orchestrator.store.retention import Deletions
     from orchestrator.store.sessions import Sessions
     from orchestrator.store.streams import Streams
     from orchestrator.store.waits import Waits
+    from orchestrator.store.webhooks import Webhooks
 
 
 class Store:
@@ -137,6 +139,20 @@ class Store:
         from orchestrator.store.streams import Streams
 
         return Streams(self.database)
+
+    @cached_property
+    def webhooks(self) -> Webhooks:
+        """Who is told of what happens, and what is on its way to them."""
+        from orchestrator.store.webhooks import Webhooks
+
+        return Webhooks(self.database)
+
+    @cached_property
+    def receipts(self) -> Receipts:
+        """What has come in from outside."""
+        from orchestrator.store.receipts import Receipts
+
+        return Receipts(self.database)
 
     @cached_property
     def deletions(self) -> Deletions:

@@ -619,6 +619,93 @@ experiment = Table(
     Column("changed_at", Time, nullable=False),
 )
 
+#: Who is told of what happens: an address, the events that it wants, and the names of the variables that hold its keys. Its
+#: rows are read by the triggers that write `webhook_delivery`.
+webhook_endpoint = Table(
+    "webhook_endpoint",
+    metadata,
+    _key(),
+    _tenant(),
+    #: Whose events it gets; all of them without one.
+    Column("project_id", Id, ForeignKey("project.id", ondelete="CASCADE")),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    #: Types of events, each by its whole name.
+    Column("events", Json, nullable=False),
+    #: Names of environment variables, never what is in them.
+    Column("secrets", Json, nullable=False),
+    Column("options", Json, nullable=False),
+    Column("active", Boolean, nullable=False),
+    #: Why it is not.
+    Column("note", Text),
+    #: Requests that failed since the last one that did not.
+    Column("failures", Integer, nullable=False, server_default="0"),
+    #: Until when it has asked to be left alone.
+    Column("paused_until", Time),
+    _created(),
+    UniqueConstraint("tenant_id", "name"),
+)
+
+#: One event for one endpoint, from the moment of the event on. Triggers on `run` and `question` write it in the transaction
+#: that ends a run or asks a question, whichever statement that is: see migration 0012. Without foreign keys, since they would be
+#: checked at the end of each run; and it outlives its run.
+webhook_delivery = Table(
+    "webhook_delivery",
+    metadata,
+    #: The order of events: of two of one run, the later one has the greater number.
+    Column("number", Long, primary_key=True, autoincrement=True),
+    Column("id", Id, nullable=False),
+    _tenant_of_run(),
+    Column("endpoint_id", Id, nullable=False),
+    Column("project_id", Id),
+    Column("run_id", Id),
+    Column("type", String(32), nullable=False),
+    #: Of an event that can be told more than once: only the first one counts.
+    Column("key", Text),
+    #: What was the case when it happened.
+    Column("subject", Json, nullable=False),
+    #: What is sent, as it was sent the first time.
+    Column("body", Text),
+    Column("state", String(16), nullable=False),
+    Column("sending", Boolean, nullable=False),
+    #: Raised by each claim: the fence.
+    Column("epoch", Integer, nullable=False),
+    #: Requests since it was made, or given to be delivered again.
+    Column("attempts", Integer, nullable=False),
+    #: When it is sent; while it is being sent, when somebody else may.
+    Column("due_at", Time, nullable=False),
+    #: What came of the last requests.
+    Column("tries", Json),
+    _created(),
+    Column("finished_at", Time),
+    Index("uq_webhook_delivery_id", "id", unique=True),
+    Index("uq_webhook_delivery_key", "endpoint_id", "key", unique=True, **_where("key IS NOT NULL")),
+    Index("ix_webhook_delivery_due", "endpoint_id", "due_at", **_where("state = 'open'")),
+    Index("ix_webhook_delivery_sending", "endpoint_id", "due_at", **_where("sending")),
+    Index("ix_webhook_delivery_dead", "endpoint_id", "number", **_where("state = 'dead'")),
+    Index("ix_webhook_delivery_run", "run_id", **_where("run_id IS NOT NULL")),
+    Index("ix_webhook_delivery_finished", "finished_at", **_where("finished_at IS NOT NULL")),
+    sqlite_autoincrement=True,
+)
+
+#: What has come in from outside, so that nothing is done twice.
+webhook_receipt = Table(
+    "webhook_receipt",
+    metadata,
+    Column("tenant_id", Id, primary_key=True),
+    Column("source", Text, primary_key=True),
+    #: The sender's own id where it is signed, else a hash of what is.
+    Column("message_id", Text, primary_key=True),
+    Column("digest", String(64), nullable=False),
+    #: What it is about, noted before anything is done.
+    Column("target", Text),
+    #: What it was answered; NULL while somebody is at it.
+    Column("reply", Json),
+    Column("held_until", Time),
+    _created(),
+    Index("ix_webhook_receipt_created", "created_at"),
+)
+
 agent = Table(
     "agent",
     metadata,

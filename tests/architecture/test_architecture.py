@@ -80,6 +80,7 @@ KERNEL = tuple(
     for name in (
         "contracts", "errors", "clock", "failpoints", "settings", "broker", "store", "journal", "bus", "registry", "context",
         "observability", "advance", "recovery", "retention", "planning", "kernel", "imports", "realmodels", "shipped",
+        "httpserver", "webhooks.document", "webhooks.schedule", "webhooks.signing",
     )
 )  # fmt: skip
 

@@ -42,8 +42,9 @@ from orchestrator.store.tables import (
 )
 
 DAY = 86_400.0
-#: What a bill is checked with is wanted for longer than what it was for.
-OUTLIVE = {"model_call"}
+#: What a bill is checked with is wanted for longer than what it was for; what is on its way to somebody has to arrive, and goes
+#: by a time of its own.
+OUTLIVE = {"model_call", "webhook_delivery"}
 
 
 @pytest.fixture

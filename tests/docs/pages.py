@@ -224,6 +224,7 @@ class Page:
             "emulator.toml",
             "models.toml",
             "pyproject.toml",
+            "webhooks.toml",
         }:
             Settings.load(self._write(block))
 

@@ -50,10 +50,19 @@ class Dialer:
     What the name means a moment later is of no account: it is not asked again.
     """
 
-    def __init__(self, resolve: Resolve, deadline: Deadline, *, private: bool) -> None:
+    def __init__(
+        self,
+        resolve: Resolve,
+        deadline: Deadline,
+        *,
+        private: bool,
+        cure: str = "for a service of your own say Http(hosts=..., private=True)",
+    ) -> None:
+        """Connect to public addresses, and with `private` to others; `cure` says how one comes to those."""
         self._resolve = resolve
         self._deadline = deadline
         self._private = private
+        self._cure = cure
 
     def connect_tcp(
         self,
@@ -87,7 +96,7 @@ class Dialer:
         fit = [address for address, reason in refused.items() if reason is None]
         if addresses and not fit:
             shown = ", ".join(f"{address} is {reason}" for address, reason in refused.items())
-            cure = "" if self._private else "; for a service of your own say Http(hosts=..., private=True)"
+            cure = "" if self._private else f"; {self._cure}"
             raise PermissionDenied(f"{host} is not of the public internet: {shown}{cure}")
         return fit
 

@@ -65,7 +65,7 @@ class Exchange:
         deadline = Deadline.after(self.seconds)
         dialer: Any = Dialer(self.resolve or resolve, deadline, private=self.private)
         try:
-            with httpcore2.ConnectionPool(_ssl_context(*_authorities()), network_backend=dialer) as pool:
+            with httpcore2.ConnectionPool(ssl_context(), network_backend=dialer) as pool:
                 return self._followed(pool, asked)
         except httpcore2.TimeoutException:
             raise ToolError(f"{asked.url.host} has not answered within {self.seconds:g} s") from None
@@ -138,6 +138,11 @@ def _host(url: httpx2.URL) -> str:
         return str(ip_address(url.host))
     except ValueError:
         return url.raw_host.decode().lower().rstrip(".")
+
+
+def ssl_context() -> SSLContext:
+    """Give what verifies servers, by the authorities that the environment names, or else the system."""
+    return _ssl_context(*_authorities())
 
 
 def _authorities() -> tuple[str | None, str | None]:

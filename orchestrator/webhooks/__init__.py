@@ -1,0 +1,1 @@
+"""Webhooks: events out to endpoints, and messages, answers and work in from sources."""

@@ -1,0 +1,1 @@
+"""Webhooks out: one request for each event and endpoint, again until it has arrived."""
