@@ -320,6 +320,7 @@ def _created(kernel: Kernel, arms: Sequence[Arm], project: str) -> list[Created]
 def _forget(session: Session, *, run_id: str, restart: bool, repeat_uncertain: bool) -> None:
     if restart:
         session.run("journal_void_open", run_id=run_id)
+        session.run("void_subwork_open", run_id=run_id)
     if repeat_uncertain:
         session.run("journal_void_uncertain", run_id=run_id)
 

@@ -25,6 +25,7 @@ from orchestrator.errors import (
 from orchestrator.failpoints import failpoint
 from orchestrator.observability.logging import get_logger, log_scope
 from orchestrator.observability.redact import Redactor, redactor
+from orchestrator.planning.subwork import definition_of
 from orchestrator.settings import Settings
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.repairs import Loss, Orphan
@@ -56,6 +57,7 @@ from worker.nodes.builtin import Nodes
 from worker.pool import EventLoop, give_up_current_job
 from worker.settlement import Settlement
 from worker.streams.show import Show, ShownAnswers
+from worker.subwork import Calling
 from worker.timelimits import bounded, stop_softly, timeouts_of
 
 T = TypeVar("T")
@@ -95,7 +97,9 @@ class Runtime:
         self.desk = Desk.of(self.settings, self.providers, self.store.ledger, self.store.answers)
         self.show = Show.of(self.store.streams, self.redact)
         self.memory = memory_of(self.settings, self.store)
-        self.isolation = Isolation(self.settings, self.store.journal, self.store.waits, self._host, self.deadlines)
+        self.isolation = Isolation(
+            self.settings, self.store.journal, self.store.waits, self._host, self._callees, self.deadlines
+        )
 
     def run(self, agent_run_id: str, carries: frozenset[str], claimed: Callable[[], None] = lambda: None) -> Verdict:
         """Claim an agent run and take it to its next recorded state; `carries` is what its request would publish.
@@ -109,7 +113,7 @@ class Runtime:
         claimed()
         failpoint("after_claim")
         plan = self.store.runs.plan(claim.workflow_id)
-        task = plan.task_at(claim.position)
+        task = definition_of(plan, claim)
         account = Account(model=self.providers.default_model())
         execution = Execution(claim, plan, account, task, system_clock.monotonic())
         older = self.executions.get(claim.id)
@@ -256,7 +260,10 @@ class Runtime:
         )
         recording = execution.motion.patiently(lambda: journal.read(claim))
         parking = Parking(execution.motion, self.store.waits, self.settings.suspend_after.total_seconds())
-        return Recorder(writer, recording, self._host(execution), parking)
+        return Recorder(writer, recording, self._host(execution), parking, self._callees(execution))
+
+    def _callees(self, execution: Execution) -> Calling:
+        return Calling(self.store, self.advancer, self.agents, self.settings, execution)
 
     def _host(self, execution: Execution) -> Host:
         """Give what performs effects on behalf of an execution."""

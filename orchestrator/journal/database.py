@@ -21,6 +21,7 @@ from orchestrator.journal.rows import columns_of, entry_of, outcome_of, packed_o
 from orchestrator.journal.stored import Stored
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.database import Database, Session
+from orchestrator.store.subwork_steps import give_up, give_up_at
 
 #: What became of a write: stored, refused since the claim is not current, or its place was taken.
 _Answer = Literal["written", "lost", "taken"]
@@ -110,8 +111,11 @@ class DatabaseJournal:
                 return False
             if slots is None:
                 session.run("journal_void_all", id=claim.id)
-            for scope, number in sorted(slots or ()):
+                give_up(session, claim.id)
+                return True
+            for scope, number in sorted(slots):
                 session.run("journal_void_slot", id=claim.id, scope=scope, number=number)
+            give_up_at(session, claim.id, slots)
             return True
 
         if not self._database.transact(work):

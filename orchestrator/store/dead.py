@@ -74,5 +74,6 @@ def _anew(agent_run_id: str, own_input: str) -> Callable[[Session], None]:
         if session.run("redrive_row", id=agent_run_id, input=own_input) != 1:
             raise RunStateConflict(f"agent run {agent_run_id} has not failed: only a failed one takes another input")
         session.run("redrive_journal", id=agent_run_id)
+        session.run("void_subwork_of", parent_id=agent_run_id)
 
     return change

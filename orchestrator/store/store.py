@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.store.retention import Deletions
     from orchestrator.store.sessions import Sessions
     from orchestrator.store.streams import Streams
+    from orchestrator.store.subwork import Subworks
     from orchestrator.store.waits import Waits
 
 
@@ -59,6 +60,13 @@ class Store:
         from orchestrator.store.waits import Waits
 
         return Waits(self.database)
+
+    @cached_property
+    def subwork(self) -> Subworks:
+        """What agents ask other agents for."""
+        from orchestrator.store.subwork import Subworks
+
+        return Subworks(self.database)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -131,6 +139,8 @@ class Store:
             self.journal.forked()
         if "streams" in vars(self):
             self.streams.forked()
+        if "subwork" in vars(self):
+            self.subwork.forked()
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""

@@ -27,6 +27,7 @@ from orchestrator.journal.base import Journal
 from orchestrator.settings import Settings
 from worker.deadlines import Deadlines
 from worker.effects.base import Account
+from worker.effects.callees import Callees
 from worker.effects.parking import Events
 from worker.effects.scopes import Suspended
 from worker.execution import Execution
@@ -61,6 +62,8 @@ class Isolation:
     events: Events
     #: Gives what performs effects for an execution.
     host: Callable[[Execution], Host]
+    #: Gives who calls agents for an execution.
+    callees: Callable[[Execution], Callees]
     deadlines: Deadlines
     #: The folder that plugins were looked for in, whatever an agent makes of the working directory.
     base: Path = field(default_factory=Path.cwd)
@@ -81,7 +84,7 @@ class Isolation:
         process ended otherwise, and `ForkServerLost` when nobody knows why.
         """
         timeouts = timeouts_of(execution.task, loaded.agent_class.timeouts)
-        serving = Serving(execution.claim, self.host(execution), self.journal, self.events)
+        serving = Serving(execution.claim, self.host(execution), self.journal, self.events, self.callees(execution))
         with self._suspects.taken(execution) if execution.claim.suspect else nullcontext():
             child = self._server.fork()
             try:

@@ -39,7 +39,7 @@ from worker.failure import described
 from worker.given import Given
 from worker.isolation.channel import Channel
 from worker.isolation.link import Link
-from worker.isolation.remote import RemoteEvents, RemoteHost, RemoteJournal, RemoteLog
+from worker.isolation.remote import RemoteCallees, RemoteEvents, RemoteHost, RemoteJournal, RemoteLog
 from worker.loader import AgentLoader
 from worker.nodes.function import function_agent
 from worker.plugin import LoadedAgent
@@ -132,7 +132,7 @@ class _Execution:
         )
         recording = self._motion.patiently(lambda: self._journal.read(self._claim))
         parking = Parking(self._motion, RemoteEvents(self._link), self._order["moment_seconds"])
-        return Recorder(writer, recording, self._host, parking)
+        return Recorder(writer, recording, self._host, parking, RemoteCallees(self._link))
 
     def _call(self, loaded: LoadedAgent, data: Any, recorder: Recorder) -> Any:
         given = Given.to(self._claim)

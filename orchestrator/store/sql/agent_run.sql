@@ -17,7 +17,8 @@ WITH started AS (
         claimed_at = now(), due_at = NULL, wake_at = NULL, started_at = coalesce(started_at, now())
     WHERE id = ANY(:ids::uuid[]) AND state || '' = 'queued' AND (due_at IS NULL OR due_at <= now())
       AND (SELECT count(*) FROM started) >= 0
-    RETURNING id, run_id, task, position, agent, epoch, failures, crashes, predecessors, suspect, input
+    RETURNING id, run_id, task, position, agent, epoch, failures, crashes, predecessors, suspect, input, parent_id, subwork_id,
+        options, has_subwork
 )
 SELECT c.id, c.task, c.position, c.agent, c.epoch, c.failures, c.crashes, r.workflow_id, r.tenant_id, r.input,
        CASE WHEN cardinality(c.predecessors) > 0 THEN (
@@ -36,7 +37,8 @@ UPDATE @agent_run
 SET state = 'running', epoch = epoch + 1, worker_id = :worker_id, claimed_at = now(), due_at = NULL, wake_at = NULL,
     worker = (SELECT w.name FROM @worker w WHERE w.id = :worker_id), started_at = coalesce(started_at, now())
 WHERE id = :id AND state = 'queued' AND (due_at IS NULL OR due_at <= now())
-RETURNING task, position, agent, epoch, failures, crashes, predecessors, suspect, input
+RETURNING task, position, agent, epoch, failures, crashes, predecessors, suspect, input, parent_id, subwork_id, options,
+    has_subwork
 
 -- claim_context: what an agent run needs besides its own row
 SELECT workflow_id, tenant_id, input, project_id FROM @run WHERE id = :run_id
