@@ -25,6 +25,7 @@ from orchestrator.contracts.run import (
     RunState,
     RunSummary,
 )
+from orchestrator.contracts.subwork import SubworkState, parent_task
 from orchestrator.contracts.usage import Usage
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import (
@@ -366,4 +367,6 @@ def _agent_run_result(row: Sequence[Any], plan: Plan) -> AgentRunResult:
         copied=row[4] == 0 and row[13] is not None,
         waiting_for=row[17] if row[3] == AgentRunState.SUSPENDED else None,
         wake_at=times(row[18]) if row[3] == AgentRunState.SUSPENDED else None,
+        called_by=parent_task(row[1]),
+        superseded=row[19] == SubworkState.VOID,
     )

@@ -17,8 +17,8 @@ from orchestrator.journal.encoding import pack
 from orchestrator.journal.rows import columns_of
 from orchestrator.planning.hints import did_you_mean
 from orchestrator.settings import Settings
-from orchestrator.store.store import Store
 from orchestrator.store.agent_runs import Claim
+from orchestrator.store.store import Store
 from worker.execution import Execution
 from worker.loader import LoadedAgents
 

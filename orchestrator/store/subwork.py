@@ -190,8 +190,8 @@ def _create(session: Session, claim: Claim, plan: Plan, order: Order, begun: Map
     taken = None if size > allowed else session.row("take_positions", **positions)
     if taken is None:
         raise CallLimitExceeded(
-            f"the run would have more than {allowed:,} agent runs beside its tasks (NIGHTFLEET_MAX_CALLS): call agents for less, or "
-            "with more in each input"
+            f"the run would have more than {allowed:,} agent runs beside its tasks (NIGHTFLEET_MAX_CALLS): call agents for "
+            "less, or with more in each input"
         )
     [[last]] = session.rows("last_number", parent_id=claim.id)
     first_position, first_number = plan.size + taken[0] - size, last + 1

@@ -61,6 +61,13 @@ class GuardVerdict(NamedTuple):
         return f"{self.guard} at {self.stage}: {self.action}{f' ({self.because})' if self.because else ''}"
 
 
+class AgentCall(NamedTuple):
+    """One agent that was called, with what: of a `ctx.map` there is one for each item."""
+
+    agent: str
+    input: Any
+
+
 @dataclass(slots=True)
 class Exchange:
     """A call of a model, and its answer; None where it has failed. `declared` is the model that the agent names."""
@@ -75,13 +82,14 @@ class Recorder:
     """What agents have told and done while they ran, in order; given to several runs, it holds them one after the other.
 
     `progress` and `logs` are what `ctx.progress` and `ctx.log` told, `exchanges` the calls of models with their answers,
-    `verdicts` those of guards. Assertions raise `AssertionError` with what has happened.
+    `verdicts` those of guards, `called` the agents that were called. Assertions raise `AssertionError` with what has happened.
     """
 
     progress: list[Report] = field(default_factory=list[Report])
     logs: list[LogLine] = field(default_factory=list[LogLine])
     exchanges: list[Exchange] = field(default_factory=list[Exchange])
     verdicts: list[GuardVerdict] = field(default_factory=list[GuardVerdict])
+    called: list[AgentCall] = field(default_factory=list[AgentCall])
 
     @property
     def tools(self) -> list[ToolUse]:

@@ -125,8 +125,8 @@ WHERE (id = :parent_id OR (subwork_id = :id AND parent_id IS NOT NULL)) AND stat
 LIMIT 100
 
 -- asker_of: how the effect stands that has asked for an agent run, and its sub-work
-SELECT s.state, j.state, p.task
-FROM @agent_run a JOIN @subwork s ON s.id = a.subwork_id JOIN @agent_run p ON p.id = s.parent_id
+SELECT s.state, j.state, s.parent_id
+FROM @agent_run a JOIN @subwork s ON s.id = a.subwork_id
 LEFT JOIN @journal j ON j.agent_run_id = s.parent_id AND j.scope = s.scope AND j.number = s.number
 WHERE a.id = :id
 
