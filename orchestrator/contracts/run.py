@@ -137,8 +137,9 @@ class RunResult(Value):
 
     `agent_runs` are in topological order, compensations behind them, then what was called for; `usage` is their sum.
     `warnings` name what may keep the run from ending. `ending` is what the run ends as once what it did is undone, and what
-    it ended as when it is. At `deadline_at` it fails if it has not ended. `forked_from` is the run whose recorded past it shares. `user` is whom it
-    is charged to, `variant` the evaluation's variant or experiment's arm that it is counted with, such as `titles/terse`.
+    it ended as when it is. At `deadline_at` it fails if it has not ended. `forked_from` is the run whose recorded past it
+    shares. `user` is whom it is charged to, `variant` the evaluation's variant or experiment's arm that it is counted with,
+    such as `titles/terse`.
     """
 
     schema_version: Literal[1] = 1
