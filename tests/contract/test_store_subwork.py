@@ -36,9 +36,7 @@ def order(*inputs: Any, agent: str = "sub", **options: Any) -> Order:
     return Order(agent, tuple(map(json.dumps, inputs)), **options)
 
 
-def begin(
-    steps: Steps, claim: Claim, asked: Order, slot: Slot = FIRST, *, mark: str = "0", most: int = 1000
-) -> Begun:
+def begin(steps: Steps, claim: Claim, asked: Order, slot: Slot = FIRST, *, mark: str = "0", most: int = 1000) -> Begun:
     row = {
         "agent_run_id": claim.id, "tenant_id": claim.tenant_id, "scope": slot.scope, "number": slot.number, "kind": "call",
         "fingerprint": mark * 32, "state": "begun", "request": None, "error": None, "usage": None, "model": None,
@@ -126,7 +124,7 @@ def test_who_has_lost_the_claim_asks_for_nothing(steps: Steps) -> None:
 
 def test_a_run_has_no_more_agent_runs_beside_its_tasks_than_the_settings_say(steps: Steps) -> None:
     claim = steps.claim(steps.start()[0], "a")
-    with pytest.raises(CallLimitExceeded, match="more than 3 .*NIGHTFLEET_MAX_CALLS"):
+    with pytest.raises(CallLimitExceeded, match=r"more than 3 .*NIGHTFLEET_MAX_CALLS"):
         begin(steps, claim, order(1, 2, 3, 4), most=3)
     begin(steps, claim, order(1, 2), most=3)
     with pytest.raises(CallLimitExceeded):
@@ -356,7 +354,8 @@ def test_what_has_failed_goes_on_where_it_is_asked_for_again_and_what_has_succee
     left = [begun.ready[1].id, begun.ready[2].id] if fail_fast else [begun.ready[1].id]
     assert [dispatch.id for dispatch in again.ready] == left
     assert suspend(steps, claim, again.standing) is None
-    assert [each for dispatch in again.ready for each in end(steps, dispatch).released][0].id == claim.id
+    [woken] = [each for dispatch in again.ready for each in end(steps, dispatch).released]
+    assert woken.id == claim.id
     assert state_of(steps, claim) is SubworkState.DONE
 
 
@@ -415,7 +414,12 @@ def test_of_a_fallback_nothing_is_left_when_its_work_is_resumed(steps: Steps) ->
     other = take(steps, begun.ready[0])
     with steps.store.database.connect() as connection:
         row = {"agent_run_id": other.id, "scope": "", "number": 0, "tenant_id": other.tenant_id, "kind": "step"}
-        row |= {"fingerprint": "0" * 32, "state": "done", "epoch": other.epoch, "recorded_at": ago(steps.store.database, 0)}
+        row |= {
+            "fingerprint": "0" * 32,
+            "state": "done",
+            "epoch": other.epoch,
+            "recorded_at": ago(steps.store.database, 0),
+        }
         connection.execute(insert(journal).values(**row))
     end(steps, other, FAILED)
     caller = steps.claim(claim.run_id, "a")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from orchestrator import Orchestrator, RunFailed, RunHandle, RunStateConflict, Settings
 from orchestrator.clock import system_clock
@@ -78,7 +77,12 @@ def test_a_called_agent_is_an_agent_run_of_the_same_run_and_its_output_is_what_t
     parts = parts_of(run.snapshot())
     assert list(parts) == ["caller", "caller-1"]
     called = parts["caller-1"]
-    assert (called.agent, called.state, called.called_by, called.output) == ("doubler", "succeeded", "caller", {"n": 42})
+    assert (called.agent, called.state, called.called_by, called.output) == (
+        "doubler",
+        "succeeded",
+        "caller",
+        {"n": 42},
+    )
     assert parts["caller"].epoch == 2, "it was suspended meanwhile"
     assert ledger(tmp_path) == [("before", "caller"), ("doubles", "caller-1"), ("after", "caller")]
 
@@ -151,7 +155,12 @@ def test_the_first_failure_of_a_map_cancels_the_rest(nf: Orchestrator, tmp_path:
     items = [{"n": 1, "until": never}, {"n": 2, "fails": 1, "retryable": False}, {"n": 3, "until": never}]
     run = nf.submit("caller", {"items": items})
     assert code_of(run) == "call_failed"
-    assert states_of(run) == {"caller": "failed", "caller-1": "cancelled", "caller-2": "failed", "caller-3": "cancelled"}
+    assert states_of(run) == {
+        "caller": "failed",
+        "caller-1": "cancelled",
+        "caller-2": "failed",
+        "caller-3": "cancelled",
+    }
     (tmp_path / "never").touch()
 
 
