@@ -120,7 +120,7 @@ SELECT a.task, a.error, s.failures, s.size FROM @agent_run a JOIN @subwork s ON 
 WHERE a.subwork_id = :id AND a.parent_id IS NOT NULL AND a.state || '' = 'failed' ORDER BY a.position LIMIT 1
 
 -- queued_around: what the end of an agent run of sub-work may have queued, with what publishing needs
-SELECT id, agent, dispatch, priority FROM @agent_run
+SELECT id, dispatch, agent, priority FROM @agent_run
 WHERE (id = :parent_id OR (subwork_id = :id AND parent_id IS NOT NULL)) AND state || '' = 'queued' AND published_at IS NOT NULL
 LIMIT 100
 
