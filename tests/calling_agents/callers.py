@@ -22,7 +22,6 @@ from worker.agent import (
     RetryPolicy,
 )
 
-QUICK = RetryPolicy(retries=2, first_delay=0, jitter=0)
 ANYBODY = Permissions(agents=("*",))
 
 
@@ -118,6 +117,7 @@ class AloneCaller(BaseAgent):
     def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
         mapped = ctx.map("doubler", [{"n": n} for n in data["numbers"]], max_concurrency=2)
         one, two = ctx.gather(lambda: ctx.call("doubler", {"n": 1}), lambda: ctx.call("doubler", {"n": 2}))
+        said = ""
         try:
             ctx.call("doubler", {"n": 1, "fails": 1, "retryable": False})
         except CallFailed as error:

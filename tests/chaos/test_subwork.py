@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.forms import LEASE_TTL, QUICK, SEED, brokers, form
+from chaos.forms import QUICK, SEED, STEADY, brokers, form
 from chaos.ledger import AGENTS_PATH, Performed, check_outputs, check_settled, effects_begun
 from fleet import Fleet, fleet
 
@@ -91,8 +91,7 @@ def test_workers_that_are_killed_while_agents_call_agents_lose_nothing(broker: s
 def test_messages_that_come_twice_are_executed_once_and_lost_ones_are_published_again(
     broker: str, tmp_path: Path
 ) -> None:
-    settings = {**QUICK, "lease_ttl": max(60, LEASE_TTL)}
-    with fleet(tmp_path, broker, agents_path=AGENTS_PATH, **settings) as installation:
+    with fleet(tmp_path, broker, agents_path=AGENTS_PATH, **STEADY) as installation:
         installation.start_worker(NIGHTFLEET_FAILPOINTS="publish=twice")
         installation.orchestrator.submit_many("contractor", [INPUT] * 5)
         installation.finish()

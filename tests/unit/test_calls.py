@@ -80,9 +80,11 @@ class Asker(BaseAgent):
 # Scripted -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "given", [{"text": "HI"}, Word(text="HI"), lambda data: {"text": data["text"].upper()}, Shout, Shout()]
-)
+def shouted(data: dict[str, str]) -> dict[str, str]:
+    return {"text": data["text"].upper()}
+
+
+@pytest.mark.parametrize("given", [{"text": "HI"}, Word(text="HI"), shouted, Shout, Shout()])
 def test_a_called_agent_gives_a_value_what_a_function_makes_or_what_it_really_gives(given: Any) -> None:
     recorder = Recorder()
     assert run_agent(Caller, {"input": {"text": "hi"}}, calls={"shout": given}, recorder=recorder) == {"text": "HI"}

@@ -28,8 +28,15 @@ from orchestrator.store.agent_runs import Claim
 from worker.agent import BaseAgent
 from worker.testing.recorder import AgentCall, Recorder
 
-#: In place of what an agent gives: it is loaded by its name, and run.
-REAL = type("REAL", (), {"__repr__": lambda _: "REAL"})()
+
+class Real:
+    """In place of what an agent gives: it is loaded by its name, and run."""
+
+    def __repr__(self) -> str:
+        return "REAL"
+
+
+REAL = Real()
 #: As deep as a fleet's settings let it be.
 _DEEPEST = 8
 

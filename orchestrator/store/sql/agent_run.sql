@@ -24,7 +24,7 @@ SELECT c.id, c.task, c.position, c.agent, c.epoch, c.failures, c.crashes, r.work
        CASE WHEN cardinality(c.predecessors) > 0 THEN (
            SELECT json_agg(json_build_array(p.task, p.state, p.output, p.error) ORDER BY p.position)
            FROM @agent_run p WHERE p.id = ANY(c.predecessors)
-       ) END, c.suspect, c.input, r.project_id
+       ) END, c.suspect, c.input, r.project_id, c.parent_id, c.subwork_id, c.options, c.has_subwork
 FROM claimed c JOIN @run r ON r.id = c.run_id AND r.id = ANY(:run_ids::uuid[])
 
 -- start_run: the first claim of a run makes it running
