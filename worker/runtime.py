@@ -249,15 +249,9 @@ class Runtime:
         execution.account.begin_again()
         if execution.motion.ended is not None:
             execution.motion = Motion(execution.account)
-        writer = Writer(
-            claim,
-            journal,
-            execution.motion,
-            self.redact,
-            digest=loaded.card.digest,
-            plugin=loaded.agent_class.__module__,
-            limit_bytes=self.settings.max_value_bytes,
-        )
+        about = {"digest": loaded.card.digest, "plugin": loaded.agent_class.__module__}
+        limit = self.settings.max_value_bytes
+        writer = Writer(claim, journal, execution.motion, self.redact, **about, limit_bytes=limit)
         recording = execution.motion.patiently(lambda: journal.read(claim))
         parking = Parking(execution.motion, self.store.waits, self.settings.suspend_after.total_seconds())
         return Recorder(writer, recording, self._host(execution), parking, self._callees(execution))
