@@ -58,7 +58,9 @@ def end_run(session: Session, plan: Plan, run_id: str, state: RunState, error: s
     return RunState.RUNNING
 
 
-def finish_undo(database: Database, claim: Claim, plan: Plan, outcome: Outcome, *, asked: bool) -> Finish | None:
+def finish_undo(
+    database: Database, claim: Claim, plan: Plan, outcome: Outcome, *, asked: bool = False
+) -> Finish | None:
     """Store how a compensation ended, and release the next stage or end the run; None when the claim was lost.
 
     `asked` says that it may have asked for sub-work, which ends with it.
