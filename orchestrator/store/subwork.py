@@ -53,6 +53,18 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class _Held:
+    """An agent run whose row is held: how it stands, and what wakes it if it is suspended."""
+
+    state: AgentRunState
+    listening: str | None
+
+    def waits_for(self, subwork_id: str) -> bool:
+        """Tell whether the end of this sub-work is to wake it; one that is not suspended looks for itself."""
+        return self.state is AgentRunState.SUSPENDED and subwork_id in listened_to(_parsed(self.listening))
+
+
+@dataclass(frozen=True, slots=True)
 class _End:
     """A request to record how an agent run of sub-work has ended."""
 
@@ -165,9 +177,9 @@ class Subworks:
 
 def end_one(session: Session, agent_run_id: str, parent_id: str, subwork_id: str) -> tuple[Dispatch, ...]:
     """Count an agent run of sub-work that has just failed, in a transaction that holds the run alone; gives what is queued."""
-    session.rows("hold_agent_runs", ids=[parent_id])
+    held = _hold(session, [parent_id])
     stop_below(session, [agent_run_id])
-    return _counted(session, {subwork_id: (1, 1)})
+    return _counted(session, {subwork_id: (1, 1)}, held)
 
 
 def calls_have_ended(session: Session, claim: Claim, data: Sequence[JsonValue]) -> bool:
@@ -263,7 +275,7 @@ def _end_in(session: Session, group: Sequence[_End]) -> list[Finish | None]:
         if end.alone:
             # Those that it may cancel, together with it: in one order.
             rows |= {row[0] for row in session.rows("open_of_subwork", id=end.claim.subwork_id)}
-    session.rows("hold_agent_runs", ids=sorted(rows))
+    held = _hold(session, sorted(rows))
     done = [end.claim.run_id in open_runs and _finish_row(session, end) for end in group]
     counts: dict[str, Counter[str]] = {}
     for end, recorded in zip(group, done, strict=True):
@@ -273,7 +285,8 @@ def _end_in(session: Session, group: Sequence[_End]) -> list[Finish | None]:
             count["failed"] += end.outcome.state is AgentRunState.FAILED
             if end.asked:
                 stop_below(session, [end.claim.id])
-    released = _counted(session, {key: (count["ended"], count["failed"]) for key, count in counts.items()})
+    ends = {key: (count["ended"], count["failed"]) for key, count in counts.items()}
+    released = _counted(session, ends, held)
     return _shared(done, released)
 
 
@@ -292,7 +305,15 @@ def _shared(done: Sequence[bool], released: tuple[Dispatch, ...]) -> list[Finish
     return answers
 
 
-def _counted(session: Session, counts: Mapping[str, tuple[int, int]]) -> tuple[Dispatch, ...]:
+def _hold(session: Session, ids: Sequence[str]) -> dict[str, _Held]:
+    """Hold agent runs, all in one order; gives how they stand."""
+    rows = session.rows("hold_agent_runs", ids=list(ids))
+    return {row[0]: _Held(AgentRunState(row[1]), row[3]) for row in rows}
+
+
+def _counted(
+    session: Session, counts: Mapping[str, tuple[int, int]], held: Mapping[str, _Held]
+) -> tuple[Dispatch, ...]:
     """Count ends of sub-work whose callers are held; gives what is queued by that: the next ones, or who waits for all."""
     found: list[Dispatch] = []
     for identity in sorted(counts):
@@ -300,17 +321,18 @@ def _counted(session: Session, counts: Mapping[str, tuple[int, int]]) -> tuple[D
         row = session.row("count_ends", id=identity, ended=ended, failed=failed)
         if row is None:
             continue
-        state, remaining, failures, fail_fast, return_exceptions, next_position, parent_id = row
+        state, remaining, failures, fail_fast, return_exceptions, next_position, parent_id, more = row
         fails = bool(failures) and not return_exceptions
         if state != SubworkState.OPEN:
             continue
         if remaining and not (fails and fail_fast):
-            found += _release(session, identity, next_position, ended)
+            found += _release(session, identity, next_position, ended) if more else ()
             continue
         if remaining:
             stop(session, identity)
         session.run("close_subwork", id=identity, state=(SubworkState.FAILED if fails else SubworkState.DONE).value)
-        found += _wake(session, parent_id, identity)
+        if held[parent_id].waits_for(identity):
+            found += _wake(session, parent_id)
     return tuple(found)
 
 
@@ -321,11 +343,8 @@ def _release(session: Session, identity: str, first: int, most: int) -> tuple[Di
     return tuple(Dispatch(row[0], row[3], row[2], row[4]) for row in rows)
 
 
-def _wake(session: Session, parent_id: str, identity: str) -> list[Dispatch]:
-    """Queue a caller that is suspended until this sub-work has ended; one that is not looks for itself."""
-    [[_, state, _, listening]] = session.rows("hold_agent_runs", ids=[parent_id])
-    if state != AgentRunState.SUSPENDED or identity not in listened_to(_parsed(listening)):
-        return []
+def _wake(session: Session, parent_id: str) -> list[Dispatch]:
+    # Two calls of one caller may have ended in this transaction: it is woken once.
     row = session.row("wake_caller", id=parent_id)
     return [] if row is None else [Dispatch(parent_id, row[1], row[0], row[2])]
 

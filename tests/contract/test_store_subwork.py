@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from plans import plan_text
 from sqlalchemy import insert, select
 from steps import DONE, FAILED, OTHER_WORKER, WORKER, Steps, ago, change, plan_of, race, spread, stored, task
 
@@ -19,6 +20,7 @@ from orchestrator.contracts.workflow import Compensation
 from orchestrator.errors import CallLimitExceeded, ClaimLost
 from orchestrator.store.agent_runs import Claim, Finish, Outcome
 from orchestrator.store.compensation import finish_undo
+from orchestrator.store.database import Database
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
 from orchestrator.store.subwork import Begun, Subworks
@@ -452,6 +454,34 @@ def test_compensations_call_too_and_what_they_call_is_no_stage_of_theirs(store: 
     assert finished is not None
     assert (finished.ended, finished.state) == (True, RunState.FAILED)
     assert rows_of(steps, run_id)["undo_a-2"] == "cancelled"
+
+
+# The plans ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        ("finish_row", "pk_agent_run"),
+        ("hold_caller", "pk_agent_run"),
+        ("hold_agent_runs", "pk_agent_run"),
+        ("wake_caller", "pk_agent_run"),
+        ("subwork_at", "uq_subwork_slot"),
+        ("count_ends", "pk_subwork"),
+        ("release_subwork", "ix_agent_run_subwork"),
+        ("subwork_ends", "ix_agent_run_subwork"),
+        ("open_of_subwork", "ix_agent_run_subwork"),
+        ("open_of_callers", "ix_agent_run_parent"),
+        ("queued_around", "ix_agent_run_subwork"),
+        ("stop_subwork_of_run", "ix_subwork_run"),
+    ],
+)
+def test_no_statement_reads_what_is_not_its_own(migrated: Database, statement: str, index: str) -> None:
+    plan = plan_text(migrated, statement, without=("seqscan",))
+    assert index in plan
+    assert not any(other in plan for other in ("Seq Scan", "ix_agent_run_held", "ix_agent_run_wake", "ix_run_state")), (
+        plan
+    )
 
 
 # Values ---------------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ SELECT id FROM @run WHERE id = :run_id AND state IN ('pending', 'running') /*pg 
 UPDATE @agent_run
 SET state = :state, output = :output/*pg ::jsonb*/, error = :error/*pg ::jsonb*/, usage = :usage/*pg ::jsonb*/,
     model = :model, finished_at = now(), worker_id = NULL, failures = failures + :failed, suspect = false
-WHERE id = :id AND epoch = :epoch AND state = 'running'
+WHERE id = :id AND epoch = :epoch AND state || '' = 'running'
 
 -- count_down: one predecessor less to wait for; the row that shows 0 is the decision
 UPDATE @countdown SET remaining = remaining - 1 WHERE id = :id RETURNING remaining

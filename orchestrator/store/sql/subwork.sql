@@ -1,5 +1,6 @@
 -- hold_caller: hold an agent run whose claim is current, to ask for sub-work, and note that it has
-UPDATE @agent_run SET has_subwork = true WHERE id = :id AND epoch = :epoch AND state = 'running' RETURNING task
+-- `|| ''` keeps the planner from the indexes on `state`, here and below: see `claim`.
+UPDATE @agent_run SET has_subwork = true WHERE id = :id AND epoch = :epoch AND state || '' = 'running' RETURNING task
 
 -- subwork_at: what was asked for at a place of an agent's code, and how the effect there is recorded
 SELECT s.id, s.state, s.fingerprint, s.first_number, s.size, j.state
@@ -47,7 +48,8 @@ SELECT id, state, epoch, listening FROM @agent_run WHERE id = ANY(:ids::uuid[]) 
 
 -- count_ends: note how many agent runs of sub-work have ended, and how many of them have failed
 UPDATE @subwork SET remaining = remaining - :ended, failures = failures + :failed WHERE id = :id
-RETURNING state, remaining, failures, fail_fast, return_exceptions, next_position, parent_id
+RETURNING state, remaining, failures, fail_fast, return_exceptions, next_position, parent_id,
+    next_position < first_position + size
 
 -- close_subwork: sub-work has an outcome
 UPDATE @subwork SET state = :state WHERE id = :id
@@ -56,7 +58,7 @@ UPDATE @subwork SET state = :state WHERE id = :id
 UPDATE @agent_run
 SET state = 'queued', queued_at = now(), due_at = NULL, published_at = now(), dispatch = dispatch + 1, priority = 1,
     republished = 0, wake_at = NULL, waiting_for = NULL, listening = NULL
-WHERE id = :id AND state = 'suspended'
+WHERE id = :id AND state || '' = 'suspended'
 RETURNING agent, dispatch, priority
 
 -- open_of_subwork: its agent runs that have not ended
@@ -120,9 +122,12 @@ SELECT a.task, a.error, s.failures, s.size FROM @agent_run a JOIN @subwork s ON 
 WHERE a.subwork_id = :id AND a.parent_id IS NOT NULL AND a.state || '' = 'failed' ORDER BY a.position LIMIT 1
 
 -- queued_around: what the end of an agent run of sub-work may have queued, with what publishing needs
-SELECT id, dispatch, agent, priority FROM @agent_run
-WHERE (id = :parent_id OR (subwork_id = :id AND parent_id IS NOT NULL)) AND state || '' = 'queued' AND published_at IS NOT NULL
-LIMIT 100
+SELECT id, dispatch, agent, priority FROM @agent_run WHERE id = :parent_id AND state || '' = 'queued'
+UNION ALL
+SELECT * FROM (
+    SELECT id, dispatch, agent, priority FROM @agent_run
+    WHERE subwork_id = :id AND parent_id IS NOT NULL AND state || '' = 'queued' LIMIT 100
+) next
 
 -- asker_of: how the effect stands that has asked for an agent run, and its sub-work
 SELECT s.state, j.state, s.parent_id
