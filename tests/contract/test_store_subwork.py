@@ -233,6 +233,19 @@ def test_ends_from_many_processes_release_everything_once_and_wake_once(
     assert set(rows_of(steps, claim.run_id).values()) == {"succeeded"}
 
 
+def test_ends_of_one_process_share_transactions_and_two_calls_of_one_caller_wake_it_once(steps: Steps) -> None:
+    claim = steps.claim(steps.start()[0], "a")
+    calls = [begin(steps, claim, order(*range(20)), Slot("", number), mark=str(number)) for number in range(2)]
+    interests = [Interest("calls", {"subwork": each.standing.id}) for each in calls]
+    steps.store.waits.suspend(claim, left_seconds=None, waiting_for="waits", interests=interests)
+    children = [take(steps, dispatch) for each in calls for dispatch in each.ready]
+    finished = spread(lambda child: steps.store.subwork.finish(child, DONE, asked=False), children, threads=16)
+    released = [dispatch.id for each in finished if each is not None for dispatch in each.released]
+    assert released == [claim.id], "it waited for either of them, and is queued by the first"
+    assert [state_of(steps, claim, Slot("", number)) for number in range(2)] == [SubworkState.DONE] * 2
+    assert steps.row(claim.run_id, "a")["dispatch"] == 2
+
+
 def test_suspensions_that_meet_the_last_end_lose_no_wake_up(steps: Steps) -> None:
     for _ in range(30):
         claim = steps.claim(steps.start()[0], "a")
