@@ -11,11 +11,13 @@ from orchestrator.clock import position_of, run_id_of
 from orchestrator.contracts.dead import DeadAgentRun, DeadAgentRunDetails
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.run import AgentRunState, RunFilter, RunState, RunSummary
+from orchestrator.contracts.subwork import parent_task, root_task
 from orchestrator.errors import AgentCrashed, InputInvalid, RunNotFound, RunStateConflict
 from orchestrator.kernel import Kernel
 from orchestrator.planning.compensation import undo_input
 from orchestrator.planning.inputs import Upstream, task_input
-from orchestrator.store.dead import Details, dead_of, details_of, redrive
+from orchestrator.planning.subwork import undoes
+from orchestrator.store.dead import Details, dead_of, details_of, is_wanted, redrive
 from orchestrator.store.listing import list_runs
 from orchestrator.store.runs import Head, parse
 
@@ -61,6 +63,7 @@ class DeadLetters:
         """
         dead, _ = self._find(identity)
         self._check_not_undone(dead)
+        self._check_wanted(dead)
         own_input = None
         if input is not ...:  # null is an input
             limit = self._kernel.settings.max_value_bytes
@@ -76,10 +79,20 @@ class DeadLetters:
         """Raise for a task of a run that undoes what it did: of such a run only compensations go on."""
         head = self._store.runs.head(dead.run_id)
         ending, plan = head.ending, self._store.runs.plan(head.workflow_id)
-        if ending is not None and plan.undo_at(position_of(dead.id)) is None:
+        if ending is not None and not undoes(plan, dead.task):
+            root = root_task(dead.task)
             raise RunStateConflict(
                 f"what the tasks of run {dead.run_id} did is taken back, or was to be: {dead.task} cannot go on there; "
-                f"`nightfleet runs fork {dead.run_id} --from {dead.task}` makes a new run of it, with an --input if wanted"
+                f"`nightfleet runs fork {dead.run_id} --from {root}` makes a new run of it, with an --input if wanted"
+            )
+
+    def _check_wanted(self, dead: DeadAgentRun) -> None:
+        """Raise for what was called for by an agent that has taken up its failure, and asks for it no more."""
+        caller = parent_task(dead.task)
+        if caller is not None and not is_wanted(self._store.database, dead.id):
+            raise RunStateConflict(
+                f"{caller} has called for {dead.task}, and has gone on without it: redriven, nobody would take up what it "
+                f"gives; `nightfleet runs retry {dead.run_id} --restart` lets what failed call anew"
             )
 
     def _find(self, identity: str) -> tuple[DeadAgentRun, Details]:

@@ -29,6 +29,8 @@
     │   ├── AgentTimeout            a soft or hard limit was reached
     │   ├── OutputInvalid           the output is no JSON, or not what the agent declares
     │   ├── QuestionExpired         nobody has answered in time
+    │   ├── CallFailed              an agent that was called has failed for good
+    │   ├── CallLimitExceeded       calls are nested too deep, or a run has too many
     │   ├── AgentCrashed            it ended its process, alone in it, too often
     │   ├── AgentOutOfMemory        it wanted more than `Limits.memory_mb`
     │   ├── JournalConflict         two effects claim one place in the journal
@@ -328,6 +330,21 @@ class NoMessageCanCome(AgentError):
     """Everybody who could send what an agent waits for has ended, or waits in turn: `details["waits"]` says who for whom."""
 
     code = "no_message_can_come"
+
+
+class CallFailed(AgentError):
+    """An agent that was called has failed for good; its error is the cause. `details` have its `task` and `agent`.
+
+    It has been retried as its own policy says, so it is not retryable: retries of callers would multiply it.
+    """
+
+    code = "call_failed"
+
+
+class CallLimitExceeded(AgentError):
+    """Calls of agents are nested deeper, or a run has more of them, than the settings allow."""
+
+    code = "call_limit"
 
 
 class AgentCrashed(AgentError):

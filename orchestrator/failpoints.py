@@ -56,6 +56,8 @@ POINTS: Mapping[str, str] = {
     "after_suspend": "it is suspended, the message is not acknowledged",
     "after_wake": "suspended agent runs are queued since their time has come, nothing is published",
     "after_answer": "an answer is recorded and its asker queued, nothing is published",
+    "before_call": "an agent calls another one, nothing of that is stored",
+    "after_call": "the agent runs of a call are there and its effect has begun, nothing is published",
     "after_reserve": "money is held for a model call, the call is not made",
     "before_settle": "a model call is over, the ledger does not know what it has cost",
     "after_settle": "it is settled in the ledger and in its budgets",

@@ -26,6 +26,7 @@ from orchestrator.contracts.run import (
     RunState,
     RunSummary,
 )
+from orchestrator.contracts.subwork import SubworkState, parent_task
 from orchestrator.contracts.usage import Usage
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import (
@@ -350,6 +351,7 @@ def _forget(session: Session, *, run_id: str, restart: bool, repeat_uncertain: b
     if restart:
         session.run("journal_void_open", run_id=run_id)
         unsend(session, run_id)
+        session.run("void_subwork_open", run_id=run_id)
     if repeat_uncertain:
         session.run("journal_void_uncertain", run_id=run_id)
 
@@ -395,4 +397,6 @@ def _agent_run_result(row: Sequence[Any], plan: Plan) -> AgentRunResult:
         copied=row[4] == 0 and row[13] is not None,
         waiting_for=row[17] if row[3] == AgentRunState.SUSPENDED else None,
         wake_at=times(row[18]) if row[3] == AgentRunState.SUSPENDED else None,
+        called_by=parent_task(row[1]),
+        superseded=row[19] == SubworkState.VOID,
     )

@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     memory_soft_mb: int = Field(default=200, ge=0)
     #: How often an agent run may end its own process, alone in it, before it is quarantined.
     max_crashes: int = Field(default=3, ge=1)
+    #: How deep agents may call agents that call agents: what a call for ever ends at.
+    max_call_depth: int = Field(default=8, ge=1, le=100)
+    #: How many agent runs a run may have beside its tasks, made by calls.
+    max_calls: int = Field(default=20_000, ge=1, le=1_000_000)
     #: How many days after their end runs are deleted, with all that is theirs; 0 keeps them. Projects may say otherwise.
     retention_days: int = Field(default=30, ge=0, le=36_500)
     #: ... and their recorded effects and conversations, where these are to go earlier; 0 keeps them as long as the run.

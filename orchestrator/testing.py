@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from orchestrator.faults.kit import run_workflow
     from orchestrator.faults.report import FaultReport, PerformedEffect
     from worker.testing import (
+        REAL,
+        AgentCall,
         AgentTestCase,
         CassetteError,
         GuardVerdict,
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "REAL",
+    "AgentCall",
     "AgentTestCase",
     "CassetteError",
     "FaultReport",

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, Unpack, overload
 
@@ -29,6 +29,8 @@ from orchestrator.contracts.usage import Usage
 from orchestrator.errors import (
     AgentError,
     AgentTimeout,
+    CallFailed,
+    CallLimitExceeded,
     EffectUncertain,
     EmbedderChanged,
     GuardRefused,
@@ -53,6 +55,7 @@ from orchestrator.planning.inputs import Upstream
 from worker.effects.base import Account, Flow, now_flow, progress_flow, step_flow
 from worker.effects.gather import gather_tasks, gather_threads
 from worker.effects.scopes import Scopes
+from worker.effects.subwork import CallAgent, CallPolicy, MapOptions, call_flow, make_call, make_map
 from worker.effects.uncertain import make_step
 from worker.effects.waits import NO_DEFAULT, ask_flow, make_ask, sleep_flow, sleep_until_flow
 from worker.guards.base import Guard, Place, Stage, Verdict, guard, refused, rewritten, undecided
@@ -104,6 +107,8 @@ __all__ = [
     "Basic",
     "Bearer",
     "Calculator",
+    "CallFailed",
+    "CallLimitExceeded",
     "Context",
     "EffectUncertain",
     "EmbedderChanged",
@@ -280,6 +285,11 @@ class _BaseContext:
         """
         return self._granted.env(name, default)
 
+    def _permitted(self, call: CallAgent, options: CallPolicy | MapOptions) -> CallAgent:
+        fallback = options.get("fallback")
+        self._granted.check_agents((call.order.agent, *(() if fallback is None else (fallback,))))
+        return call
+
     def uuid(self) -> str:
         """Give a new UUID of version 4, the same one when the agent is repeated."""
         return uuid_from(self.random)
@@ -340,6 +350,39 @@ class Context(_BaseContext, MailContext):
         When all have ended, the first error in order is raised, or stands among the results with `return_exceptions`.
         """
         return gather_threads(self._driver.scopes.here(), branches, return_exceptions=return_exceptions)
+
+    @overload
+    def call(self, agent: str, input: Any, **policy: Unpack[CallPolicy]) -> Any: ...
+    @overload
+    def call(self, agent: str, input: Any, *, output: type[M], **policy: Unpack[CallPolicy]) -> M: ...
+    def call(
+        self, agent: str, input: Any, *, output: type[BaseModel] | None = None, **policy: Unpack[CallPolicy]
+    ) -> Any:
+        """Call another agent and wait for what it gives, without a slot: JSON values, or a validated `output`.
+
+        It is an agent run of this run, with its own retries, limits and journal; see `CallPolicy`. An agent that is repeated
+        gets the same result. Raises `CallFailed` when it has failed for good, `PermissionDenied` for an agent that this one
+        does not declare (`Permissions.agents`), `UnknownAgent`, and `InputInvalid` for an input that it does not take.
+        """
+        return self._driver.run(call_flow(self._permitted(make_call(agent, input, output, policy), policy)))
+
+    @overload
+    def map(self, agent: str, items: Iterable[Any], **options: Unpack[MapOptions]) -> list[Any]: ...
+    @overload
+    def map(self, agent: str, items: Iterable[Any], *, output: type[M], **options: Unpack[MapOptions]) -> list[M]: ...
+    def map(
+        self,
+        agent: str,
+        items: Iterable[Any],
+        *,
+        output: type[BaseModel] | None = None,
+        **options: Unpack[MapOptions],
+    ) -> list[Any]:
+        """Call another agent for each of any number of items, and give the results in their order; see `call`.
+
+        `max_concurrency` bounds how many of them are under way; see `MapOptions`. Raises `CallFailed` for the first failure.
+        """
+        return self._driver.run(call_flow(self._permitted(make_map(agent, items, output, options), options)))
 
     def now(self) -> datetime:
         """Give the time, in UTC; an agent that is repeated gets the recorded one."""
@@ -447,6 +490,35 @@ class AsyncContext(_BaseContext, AsyncMailContext):
     ) -> Any:
         """Await coroutines at the same time, each in a task; see `Context.gather`."""
         return await gather_tasks(branches, return_exceptions=return_exceptions)
+
+    @overload
+    async def call(self, agent: str, input: Any, **policy: Unpack[CallPolicy]) -> Any: ...
+    @overload
+    async def call(self, agent: str, input: Any, *, output: type[M], **policy: Unpack[CallPolicy]) -> M: ...
+    async def call(
+        self, agent: str, input: Any, *, output: type[BaseModel] | None = None, **policy: Unpack[CallPolicy]
+    ) -> Any:
+        """Call another agent and wait for what it gives, without a slot; see `Context.call`."""
+        call = self._permitted(make_call(agent, input, output, policy), policy)
+        return await self._driver.run_async(call_flow(call))
+
+    @overload
+    async def map(self, agent: str, items: Iterable[Any], **options: Unpack[MapOptions]) -> list[Any]: ...
+    @overload
+    async def map(
+        self, agent: str, items: Iterable[Any], *, output: type[M], **options: Unpack[MapOptions]
+    ) -> list[M]: ...
+    async def map(
+        self,
+        agent: str,
+        items: Iterable[Any],
+        *,
+        output: type[BaseModel] | None = None,
+        **options: Unpack[MapOptions],
+    ) -> list[Any]:
+        """Call another agent for each of any number of items; see `Context.map`."""
+        call = self._permitted(make_map(agent, items, output, options), options)
+        return await self._driver.run_async(call_flow(call))
 
     async def now(self) -> datetime:
         """Give the time; see `Context.now`."""

@@ -82,10 +82,13 @@ class Execution:
     timed_out: Callable[[], bool] = lambda: False
     #: Set when the watchdog has recorded the end instead of the thread that is stuck in the agent.
     given_up: bool = False
+    #: Whether it may have asked for sub-work, which then ends with it.
+    has_subwork: bool = False
     motion: Motion = field(init=False)
 
     def __post_init__(self) -> None:
         self.motion = Motion(self.account)
+        self.has_subwork = self.claim.has_subwork
 
     def wait_until_idle(self) -> None:
         """Wait until nothing of it is under way; raises why nobody waits for that any more."""

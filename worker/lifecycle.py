@@ -20,6 +20,7 @@ from orchestrator.contracts.dispatch import agent_run_id_of, queue_of
 from orchestrator.contracts.run import RunState
 from orchestrator.errors import ClaimLost, NightfleetError, ServiceUnavailable
 from orchestrator.observability.logging import get_logger
+from orchestrator.planning.subwork import undoes
 from orchestrator.recovery import Sweep
 from orchestrator.retention import Keeper
 from orchestrator.settings import Settings
@@ -322,7 +323,7 @@ class CeleryDecisions:
                 self._runtime.meter.run_ended(run_id, RunState.CANCELLED)
             for running in self._runtime.executions.all():
                 # What undoes the run goes on.
-                if running.claim.run_id == run_id and running.plan.undo_at(running.claim.position) is None:
+                if running.claim.run_id == run_id and not undoes(running.plan, running.claim.task):
                     self._runtime.stop(running, ClaimLost("revoked"))
         return revocation
 

@@ -19,6 +19,7 @@ from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.contracts.replay import Replay, ReplayedEffect, Verdict
 from orchestrator.contracts.run import AgentRunState, ErrorInfo
+from orchestrator.contracts.subwork import Ended, Failure, Order, Standing, parent_task
 from orchestrator.contracts.workflow import NODE_KINDS
 from orchestrator.errors import (
     AgentCrashed,
@@ -35,13 +36,16 @@ from orchestrator.kernel import Kernel
 from orchestrator.observability.logging import get_logger
 from orchestrator.observability.redact import redactor
 from orchestrator.planning.hints import did_you_mean
+from orchestrator.planning.subwork import definition_of
+from orchestrator.store.agent_runs import Claim
 from orchestrator.store.past import Past, past_of
+from orchestrator.store.store import Store
 from worker.effects.attempt import Writer
 from worker.effects.base import Account, Effect
 from worker.effects.motion import Motion
 from worker.effects.progress import Progress
 from worker.effects.recorded import in_scope, in_scope_async
-from worker.effects.recorder import Operation, Recorder
+from worker.effects.recorder import Operation, Recorder, Waiting
 from worker.effects.said import masked
 from worker.effects.scopes import Scope, task_factory
 from worker.effects.uncertain import DecidedStep
@@ -49,6 +53,7 @@ from worker.execution import Execution
 from worker.given import Given, ask_as_told
 from worker.llm.base import LLMRequest, LLMResponse
 from worker.loader import AgentLoader, LoadedAgent
+from worker.subwork import all_ends
 from worker.tools.needs import ServiceLimit
 
 T = TypeVar("T")
@@ -84,19 +89,21 @@ def replay_run(kernel: Kernel, run_id: str, task: str | None = None, *, agents_p
         )
     loaded = AgentLoader(agents_path or kernel.settings.agents_path, base=Path.cwd()).load().get(past.claim.agent)
     entries = list(kernel.store.journal.entries(past.claim.id))
-    return _Replaying(past, loaded, entries).compared()
+    return _Replaying(past, loaded, entries, _Called(kernel.store)).compared()
 
 
 def _agent_run_of(kernel: Kernel, run_id: str, task: str | None) -> str:
     """Give the id of the agent run that is meant."""
     head = kernel.store.runs.head(run_id)
     plan = kernel.store.runs.plan(head.workflow_id)
-    positions = {plan.task_at(index).id: index for index in range(len(plan.tasks) + len(plan.undos))}
+    positions = {plan.task_at(index).id: index for index in range(plan.size)}
     if task is None:
         failed = None if head.error is None else json.loads(head.error).get("task")
         task = failed or (plan.tasks[0].id if len(plan.tasks) == 1 else None)
     if task is None:
         raise UsageError(f"say which task of run {run_id} is meant: --task {' | '.join(positions)}")
+    if parent_task(task) is not None and (found := kernel.store.subwork.of_task(run_id, task)) is not None:
+        return found
     if task not in positions:
         hint = did_you_mean(task, positions) or f": its tasks are {', '.join(positions)}"
         raise UsageError(f"run {run_id} has no task {task!r}{hint}")
@@ -154,7 +161,8 @@ class _Replayer(Recorder):
             raise ends
         self._compare(entry, effect, scope)
         self.trace.append(_shown(entry))
-        return self._give_back(effect, entry, scope)
+        recorded = self._give_back(effect, entry, scope)
+        return (yield from effect.recall(self, slot, recorded)) if isinstance(effect, Waiting) else recorded
 
 
 class _NoHost:
@@ -185,6 +193,25 @@ class _NoHost:
     def log(self, event: str, fields: Mapping[str, Any]) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """Reads what called agents gave, and calls none."""
+
+    store: Store
+
+    def begin(self, claim: Claim, begun: Entry, order: Order) -> Standing:
+        raise AssertionError(f"a replay calls no agent, but {order.agent} at {begun.slot} of {claim.task}")
+
+    def standing(self, claim: Claim, slot: Slot) -> Standing | None:
+        raise AssertionError(f"a replay waits for no agent, but at {slot} of {claim.task}")
+
+    def ends(self, identity: str) -> list[Ended]:
+        return all_ends(self.store, identity)
+
+    def failure(self, identity: str) -> Failure | None:
+        raise AssertionError(f"a replay finds failures in the record, and not in {identity}")
+
+
 # Comparing ------------------------------------------------------------------------------------------------------------
 
 
@@ -200,12 +227,13 @@ class _Ended:
 class _Replaying:
     """One agent run, its code here, and what it has recorded."""
 
-    def __init__(self, past: Past, loaded: LoadedAgent, entries: list[Entry]) -> None:
+    def __init__(self, past: Past, loaded: LoadedAgent, entries: list[Entry], called: _Called) -> None:
         self._past = past
         self._loaded = loaded
         self._entries = entries
         account = Account(model="offline", limits=loaded.agent_class.limits)
-        ask_as_told(account, past.plan.task_at(past.claim.position), past.claim.agent, loaded.agent_class.model)
+        self._task = definition_of(past.plan, past.claim)
+        ask_as_told(account, self._task, past.claim.agent, loaded.agent_class.model)
         account.model = past.model or account.model
         self._redact = redactor(os.environ)
         writer = Writer(
@@ -218,7 +246,7 @@ class _Replaying:
             limit_bytes=sys.maxsize,
         )
         history = _History.of(entries, voided=past.state is not AgentRunState.SUCCEEDED)
-        self._recorder = _Replayer(writer, history, _NoHost())
+        self._recorder = _Replayer(writer, history, _NoHost(), callees=called)
 
     def compared(self) -> Replay:
         """Execute, and tell what came of it."""
@@ -247,9 +275,7 @@ class _Replaying:
     def _execute(self) -> _Ended:
         past, loaded, recorder = self._past, self._loaded, self._recorder
         given = Given.to(past.claim)
-        execution = Execution(
-            past.claim, past.plan, recorder.motion.account, past.plan.task_at(past.claim.position), 0.0
-        )
+        execution = Execution(past.claim, past.plan, recorder.motion.account, self._task, 0.0)
         try:
             data = loaded.parse_input(given.input(execution))
             context = given.context(past.claim, recorder, recorder.motion.account, loaded)

@@ -25,6 +25,7 @@ from orchestrator.errors import (
 from orchestrator.failpoints import failpoint
 from orchestrator.observability.logging import get_logger, log_scope
 from orchestrator.observability.redact import Redactor, redactor
+from orchestrator.planning.subwork import definition_of
 from orchestrator.settings import Settings
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.pools import Refused
@@ -58,6 +59,7 @@ from worker.pools import Pools, claim_within
 from worker.post import Post
 from worker.settlement import Settlement
 from worker.streams.show import Show, ShownAnswers
+from worker.subwork import Calling
 from worker.timelimits import bounded, stop_softly, timeouts_of
 
 T = TypeVar("T")
@@ -101,7 +103,7 @@ class Runtime:
         self.show = Show.of(self.store.streams, self.redact)
         self.memory = memory_of(self.settings, self.store)
         self.post = Post(self.store.mail, self.advancer, self.agents, self.settings.max_message_bytes)
-        self.isolation = Isolation(self.settings, self.store, self._host, self.deadlines, self.post)
+        self.isolation = Isolation(self.settings, self.store, self._host, self._callees, self.deadlines, self.post)
 
     def run(
         self,
@@ -124,7 +126,7 @@ class Runtime:
         failpoint("after_claim")
         plan = self.store.runs.plan(claim.workflow_id)
         account = Account(model=self.providers.default_model())
-        execution = Execution(claim, plan, account, plan.task_at(claim.position), system_clock.monotonic())
+        execution = Execution(claim, plan, account, definition_of(plan, claim), system_clock.monotonic())
         older = self.executions.get(claim.id)
         if older is not None and older.claim.epoch < claim.epoch:
             # Cancelled and retried, say. Nothing would stop it once the new one has taken its place.
@@ -246,18 +248,15 @@ class Runtime:
         execution.account.begin_again()
         if execution.motion.ended is not None:
             execution.motion = Motion(execution.account)
-        writer = Writer(
-            claim,
-            journal,
-            execution.motion,
-            self.redact,
-            digest=loaded.card.digest,
-            plugin=loaded.agent_class.__module__,
-            limit_bytes=self.settings.max_value_bytes,
-        )
+        about = {"digest": loaded.card.digest, "plugin": loaded.agent_class.__module__}
+        limit = self.settings.max_value_bytes
+        writer = Writer(claim, journal, execution.motion, self.redact, **about, limit_bytes=limit)
         recording = execution.motion.patiently(lambda: journal.read(claim))
         parking = self.post.parking(execution, self.store.waits, self.settings.suspend_after.total_seconds())
-        return Recorder(writer, recording, self._host(execution), parking)
+        return Recorder(writer, recording, self._host(execution), parking, self._callees(execution))
+
+    def _callees(self, execution: Execution) -> Calling:
+        return Calling(self.store, self.advancer, self.agents, self.settings, execution)
 
     def _host(self, execution: Execution) -> Host:
         """Give what performs effects on behalf of an execution."""

@@ -113,7 +113,7 @@ class Settlement:
         failpoint("before_failure")
         crashed = isinstance(error, AgentCrashed)
         outcome = Outcome(AgentRunState.FAILED, None, info, account.usage, account.answered_by, crashed)
-        if task.on_error == "continue":
+        if claim.parent_id is not None or task.on_error == "continue":
             finished = self._patiently(lambda: self._finish(execution, outcome))
             if finished is None:
                 return Ignored()
@@ -155,12 +155,19 @@ class Settlement:
         return verdict if queued else Ignored()
 
     def _finish(self, execution: Execution, outcome: Outcome) -> Finish | None:
-        claim, plan = execution.claim, execution.plan
+        claim, plan, asked = execution.claim, execution.plan, execution.has_subwork
         if plan.undo_at(claim.position) is not None:
-            return finish_undo(self.store.database, claim, plan, outcome)
-        finished = self.store.agent_runs.finish(claim, plan, outcome)
+            return finish_undo(self.store.database, claim, plan, outcome, asked=asked)
+        if claim.parent_id is not None:
+            finished = self.store.subwork.finish(claim, outcome, asked=asked)
+        elif asked:
+            finished = self.store.subwork.finish_caller(claim, plan, outcome)
+        else:
+            finished = self.store.agent_runs.finish(claim, plan, outcome)
         if finished is None and self.store.agent_runs.ended_as(claim) is outcome.state:
             # An earlier try got no answer but was made: what it released nobody has published.
+            if claim.parent_id is not None:
+                return Finish(ended=False, undecided=False, released=self.store.subwork.queued_around(claim))
             released = self.store.agent_runs.queued_after(claim, plan)
             return Finish(ended=False, undecided=True, released=released)
         return finished

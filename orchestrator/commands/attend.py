@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
@@ -15,6 +16,7 @@ import click
 from orchestrator.clock import Clock, system_clock
 from orchestrator.commands import render
 from orchestrator.commands.spoken import Spoken
+from orchestrator.contracts.subwork import parent_task, root_task
 from orchestrator.errors import BudgetExceeded, BudgetUnpriced
 
 if TYPE_CHECKING:
@@ -217,13 +219,15 @@ class Board:
         self._rows = {part.task: _Row(part.task, str(part.state)) for part in parts}
         self._width = max((len(part.task) for part in parts), default=0)
         self._spoken = Spoken()
+        #: The states of what was called on behalf of each task.
+        self._called: dict[str, dict[str, str]] = {}
 
     def show(self, events: Sequence[RunEvent]) -> None:
         """Take in what happened, and draw."""
         self._write([line for event in events for line in self._spoken.take(event)])
         for event in events:
             if event.task is not None:
-                self._take(self._rows[event.task], event)
+                self._note(event.task, event)
         columns = shutil.get_terminal_size().columns - 1
         self._screen.draw([self._line(row)[:columns] for row in self._rows.values()])
 
@@ -235,6 +239,20 @@ class Board:
     def _write(self, lines: Sequence[str]) -> None:
         if lines:
             self._screen.write("".join(f"{line}\n" for line in lines))
+
+    def _note(self, task: str, event: RunEvent) -> None:
+        """Take in what an agent run has told; one that was called is counted at its caller's task, however many there are."""
+        if parent_task(task) is None:
+            self._take(self._rows.setdefault(task, _Row(task, "")), event)
+            return
+        if (
+            event.kind == "agent_run"
+            and event.state is not None
+            and (row := self._rows.get(root_task(task))) is not None
+        ):
+            self._called.setdefault(row.task, {})[task] = str(event.state)
+            counts = Counter(self._called[row.task].values())
+            row.note = f"has called: {', '.join(f'{count:,} {state}' for state, count in sorted(counts.items()))}"
 
     def _take(self, row: _Row, event: RunEvent) -> None:
         if event.kind == "progress":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from textwrap import shorten
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Marks a column whose cells are numbers.
 _RIGHT = ">"
+#: Of what one agent run has called for.
+_MOST_CALLED = 20
 #: What an agent run waits for may end in the command that lets it go on, with an id in it.
 _MOST_OF_A_WAIT = 300
 
@@ -26,7 +29,7 @@ _MOST_OF_A_WAIT = 300
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Give rows under their headers, columns aligned; a header that begins with `>` aligns its column to the right."""
     titles = [header.removeprefix(_RIGHT) for header in headers]
-    cells = [titles, *([one_line(cell) for cell in row] for row in rows)]
+    cells = [titles, *([f"{_indent_of(cell)}{one_line(cell)}" for cell in row] for row in rows)]
     widths = [max(len(row[index]) for row in cells) for index in range(len(titles))]
 
     def line(row: Sequence[str]) -> str:
@@ -36,6 +39,10 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         ).rstrip()
 
     return "\n".join(line(row) for row in cells)
+
+
+def _indent_of(cell: str) -> str:
+    return " " * (len(cell) - len(cell.lstrip(" ")))
 
 
 def duration(seconds: float | None) -> str:
@@ -104,16 +111,48 @@ def model_of(part: AgentRunResult) -> str | None:
 def agent_runs_table(result: RunResult, *, workers: bool = False) -> str:
     """Give the agent runs with their timings, and where they ran if that is wanted; `offline` is called what it is."""
     headers = ("task", "agent", "state", "model", ">tries", ">waited", ">took", *(("worker",) if workers else ()))
-    rows = ((*_agent_run_row(part), *((part.worker or "-",) if workers else ())) for part in result.agent_runs)
+    rows: list[tuple[str, ...]] = []
+    for part, depth in _as_tree(result.agent_runs):
+        if isinstance(part, str):
+            rows.append((f"{'  ' * depth}{part}", *("" for _ in headers[1:])))
+        else:
+            rows.append((*_agent_run_row(part, depth), *((part.worker or "-",) if workers else ())))
     return table(headers, rows)
 
 
-def _agent_run_row(part: AgentRunResult) -> tuple[str, ...]:
+def _as_tree(parts: Sequence[AgentRunResult]) -> Iterator[tuple[AgentRunResult | str, int]]:
+    """Give agent runs with how deep they stand, what each has called for behind it; of many the first ones and their number."""
+    called: defaultdict[str | None, list[AgentRunResult]] = defaultdict(list)
+    for part in parts:
+        called[part.called_by].append(part)
+
+    def below(task: str | None, depth: int) -> Iterator[tuple[AgentRunResult | str, int]]:
+        listed = called.get(task, [])
+        shown = listed if task is None or len(listed) <= _MOST_CALLED else _most_telling(listed)
+        for part in shown:
+            yield part, depth
+            yield from below(part.task, depth + 1)
+        if len(shown) < len(listed):
+            told = {part.id for part in shown}
+            left = Counter(str(part.state) for part in listed if part.id not in told)
+            yield f"and {', '.join(f'{count:,} {state}' for state, count in sorted(left.items()))}", depth
+
+    return below(None, 0)
+
+
+def _most_telling(parts: Sequence[AgentRunResult]) -> list[AgentRunResult]:
+    """Give the first of many, those before all that have failed or are under way."""
+    telling = [part for part in parts if part.state in {"failed", "running", "suspended"}][:_MOST_CALLED]
+    wanted = {part.id for part in telling} | {part.id for part in parts[: _MOST_CALLED - len(telling)]}
+    return [part for part in parts if part.id in wanted]
+
+
+def _agent_run_row(part: AgentRunResult, depth: int) -> tuple[str, ...]:
     model = model_of(part)
     return (
-        part.task,
+        f"{'  ' * depth}{part.task}",
         part.agent,
-        str(part.state),
+        f"{part.state}, superseded" if part.superseded else str(part.state),
         "offline (no language model)" if model == "offline" else model or "-",
         str(part.failures + part.crashes + (part.state in {"running", "succeeded"})),
         duration(between(part.queued_at, part.started_at)),
@@ -130,7 +169,11 @@ def waits_of(result: RunResult) -> list[str]:
 
 def errors_of(result: RunResult) -> list[str]:
     """Give a line for each task that failed, and one for the run where no task is to blame."""
-    lines = [f"{_error_line(part.error, part.task)}{_at(part.error)}" for part in result.agent_runs if part.error]
+    failed = [part for part in result.agent_runs if part.error]
+    left_out = {part.id for part in [part for part in failed if part.called_by][_MOST_CALLED:]}
+    shown = (part for part in failed if part.id not in left_out)
+    lines = [f"{_error_line(part.error, part.task)}{_at(part.error)}" for part in shown if part.error]
+    lines += [f"and {len(left_out):,} more that were called have failed: --json has all of them"] if left_out else []
     if result.error and not any(part.error == result.error for part in result.agent_runs):
         line = _error_line(result.error)
         lines = lines if line in lines else [*lines, line]

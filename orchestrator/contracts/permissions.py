@@ -1,4 +1,4 @@
-"""What an agent may touch: hosts, variables, folders, tools, models and dollars. Frozen values, nothing by default."""
+"""What an agent may touch: hosts, variables, folders, tools, models, agents and dollars. Frozen values, nothing by default."""
 
 from __future__ import annotations
 
@@ -86,8 +86,9 @@ class Permissions(Value):
     """What an agent may use of the outside through its context; what is not said is denied.
 
     `network` holds hosts (`example.com`, `*.example.com`, `example.com:8080`, `*`), `env` names of environment variables,
-    `folders` what may be read, `writable` what may be read and written, `tools` and `models` patterns of names (`crm_*`,
-    `openai:*`). `usd` bounds what one agent run may spend, as `Limits.usd` does.
+    `folders` what may be read, `writable` what may be read and written, `tools`, `models` and `agents` patterns of names
+    (`crm_*`, `openai:*`, `review_*`); `agents` are those that it may call. `usd` bounds what one agent run may spend, as
+    `Limits.usd` does.
     """
 
     network: tuple[HostText, ...] = ()
@@ -96,6 +97,7 @@ class Permissions(Value):
     writable: tuple[FolderText, ...] = ()
     tools: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
     usd: Decimal | None = Field(default=None, ge=0)
 
     def with_needs(self, needs: Needs) -> Permissions:
@@ -128,6 +130,10 @@ class Permissions(Value):
     def allows_model(self, model: str) -> bool:
         """Tell whether a model may be asked."""
         return any(fnmatchcase(model, each) for each in self.models)
+
+    def allows_agent(self, name: str) -> bool:
+        """Tell whether an agent may be called."""
+        return any(fnmatchcase(name, each) for each in self.agents)
 
     def lacking(self, needs: Needs) -> Iterator[str]:
         """Give for each thing that is needed and not permitted what would permit it, as it stands in `permissions`."""

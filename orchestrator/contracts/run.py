@@ -101,7 +101,11 @@ class ErrorInfo(Value):
 
 
 class AgentRunResult(Value):
-    """One task's part of a run as it is now; `undoes` is the task that a compensation takes back."""
+    """One task's part of a run as it is now; `undoes` is the task that a compensation takes back.
+
+    `called_by` is the task that has called for it, of what is no task of the workflow. It is `superseded` if that has asked
+    for something else in its place since.
+    """
 
     id: str
     task: str
@@ -124,15 +128,18 @@ class AgentRunResult(Value):
     #: While it is suspended: what for, and until when at the latest.
     waiting_for: str | None = None
     wake_at: datetime | None = None
+    called_by: str | None = _told
+    superseded: bool = Field(default=False, exclude_if=lambda value: not value)
 
 
 class RunResult(Value):
     """A run as it is now: what `run --json`, `runs show --json` and every handle give.
 
-    `agent_runs` are in topological order, compensations behind them; `usage` is their sum. `warnings` name what may keep
-    the run from ending. `ending` is what the run ends as once what it did is undone, and what it ended as when it is.
-    At `deadline_at` it fails if it has not ended. `forked_from` is the run whose recorded past it shares. `user` is whom it
-    is charged to, `variant` the evaluation's variant or experiment's arm that it is counted with, such as `titles/terse`.
+    `agent_runs` are in topological order, compensations behind them, then what was called for; `usage` is their sum.
+    `warnings` name what may keep the run from ending. `ending` is what the run ends as once what it did is undone, and what
+    it ended as when it is. At `deadline_at` it fails if it has not ended. `forked_from` is the run whose recorded past it
+    shares. `user` is whom it is charged to, `variant` the evaluation's variant or experiment's arm that it is counted with,
+    such as `titles/terse`.
     """
 
     schema_version: Literal[1] = 1

@@ -12,6 +12,9 @@ from typing import Any
 
 Schema = Mapping[str, Any]
 
+#: Stands for the value itself; no name of a field begins so.
+_ROOT = "\0"
+
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
@@ -50,15 +53,16 @@ _BOUNDS: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
 }
 
 
-def faults_of(value: Any, schema: Schema) -> list[str]:
+def faults_of(value: Any, schema: Schema, *, what: str = "the answer") -> list[str]:
     """Name everything in a value that is not as the schema asks, each with its place; empty if it fits."""
-    return list(_faults(value, schema, schema, ""))
+    faults = _faults(value, schema, schema, "")
+    return [f"{what}{fault.removeprefix(_ROOT)}" if fault.startswith(_ROOT) else fault for fault in faults]
 
 
 def _faults(value: Any, schema: Schema, root: Schema, place: str) -> Iterator[str]:
     if (target := schema.get("$ref")) is not None:
         schema = root.get("$defs", {}).get(str(target).rpartition("/")[2], {})
-    here = place or "the answer"
+    here = place or _ROOT
     types = schema.get("type", [])
     names: list[str] = [types] if isinstance(types, str) else types
     if names and not any(_TYPES.get(name, _anything)(value) for name in names):

@@ -21,6 +21,7 @@ from orchestrator.journal.rows import columns_of, entry_of, outcome_of, packed_o
 from orchestrator.journal.stored import Stored
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.database import Database, Session
+from orchestrator.store.subwork_steps import give_up, give_up_at
 from orchestrator.store.unsending import unsend
 
 #: What became of a write: stored, its claim was not current, its place was taken, or what belongs to it was in its way.
@@ -126,8 +127,11 @@ class DatabaseJournal:
                 return False
             if slots is None:
                 session.run("journal_void_all", id=claim.id)
-            for scope, number in sorted(slots or ()):
-                session.run("journal_void_slot", id=claim.id, scope=scope, number=number)
+                give_up(session, claim.id)
+            else:
+                for scope, number in sorted(slots):
+                    session.run("journal_void_slot", id=claim.id, scope=scope, number=number)
+                give_up_at(session, claim.id, slots)
             unsend(session, claim.run_id)
             return True
 

@@ -64,9 +64,19 @@ class Plan:
         """The compensations, in the order in which they run; their positions follow those of the tasks."""
         return undos_of(self.tasks, self.predecessors)
 
+    @cached_property
+    def size(self) -> int:
+        """How many positions are its own: those of the tasks and the compensations. Sub-work stands behind them."""
+        return len(self.tasks) + len(self.undos)
+
+    @cached_property
+    def undo_tasks(self) -> frozenset[str]:
+        """The ids of the compensations."""
+        return frozenset(undo.task.id for undo in self.undos)
+
     def undo_at(self, position: int) -> Undo | None:
-        """Give the compensation at a position, None where a task is."""
-        return None if position < len(self.tasks) else self.undos[position - len(self.tasks)]
+        """Give the compensation at a position, None where a task or sub-work is."""
+        return self.undos[position - len(self.tasks)] if len(self.tasks) <= position < self.size else None
 
     def task_at(self, position: int) -> TaskDefinition:
         """Give the task at a position, or the compensation as one."""

@@ -14,6 +14,7 @@ from orchestrator.contracts.usage import Usage
 from orchestrator.group_commit import GroupCommit
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.database import Database, Session
+from orchestrator.store.subwork_steps import give_up
 from orchestrator.store.unsending import unsend
 
 
@@ -41,6 +42,12 @@ class Claim:
     #: JSON text: what it gets in place of what its task says.
     own_input: str | None = None
     project_id: str = ""
+    #: Of sub-work: who has asked for it, as part of what, and with which options (JSON text).
+    parent_id: str | None = None
+    subwork_id: str | None = None
+    options: str | None = None
+    #: Whether an earlier claim has asked for sub-work.
+    has_subwork: bool = False
 
     @property
     def run_id(self) -> str:
@@ -175,7 +182,7 @@ class AgentRuns:
     def finish_all(self, group: Sequence[Ending]) -> list[Finish | None]:
         """Finish each of a group in one transaction, all or none; what two of them set free together is told to one."""
         if not self._one_statement:
-            return self._database.transact(lambda session: [_finish(session, ending) for ending in group])
+            return self._database.transact(lambda session: [finish_in(session, ending) for ending in group])
         # A claim has one end: of two for one claim (a time limit and the agent itself), the first counts.
         first = {(ending.claim.id, ending.claim.epoch): ending for ending in reversed(group)}
         endings = sorted(first.values(), key=lambda ending: ending.claim.id)
@@ -200,7 +207,7 @@ class AgentRuns:
         """Put a claimed agent run back, due after a delay and not yet published; false when the claim was lost.
 
         `agent` hands it to another agent from now on (a fallback), which starts without failures, and without what this one
-        has recorded.
+        has recorded and asked for.
         """
 
         def work(session: Session) -> bool:
@@ -218,6 +225,7 @@ class AgentRuns:
             if count == 1 and agent is not None:
                 session.run("journal_void_all", id=claim.id)
                 unsend(session, claim.run_id)
+                give_up(session, claim.id)
             return count == 1
 
         return self._database.execute(work) if agent is None else self._database.transact(work)
@@ -295,18 +303,22 @@ def _claim(session: Session, wanted: Wanted) -> Claim | None:
     if json.loads(row[6]):
         parts = session.rows("upstream", ids=row[6])
         upstream = "[" + ",".join(_upstream_json(*part) for part in parts) + "]"
-    task, position, agent, epoch, failures, crashes, _, suspect, own_input = row
+    task, position, agent, epoch, failures, crashes, _, suspect, own_input, *asked = row
     workflow_id, tenant_id, run_input, project_id = context
     return Claim(
         *(wanted.id, task, position, agent, epoch, failures, crashes, workflow_id, tenant_id, run_input, upstream),
         suspect=bool(suspect),
         own_input=own_input,
         project_id=project_id,
+        parent_id=asked[0],
+        subwork_id=asked[1],
+        options=asked[2],
+        has_subwork=bool(asked[3]),
     )
 
 
-def _finish(session: Session, ending: Ending) -> Finish | None:
-    """Finish inside a transaction, on SQLite."""
+def finish_in(session: Session, ending: Ending) -> Finish | None:
+    """Finish inside a transaction, step by step."""
     claim = ending.claim
     if session.row("lock_active_run", run_id=claim.run_id) is None:
         return None

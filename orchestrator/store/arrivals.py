@@ -10,6 +10,7 @@ from orchestrator.contracts.jsonvalue import JsonValue
 from orchestrator.contracts.mail import Filter
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.database import Session
+from orchestrator.store.subwork import calls_have_ended
 
 
 def mail_arrived(session: Session, claim: Claim, interests: Sequence[Any]) -> bool:
@@ -40,5 +41,6 @@ Arrival = Callable[[Session, Claim, Sequence[JsonValue]], bool]
 
 ARRIVALS: Mapping[InterestKind, Arrival] = {
     "mail": mail_arrived,
+    "calls": calls_have_ended,
     "people": no_message,
 }

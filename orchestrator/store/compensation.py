@@ -20,6 +20,7 @@ from orchestrator.store.agent_runs import Claim, Finish, Outcome
 from orchestrator.store.creation import database_now
 from orchestrator.store.database import Database, Session
 from orchestrator.store.defaults import DEFAULT_TENANT_ID
+from orchestrator.store.subwork_steps import stop_below, stop_run
 
 #: What was running when its run was ended hears of that at its worker's next heartbeat, and stops at its next effect.
 _SETTLE = timedelta(seconds=10)
@@ -35,7 +36,7 @@ def end_run(session: Session, plan: Plan, run_id: str, state: RunState, error: s
     What is to be undone first is queued and not published: the next sweep does that.
     """
     rows = session.rows("undoable", run_id=run_id) if plan.undos else []
-    session.run("cancel_open", run_id=run_id)
+    stop_run(session, run_id)
     # Not what another run did: a fork has copied it, and never claimed it.
     stands = {position: AgentRunState(stood) for position, stood, began, *_ in rows if began}
     given = {position: (own_input, output) for position, _, _, own_input, output in rows if own_input is not None}
@@ -57,8 +58,13 @@ def end_run(session: Session, plan: Plan, run_id: str, state: RunState, error: s
     return RunState.RUNNING
 
 
-def finish_undo(database: Database, claim: Claim, plan: Plan, outcome: Outcome) -> Finish | None:
-    """Store how a compensation ended, and release the next stage or end the run; None when the claim was lost."""
+def finish_undo(
+    database: Database, claim: Claim, plan: Plan, outcome: Outcome, *, asked: bool = False
+) -> Finish | None:
+    """Store how a compensation ended, and release the next stage or end the run; None when the claim was lost.
+
+    `asked` says that it may have asked for sub-work, which ends with it.
+    """
 
     def work(session: Session) -> Finish | None:
         row = session.row("lock_run", run_id=claim.run_id)
@@ -66,6 +72,8 @@ def finish_undo(database: Database, claim: Claim, plan: Plan, outcome: Outcome) 
             return None
         if session.run("finish_row", id=claim.id, epoch=claim.epoch, **outcome.parameters()) != 1:
             return None
+        if asked:
+            stop_below(session, [claim.id])
         return go_on(session, plan, claim.run_id, claim.position, row[2])
 
     return database.transact(work)
@@ -95,7 +103,7 @@ def abandon_undoing(session: Session, run_id: str) -> bool:
     row = session.row("lock_run", run_id=run_id)
     if row is None or RunState(row[0]).final or row[2] is None:
         return False
-    session.run("cancel_open", run_id=run_id)
+    stop_run(session, run_id)
     state, error = _ended(row[2])
     session.run("set_run_state", run_id=run_id, state=state.value, error=error)
     return True

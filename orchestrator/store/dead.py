@@ -9,6 +9,7 @@ from orchestrator.clock import run_id_of
 from orchestrator.contracts.dead import DeadAgentRun
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.run import AgentRunState, ErrorInfo, RunSummary
+from orchestrator.contracts.subwork import SubworkState
 from orchestrator.errors import AgentCrashed, RunStateConflict
 from orchestrator.store.database import Database, Session, times
 from orchestrator.store.runs import Runs
@@ -61,6 +62,18 @@ def details_of(database: Database, agent_run_id: str) -> Details | None:
     return None if row is None else Details(AgentRunState(row[0]), row[1], row[2], row[3])
 
 
+def is_wanted(database: Database, agent_run_id: str) -> bool:
+    """Tell whether an agent run of sub-work that has failed goes on when its caller does: only if that failed of it."""
+    resumed = {SubworkState.FAILED, SubworkState.STOPPED}
+    identity: str | None = agent_run_id
+    while identity is not None:
+        row = database.execute(lambda session, identity=identity: session.row("asker_of", id=identity))
+        if row is not None and (row[0] not in resumed or row[1] not in {None, "void", "begun"}):
+            return False
+        identity = None if row is None else row[2]
+    return True
+
+
 def redrive(runs: Runs, agent_run_id: str, own_input: str | None) -> tuple[Dispatch, ...]:
     """Open the run of a failed agent run again, as a retry does, and give what is ready.
 
@@ -74,5 +87,6 @@ def _anew(agent_run_id: str, own_input: str) -> Callable[[Session], None]:
         if session.run("redrive_row", id=agent_run_id, input=own_input) != 1:
             raise RunStateConflict(f"agent run {agent_run_id} has not failed: only a failed one takes another input")
         session.run("redrive_journal", id=agent_run_id)
+        session.run("void_subwork_of", parent_id=agent_run_id)
 
     return change

@@ -111,6 +111,11 @@ class Fleet:
         """Give the names of all agents that were ever announced."""
         return frozenset(row[0] for row in self._database.execute(lambda session: session.rows("agent_names")))
 
+    def card(self, name: str) -> AgentCard | None:
+        """Give what was announced last of an agent; None for one that never was."""
+        row = self._database.execute(lambda session: session.row("agent_card", name=name))
+        return None if row is None else AgentCard.model_validate_json(row[0])
+
     def agents(self, *, lease_ttl_seconds: float) -> list[tuple[AgentCard, int]]:
         """Give every announced agent with the number of live workers that serve it."""
         rows = self._database.execute(lambda session: session.rows("agents", lease_ttl=float(lease_ttl_seconds)))

@@ -32,9 +32,10 @@ def past_of(store: Store, agent_run_id: str) -> Past | None:
     row = store.database.execute(lambda session: session.row("replay_row", id=agent_run_id))
     if row is None:
         return None
-    task, position, agent, epoch, failures, crashes, workflow_id, tenant_id, run_input, own_input, *stands = row
+    task, position, agent, epoch, failures, crashes, workflow_id, tenant_id, run_input, own_input, *rest = row
+    parent_id, subwork_id, options, *stands = rest
     plan = store.runs.plan(workflow_id)
-    before = plan.task_at(position).after
+    before = () if parent_id is not None else plan.task_at(position).after
     upstream = store.database.execute(lambda session: _upstream(session, run_id, before)) if before else None
     claim = Claim(
         *(
@@ -51,6 +52,9 @@ def past_of(store: Store, agent_run_id: str) -> Past | None:
             upstream,
         ),
         own_input=own_input,
+        parent_id=parent_id,
+        subwork_id=subwork_id,
+        options=options,
     )
     state, output, error, model = stands
     return Past(claim, plan, AgentRunState(state), output, error, model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -15,6 +15,8 @@ from orchestrator.failpoints import failpoint
 from orchestrator.store.compensation import end_run, go_on
 from orchestrator.store.database import Database, Session, times
 from orchestrator.store.runs import Runs
+from orchestrator.store.subwork import end_one
+from orchestrator.store.subwork_steps import stop_below
 
 #: The most rows that `take_due` gives, as its statements say.
 TAKEN_AT_ONCE = 500
@@ -187,21 +189,28 @@ class Repairs:
     def quarantine(self, orphan: Orphan, error: str) -> RunState | None:
         """End a suspect and its run as failed; None for what is none, or has moved on meanwhile.
 
-        Gives the run's state: it goes on while what it did is undone. If it is a compensation itself, the others go on.
+        Gives the run's state: it goes on while what it did is undone. If it is a compensation itself, the others go on; of
+        sub-work its caller is told.
         """
 
         def work(session: Session) -> RunState | None:
             row = session.row("lock_run", run_id=orphan.run_id)
             if row is None or RunState(row[0]).final:
                 return None
-            if session.run("quarantine_row", id=orphan.id, epoch=orphan.epoch, error=error) != 1:
+            ended = session.row("quarantine_row", id=orphan.id, epoch=orphan.epoch, error=error)
+            if ended is None:
                 return None
+            parent_id, subwork_id, asked = ended
+            if parent_id is not None:
+                _leave_to_sweep(session, end_one(session, orphan.id, parent_id, subwork_id))
+                return RunState.RUNNING
             plan, position = self._runs.plan_in(session, row[1]), position_of(orphan.id)
             if plan.undo_at(position) is None:
                 return end_run(session, plan, orphan.run_id, RunState.FAILED, error)
+            if asked:
+                stop_below(session, [orphan.id])
             gone_on = go_on(session, plan, orphan.run_id, position, row[2])
-            for dispatch in gone_on.released:
-                session.run("unpublished", id=dispatch.id, dispatch=dispatch.number)
+            _leave_to_sweep(session, gone_on.released)
             return gone_on.state if gone_on.ended else RunState.RUNNING
 
         return self._database.transact(work)
@@ -223,6 +232,11 @@ class Repairs:
 
     def _dispatches(self, statement: str, **parameters: Any) -> list[Dispatch]:
         return _as_dispatches(self._database.execute(lambda session: session.rows(statement, **parameters)))
+
+
+def _leave_to_sweep(session: Session, released: Iterable[Dispatch]) -> None:
+    for dispatch in released:
+        session.run("unpublished", id=dispatch.id, dispatch=dispatch.number)
 
 
 def _as_dispatches(rows: list[Any]) -> list[Dispatch]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.store.retention import Deletions
     from orchestrator.store.sessions import Sessions
     from orchestrator.store.streams import Streams
+    from orchestrator.store.subwork import Subworks
     from orchestrator.store.waits import Waits
     from orchestrator.store.webhooks import Webhooks
 
@@ -76,6 +77,13 @@ class Store:
         from orchestrator.store.waits import Waits
 
         return Waits(self.database)
+
+    @cached_property
+    def subwork(self) -> Subworks:
+        """What agents ask other agents for."""
+        from orchestrator.store.subwork import Subworks
+
+        return Subworks(self.database)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -174,7 +182,7 @@ class Store:
         self.agent_runs.forked()
         if "journal" in vars(self):
             self.journal.forked()
-        for name in ("streams", "mail"):
+        for name in ("streams", "mail", "subwork"):
             if name in vars(self):
                 getattr(self, name).forked()
 

@@ -221,7 +221,16 @@ agent_run = Table(
     Column("listening", Json),
     #: The agent that its run got for the capability that its task names: a retry goes back to it.
     Column("assigned", Text),
+    #: Who has asked for it, of what is no task of the workflow, and as part of which sub-work.
+    Column("parent_id", Id),
+    Column("subwork_id", Id),
+    #: What it was asked for with, where that differs from what holds anyway (`SubworkOptions`).
+    Column("options", Json),
+    #: Whether it has ever asked for any: its end then ends that too.
+    Column("has_subwork", Boolean, nullable=False, server_default=text("false")),
     Index("ix_agent_run_run", "run_id", "position"),
+    Index("ix_agent_run_parent", "parent_id", **_where("parent_id IS NOT NULL")),
+    Index("ix_agent_run_subwork", "subwork_id", "position", **_where("parent_id IS NOT NULL")),
     Index("ix_agent_run_lost", "queue", "priority", "published_at", **_where("state = 'queued'")),
     Index("ix_agent_run_due", "due_at", **_where("state = 'queued' AND published_at IS NULL")),
     Index(
@@ -418,6 +427,52 @@ countdown = Table(
     _tenant_of_run(),
     _run(index=True),
     Column("remaining", Integer, nullable=False),
+    postgresql_with={"fillfactor": 50},
+)
+
+#: What an agent run has asked other agents for at one place of its code: some agent runs of the same run, and how far they
+#: are. Whoever changes one holds the row of the agent run that has asked.
+subwork = Table(
+    "subwork",
+    metadata,
+    #: That of its first agent run.
+    _key(),
+    _tenant_of_run(),
+    _run(),
+    Column("parent_id", Id, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    #: Of what was asked for: the same goes on when it is asked for again.
+    Column("fingerprint", String(32), nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("state", String(8), nullable=False),
+    #: Its agent runs, as their caller counts them, and by their positions in the run.
+    Column("first_number", Integer, nullable=False),
+    Column("first_position", Integer, nullable=False),
+    Column("size", Integer, nullable=False),
+    #: How many of them may be under way at once.
+    Column("max_concurrency", Integer, nullable=False),
+    Column("fail_fast", Boolean, nullable=False),
+    Column("return_exceptions", Boolean, nullable=False),
+    #: None before it is left to be queued.
+    Column("next_position", Integer, nullable=False),
+    #: How many have not ended; 0 is the decision.
+    Column("remaining", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    _created(),
+    Index("ix_subwork_run", "run_id"),
+    Index("ix_subwork_parent", "parent_id"),
+    Index("uq_subwork_slot", "parent_id", "scope", "number", unique=True, **_where("state <> 'void'")),
+    postgresql_with={"fillfactor": 50},
+)
+
+#: How many positions behind those of its workflow a run has given to sub-work.
+subwork_count = Table(
+    "subwork_count",
+    metadata,
+    _run(primary_key=True),
+    _tenant_of_run(),
+    Column("taken", Integer, nullable=False),
     postgresql_with={"fillfactor": 50},
 )
 

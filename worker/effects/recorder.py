@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from orchestrator.contracts.effect import Entry, EntryState, Slot, fingerprint
+from orchestrator.contracts.jsonvalue import JsonValue
 from orchestrator.errors import (
     AgentTimeout,
     ClaimLost,
@@ -22,6 +23,7 @@ from orchestrator.journal.base import Recording
 from worker.effects import differences
 from worker.effects.attempt import Attempt, Blocking, Host, Writer, mark_failed
 from worker.effects.base import Effect, Flow, ReadClock, Report, drive, drive_async
+from worker.effects.callees import Callees
 from worker.effects.motion import Motion
 from worker.effects.parking import Parking
 from worker.effects.raised import rebuild
@@ -50,6 +52,11 @@ class Waiting(Effect):
         """Give the outcome as JSON; `entry` is its beginning, if an earlier claim has recorded one."""
         raise NotImplementedError
 
+    def recall(self, recorder: Recorder, slot: Slot, outcome: JsonValue) -> Generator[Operation, Any, Any]:  # noqa: ARG002
+        """Give what a recorded outcome stands for, the first time too: it may name what is stored elsewhere."""
+        yield from ()
+        return outcome
+
 
 @dataclass(slots=True)
 class Recorder:
@@ -60,6 +67,8 @@ class Recorder:
     host: Host
     #: Where effects wait; None where nobody can: in a replay, say.
     parking: Parking | None = None
+    #: Who makes agent runs for calls; None where nobody does.
+    callees: Callees | None = None
     scopes: Scopes = field(init=False)
     #: The last effect that has an outcome.
     _last: Mark | None = None
@@ -149,10 +158,12 @@ class Recorder:
             if entry is not None:
                 self._compare(entry, effect, scope)
             if entry is not None and entry.state is not EntryState.BEGUN:
-                return self._give_back(effect, entry, scope)
-            if isinstance(effect, Waiting):
-                return (yield from effect.wait(self, slot, entry))
-            return (yield Attempt(self.writer, effect, scope, slot))
+                recorded = self._give_back(effect, entry, scope)
+            elif isinstance(effect, Waiting):
+                recorded = yield from effect.wait(self, slot, entry)
+            else:
+                return (yield Attempt(self.writer, effect, scope, slot))
+            return (yield from effect.recall(self, slot, recorded)) if isinstance(effect, Waiting) else recorded
         except BaseException as error:
             if error is self.motion.ended or error is self.motion.account.stopped:
                 scope.refuse()

@@ -27,6 +27,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.store import Store
 from worker.deadlines import Deadlines
 from worker.effects.base import Account
+from worker.effects.callees import Callees
 from worker.effects.scopes import Suspended
 from worker.execution import Execution
 from worker.host import Host
@@ -60,6 +61,8 @@ class Isolation:
     store: Store
     #: Gives what performs effects for an execution.
     host: Callable[[Execution], Host]
+    #: Gives who calls agents for an execution.
+    callees: Callable[[Execution], Callees]
     deadlines: Deadlines
     post: Post
     #: The folder that plugins were looked for in, whatever an agent makes of the working directory.
@@ -83,7 +86,10 @@ class Isolation:
         timeouts = timeouts_of(execution.task, loaded.agent_class.timeouts)
         poke = _Poke()
         mail = self.post.mailbox(execution.plan, poke, execution.claim.agent)
-        serving = Serving(execution.claim, self.host(execution), self.store.journal, self.store.waits, mail)
+        events = self.store.waits
+        serving = Serving(
+            execution.claim, self.host(execution), self.store.journal, events, mail, self.callees(execution)
+        )
         with self._suspects.taken(execution) if execution.claim.suspect else nullcontext():
             child = self._server.fork()
             try:

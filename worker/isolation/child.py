@@ -40,7 +40,7 @@ from worker.given import Given
 from worker.isolation.channel import Channel
 from worker.isolation.link import Link
 from worker.isolation.mail import RemoteMail
-from worker.isolation.remote import RemoteEvents, RemoteHost, RemoteJournal, RemoteLog
+from worker.isolation.remote import RemoteCallees, RemoteEvents, RemoteHost, RemoteJournal, RemoteLog
 from worker.loader import AgentLoader
 from worker.nodes.function import function_agent
 from worker.plugin import LoadedAgent
@@ -139,7 +139,7 @@ class _Execution:
             RemoteMail(self._link, loaded.agent_class.RECEIVES),
         )
         self._link.on_poke = parking.poke
-        return Recorder(writer, recording, self._host, parking)
+        return Recorder(writer, recording, self._host, parking, RemoteCallees(self._link))
 
     def _call(self, loaded: LoadedAgent, data: Any, recorder: Recorder) -> Any:
         given = Given.to(self._claim)

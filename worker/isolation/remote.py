@@ -19,6 +19,7 @@ from orchestrator.contracts.effect import Entry, Slot
 from orchestrator.contracts.jsonvalue import JsonValue
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.contracts.question import Inquiry, Reply
+from orchestrator.contracts.subwork import Ended, Failure, Order, Standing
 from orchestrator.store.agent_runs import Claim
 from worker.effects.base import Effect, ReadClock, Report
 from worker.effects.progress import NotYet, Progress
@@ -174,6 +175,29 @@ class RemoteEvents:
     def reply(self, agent_run_id: str, slot: Slot) -> Reply:
         del agent_run_id
         return wire.reply_in(self._link.ask("reply", slot=list(slot)))
+
+
+class RemoteCallees:
+    """The worker's agent runs for calls: nobody else knows the fleet, or may write to its database."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def begin(self, claim: Claim, begun: Entry, order: Order) -> Standing:
+        del claim
+        return wire.standing_in(self._link.ask("call", begun=wire.entry_out(begun), order=asdict(order)))
+
+    def standing(self, claim: Claim, slot: Slot) -> Standing | None:
+        del claim
+        found = self._link.ask("standing", slot=list(slot))
+        return None if found is None else wire.standing_in(found)
+
+    def ends(self, identity: str) -> list[Ended]:
+        return [Ended(*each) for each in self._link.ask("ends", identity=identity)]
+
+    def failure(self, identity: str) -> Failure | None:
+        found = self._link.ask("failure", identity=identity)
+        return None if found is None else Failure(*found)
 
 
 class RemoteLog(logging.Handler):

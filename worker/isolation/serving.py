@@ -14,6 +14,7 @@ from orchestrator.journal.base import Journal, Recording
 from orchestrator.observability.logging import get_logger
 from orchestrator.store.agent_runs import Claim
 from worker.effects.attempt import Host
+from worker.effects.callees import Callees
 from worker.effects.parking import Events
 from worker.effects.ports import Mail
 from worker.effects.progress import NotYet, Progress
@@ -29,12 +30,21 @@ log = get_logger("nightfleet.worker")
 class Serving:
     """Answers what one child asks."""
 
-    def __init__(self, claim: Claim, host: Host, journal: Journal, events: Events, mail: Mail) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        host: Host,
+        journal: Journal,
+        events: Events,
+        mail: Mail | None = None,
+        callees: Callees | None = None,
+    ) -> None:
         self._claim = claim
         self._host = host
         self._journal = journal
         self._events = events
         self._mail = mail
+        self._callees = callees
         self._recording: Recording | None = None
         #: Its calls of services that are under way.
         self._turns: dict[Slot, AbstractContextManager[None]] = {}
@@ -65,10 +75,27 @@ class Serving:
                 return self._events.ask(self._claim, wire.slot_in(slot), wire.inquiry_in(inquiry))
             case {"ask": "reply", "slot": slot}:
                 return wire.reply_out(self._events.reply(self._claim.id, wire.slot_in(slot)))
-            case {"mail": str()}:
+            case {"mail": str()} if self._mail is not None:
                 return answer_mail(self._mail, self._claim, message)
+            case {"ask": "call" | "standing" | "ends" | "failure"} if self._callees is not None:
+                return self._called(message, self._callees)
             case _:
                 return self._journaled(message)
+
+    def _called(self, message: Mapping[str, Any], callees: Callees) -> Any:
+        """Do what a child asks of the agents that it calls."""
+        match message:
+            case {"ask": "call", "begun": begun, "order": order}:
+                return wire.standing_out(callees.begin(self._claim, wire.entry_in(begun), wire.order_in(order)))
+            case {"ask": "standing", "slot": slot}:
+                standing = callees.standing(self._claim, wire.slot_in(slot))
+                return None if standing is None else wire.standing_out(standing)
+            case {"ask": "ends", "identity": identity}:
+                return callees.ends(identity)
+            case {"ask": "failure", "identity": identity}:
+                return callees.failure(identity)
+            case _:
+                raise ValueError(f"an agent's process calls agents in a way that nobody understands: {message['ask']}")
 
     def _hosted(self, message: Mapping[str, Any]) -> Any:
         """Do what the host does for an effect; what cannot be done yet is said, with how far it has come."""

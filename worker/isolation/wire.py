@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.contracts.effect import Entry, EntryState, EventLine, Slot
 from orchestrator.contracts.question import Inquiry, QuestionState, Reply
+from orchestrator.contracts.subwork import Order, Standing, SubworkState
 from orchestrator.contracts.usage import Usage
 
 
@@ -66,3 +67,19 @@ def inquiry_in(data: dict[str, Any]) -> Inquiry:
     """Give a question that came as its fields."""
     fields: dict[str, Any] = {**data, "choices": tuple(data["choices"])}
     return Inquiry(**fields)
+
+
+def order_in(data: dict[str, Any]) -> Order:
+    """Give what an agent calls for, which came as its fields."""
+    fields: dict[str, Any] = {**data, "inputs": tuple(data["inputs"])}
+    return Order(**fields)
+
+
+def standing_out(standing: Standing) -> dict[str, Any]:
+    """Give how sub-work stands as JSON values."""
+    return {"id": standing.id, "state": standing.state.value, "tasks": standing.tasks}
+
+
+def standing_in(data: dict[str, Any]) -> Standing:
+    """Give what `standing_out` described."""
+    return Standing(data["id"], SubworkState(data["state"]), data["tasks"])

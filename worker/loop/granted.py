@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -73,6 +73,14 @@ class Granted:
         if value is None:
             raise AgentError(f"the environment variable {name} is not set on this worker: set it, or give a default")
         return value
+
+    def check_agents(self, names: Iterable[str]) -> None:
+        """Raise `PermissionDenied` for an agent that may not be called."""
+        for name in names:
+            if not self.permissions.allows_agent(name):
+                raise PermissionDenied(
+                    f"the agent does not declare that it calls {name!r}: add permissions = Permissions(agents=({name!r},))"
+                )
 
     def _given(self, given: Any) -> Any:
         """Give a tool of a call, which may need no more than is declared."""

@@ -13,17 +13,20 @@ from __future__ import annotations
 from worker.effects.base import Report
 from worker.llm.realcalls import RealModelCall
 from worker.memory.manager import MemoryManager
+from worker.testing.calls import REAL
 from worker.testing.case import AgentTestCase
 from worker.testing.cassette import CassetteError
 from worker.testing.mail import Incoming, Sent
 from worker.testing.recorded import RecordedLLM
-from worker.testing.recorder import GuardVerdict, LogLine, Recorder, ToolUse
+from worker.testing.recorder import AgentCall, GuardVerdict, LogLine, Recorder, ToolUse
 from worker.testing.replaying import replay
 from worker.testing.running import run_agent
 from worker.testing.scripted import MockLLM, Reply, call
 from worker.testing.standin import ModelCall
 
 __all__ = [
+    "REAL",
+    "AgentCall",
     "AgentTestCase",
     "CassetteError",
     "GuardVerdict",

@@ -62,6 +62,13 @@ class GuardVerdict(NamedTuple):
         return f"{self.guard} at {self.stage}: {self.action}{f' ({self.because})' if self.because else ''}"
 
 
+class AgentCall(NamedTuple):
+    """One agent that was called, with what: of a `ctx.map` there is one for each item."""
+
+    agent: str
+    input: Any
+
+
 @dataclass(slots=True)
 class Exchange:
     """A call of a model, and its answer; None where it has failed. `declared` is the model that the agent names."""
@@ -76,7 +83,8 @@ class Recorder:
     """What agents have told and done while they ran, in order; given to several runs, it holds them one after the other.
 
     `progress` and `logs` are what `ctx.progress` and `ctx.log` told, `exchanges` the calls of models with their answers,
-    `verdicts` those of guards, `sent` the messages to other agents. Assertions raise `AssertionError` with what has happened.
+    `verdicts` those of guards, `sent` the messages to other agents, `called` the agents that were called. Assertions raise
+    `AssertionError` with what has happened.
     """
 
     progress: list[Report] = field(default_factory=list[Report])
@@ -84,6 +92,7 @@ class Recorder:
     exchanges: list[Exchange] = field(default_factory=list[Exchange])
     verdicts: list[GuardVerdict] = field(default_factory=list[GuardVerdict])
     sent: list[Sent] = field(default_factory=list[Sent])
+    called: list[AgentCall] = field(default_factory=list[AgentCall])
 
     @property
     def tools(self) -> list[ToolUse]:

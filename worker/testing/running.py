@@ -41,6 +41,7 @@ from worker.loader import AgentLoader, LoadedAgent, load_class
 from worker.memory.base import Asker
 from worker.memory.embedding import embed_offline
 from worker.memory.manager import MemoryManager
+from worker.testing.calls import ScriptedCalls
 from worker.testing.mail import Answer, Incoming, ScriptedMail
 from worker.testing.recorder import Exchange, LogLine, Recorder, verdicts_of
 from worker.testing.standin import By, ModelCall, StandIn
@@ -63,6 +64,7 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     memory: MemoryManager | None = None,
     inbox: Sequence[Incoming] = (),
     replies: Mapping[str, Answer] | None = None,
+    calls: Mapping[str, Any] | None = None,
 ) -> Any:
     """Run an agent here and give its output, with input, output and effects checked as a worker checks them.
 
@@ -74,12 +76,45 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     not kept, and timers are over at once. `answers` maps questions (`ctx.ask`) to answers; one that can expire and has
     no answer has expired. It remembers nothing from other runs, unless they share a `memory`
     (`MemoryManager.in_process()`); vectors are made offline. `inbox` are the messages that it finds, `replies` what tasks
-    reply to its requests; what it sends is in the recorder's `sent`.
+    reply to its requests; what it sends is in the recorder's `sent`. `calls` maps agents that it calls (`ctx.call`, `ctx.map`)
+    to what they give: a value, an exception, a function of the input, or an agent that is run for real (its class, or `REAL`).
     """
-    loaded = _loaded(agent, agents_path)
     given = _as_json(data)
-    value = loaded.parse_input(given)
     recorder = Recorder() if recorder is None else recorder
+    memory = memory or MemoryManager.in_process()
+    shared = _Shared(model, agents_path, recorder, answers or {}, memory, calls or {}, replies or {})
+    run_input = given if run_input is None else _as_json(run_input)
+    before = {task: _upstream(output) for task, output in (upstream or {}).items()}
+    return _run_as(agent, given, shared, run_input, upstream=before, inbox=inbox)
+
+
+class _Shared(NamedTuple):
+    """What an agent of a test shares with those that it calls."""
+
+    model: StandIn | str | None
+    agents_path: str | None
+    recorder: Recorder
+    answers: Mapping[str, Any]
+    memory: MemoryManager
+    calls: Mapping[str, Any]
+    replies: Mapping[str, Answer]
+
+
+def _run_as(
+    agent: str | type[BaseAgent] | BaseAgent,
+    given: Any,
+    shared: _Shared,
+    run_input: Any,
+    *,
+    upstream: Mapping[str, Upstream],
+    task: str | None = None,
+    inbox: Sequence[Incoming] = (),
+) -> Any:
+    """Run an agent as a task, its own by default; see `run_agent`."""
+    model, agents_path, recorder, answers, memory, calls, _ = shared
+    loaded = _loaded(agent, agents_path)
+    value = loaded.parse_input(given)
+    task = task or loaded.card.name
     with _answering(model, loaded) as answering:
         account = Account(model=answering.model, limits=loaded.agent_class.limits)
 
@@ -89,20 +124,24 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
                 driver,
                 account,
                 run_id="test",
-                task=loaded.card.name,
-                run_input=given if run_input is None else _as_json(run_input),
-                upstream={task: _upstream(output) for task, output in (upstream or {}).items()},
+                task=task,
+                run_input=run_input,
+                upstream=upstream,
                 granted=loaded.granted,
             )
             instance = agent if isinstance(agent, BaseAgent) else loaded.agent_class()
             return _outside_loops(lambda: _run(instance, value, context, driver.scopes.root))
 
-        people = ScriptedPeople(answers or {})
-        host = _Host(answering, recorder, memory or MemoryManager.in_process(), loaded)
+        def run_real(called: Any, data: Any, task: str) -> Any:
+            return _as_json(_run_as(called, data, shared, run_input, upstream={}, task=task))
+
+        people = ScriptedPeople(answers)
+        scripted = ScriptedCalls(calls, recorder, run_real)
+        host = _Host(answering, recorder, memory, loaded)
         journal = MemoryJournal(max_value_bytes=sys.maxsize)
-        mail = ScriptedMail(loaded.card.name, journal, loaded.agent_class.RECEIVES, replies or {}, recorder.sent)
+        mail = ScriptedMail(loaded.card.name, journal, loaded.agent_class.RECEIVES, shared.replies, recorder.sent)
         mail.expect(inbox)
-        make = partial(_driver, host, account, journal, people, mail)
+        make = partial(_driver, host, account, journal, people, scripted, mail, task)
         try:
             result = run_recorded(make, call, on_change="fail")
         finally:
@@ -125,11 +164,17 @@ class _Answering(NamedTuple):
 
 
 def _driver(
-    host: _Host, account: Account, journal: MemoryJournal, people: ScriptedPeople, mail: ScriptedMail
+    host: _Host,
+    account: Account,
+    journal: MemoryJournal,
+    people: ScriptedPeople,
+    calls: ScriptedCalls,
+    mail: ScriptedMail,
+    task: str,
 ) -> EffectRecorder:
     """Give what drives the effects: they are recorded as a worker records them."""
     loaded = host.loaded
-    claim = Claim(_RUN, loaded.card.name, 0, loaded.card.name, 1, 0, 0, _RUN, _RUN, "null", None)
+    claim = Claim(_RUN, task, 0, loaded.card.name, 1, 0, 0, _RUN, _RUN, "null", None)
     writer = Writer(
         claim,
         journal,
@@ -139,7 +184,7 @@ def _driver(
         plugin=loaded.agent_class.__module__,
         limit_bytes=sys.maxsize,
     )
-    return EffectRecorder(writer, journal.read(claim), host, NoWaiting(writer.motion, people, 0.0, mail))
+    return EffectRecorder(writer, journal.read(claim), host, NoWaiting(writer.motion, people, 0.0, mail), calls)
 
 
 class _Host:

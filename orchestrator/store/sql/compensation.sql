@@ -10,7 +10,7 @@ UPDATE @run SET state = 'running', ending = :ending/*pg ::jsonb*/ WHERE id = :ru
 
 -- next_undo: the compensation that is to run next
 SELECT position FROM @agent_run
-WHERE run_id = :run_id AND position > :after AND state = 'blocked' ORDER BY position LIMIT 1
+WHERE run_id = :run_id AND position > :after AND state = 'blocked' AND parent_id IS NULL ORDER BY position LIMIT 1
 
 -- release_undos: queue the compensations of a stage, and note that they will be published
 UPDATE @agent_run

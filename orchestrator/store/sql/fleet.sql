@@ -81,3 +81,6 @@ WHERE q.queue = ANY(:queues::text[]) AND w.beat_at > ago(:lease_ttl) AND NOT w.d
 
 -- held_by: what a worker holds, and whether it claimed that long ago
 SELECT id, epoch, claimed_at < ago(:older_than), crashes FROM @agent_run WHERE worker_id = :worker_id AND state = 'running'
+
+-- agent_card: what was announced of an agent
+SELECT card FROM @agent WHERE name = :name

@@ -27,6 +27,7 @@ WHERE a.state = 'running' AND a.worker_id IS NOT NULL AND a.claimed_at < ago(:le
 -- quarantine_row: end a suspect that was lost too often
 UPDATE @agent_run SET state = 'failed', error = :error/*pg ::jsonb*/, finished_at = now(), worker_id = NULL, crashes = crashes + 1
 WHERE id = :id AND epoch = :epoch AND state = 'running' AND suspect
+RETURNING parent_id, subwork_id, has_subwork
 
 -- take_due: queued rows that nobody has published and that are due, marked as published by the caller
 UPDATE @agent_run SET published_at = now(), dispatch = dispatch + 1

@@ -50,8 +50,8 @@ ORDER BY deadline_at LIMIT 100
 SELECT workflow_id FROM @run
 WHERE id = :run_id AND deadline_at <= now() AND ending IS NULL AND state IN ('pending', 'running') /*pg FOR UPDATE */
 
--- rows_for_retry: every agent run of a run, to decide what a retry does with it
-SELECT id, position, task, state, assigned FROM @agent_run WHERE run_id = :run_id ORDER BY position
+-- rows_for_retry: every agent run of a run that is a task or a compensation, to decide what a retry does with it
+SELECT id, position, task, state, assigned FROM @agent_run WHERE run_id = :run_id AND parent_id IS NULL ORDER BY position
 
 -- reopen_row: put an agent run that did not succeed back to the start
 UPDATE @agent_run
@@ -75,7 +75,8 @@ WHERE r.id = :run_id
 
 -- run_parts: its agent runs
 SELECT a.id, a.task, a.agent, a.state, a.epoch, a.failures, a.crashes, a.worker, a.model, a.output, a.error, a.usage,
-       a.queued_at, a.started_at, a.finished_at, a.queue, a.worker_id, a.waiting_for, a.wake_at
+       a.queued_at, a.started_at, a.finished_at, a.queue, a.worker_id, a.waiting_for, a.wake_at,
+       (SELECT s.state FROM @subwork s WHERE s.id = a.subwork_id)
 FROM @agent_run a WHERE a.run_id = :run_id ORDER BY a.position
 
 -- run_pulse: as little as tells whether anything has changed

@@ -1,0 +1,138 @@
+"""Sub-work: agent runs that an agent run asks for, of the same run (`ctx.call`, `ctx.map`). Their names, and how they end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from orchestrator.contracts.policy import RetryPolicy, Timeouts, Value
+from orchestrator.contracts.workflow import Name
+
+#: Between the task of an agent run and the number of what it has asked for: no task of a workflow has it in its id, and a
+#: routing key with it has as many words as one without.
+_SEPARATOR = "-"
+
+
+class SubworkState(StrEnum):
+    """`open` goes on. `done` and `failed` are outcomes; `stopped` was cancelled before it had one.
+
+    What failed or was stopped goes on when it is asked for again. `void`: something else is asked for in its place now.
+    """
+
+    OPEN = "open"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    VOID = "void"
+
+
+class SubworkOptions(Value):
+    """What holds for each agent run of sub-work; `agent` is given where a `fallback` may do its work."""
+
+    retry: RetryPolicy | None = None
+    timeouts: Timeouts | None = None
+    agent: Name | None = None
+    fallback: Name | None = None
+
+    def stored(self) -> str | None:
+        """Give them as JSON text, None where nothing differs from what holds anyway."""
+        text = self.model_dump_json(exclude_none=True)
+        return None if text == "{}" else text
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an agent asks another one for: a result for each of `inputs`, which are JSON texts.
+
+    At most `max_concurrency` of them are under way at once. With `fail_fast` the first failure cancels the rest; with
+    `return_exceptions` failures are results.
+    """
+
+    agent: str
+    inputs: tuple[str, ...]
+    max_concurrency: int | None = None
+    fail_fast: bool = True
+    return_exceptions: bool = False
+    #: `SubworkOptions` as JSON text.
+    options: str | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the inputs."""
+        found = hashlib.sha256()
+        for text in self.inputs:
+            found.update(text.encode())
+            found.update(b"\n")  # in no JSON text
+        return found.hexdigest()[:32]
+
+    @property
+    def first(self) -> int:
+        """How many may begin at once."""
+        return min(len(self.inputs), self.max_concurrency or len(self.inputs))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How sub-work stands; `tasks` names its agent runs for people."""
+
+    id: str
+    state: SubworkState
+    tasks: str
+
+
+class Ended(NamedTuple):
+    """How one agent run of sub-work has ended; `error` as data."""
+
+    task: str
+    state: str
+    output: Any
+    error: dict[str, Any] | None
+
+
+class Failure(NamedTuple):
+    """The first failure of sub-work in the order of its inputs, and how many of how many there are."""
+
+    task: str
+    error: dict[str, Any]
+    failed: int
+    size: int
+
+
+def child_task(parent: str, number: int) -> str:
+    """Give the task id of what an agent run asks for as its `number`-th (from 1): `writer-1`, and below that `writer-1-1`."""
+    return f"{parent}{_SEPARATOR}{number}"
+
+
+def parent_task(task: str) -> str | None:
+    """Give the task that has asked for this one; None for a task of the workflow."""
+    return task.rpartition(_SEPARATOR)[0] or None
+
+
+def root_task(task: str) -> str:
+    """Give the task of the workflow that this one is, or was asked for on behalf of."""
+    return task.partition(_SEPARATOR)[0]
+
+
+def depth_of(task: str) -> int:
+    """Give how deep below a task of the workflow this one is: 0 for such a task itself."""
+    return task.count(_SEPARATOR)
+
+
+def tree_key(task: str) -> tuple[int, ...]:
+    """Give the numbers of a task below its task of the workflow: sorted by it, siblings are in the order of their inputs."""
+    return tuple(int(number) for number in task.split(_SEPARATOR)[1:])
+
+
+def tasks_text(parent: str, first_number: int, size: int) -> str:
+    """Name some agent runs that one has asked for: `writer-1`, or `writer-1 to writer-9`."""
+    first = child_task(parent, first_number)
+    return first if size == 1 else f"{first} to {child_task(parent, first_number + size - 1)}"
+
+
+def listened_to(listening: dict[str, Sequence[Any]] | None) -> set[str]:
+    """Give the sub-work whose end wakes an agent run, by what stands in its row (`Interest` of the kind `calls`)."""
+    return {str(each["subwork"]) for each in (listening or {}).get("calls", ())}

@@ -1,0 +1,135 @@
+"""Calls of agents, live: what is asked for is checked, made as agent runs of the same run, and published."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.advance import Advancer
+from orchestrator.contracts.effect import Entry, Slot
+from orchestrator.contracts.shape import faults_of
+from orchestrator.contracts.subwork import Ended, Failure, Order, Standing, depth_of
+from orchestrator.contracts.workflow import NODE_KINDS
+from orchestrator.errors import CallLimitExceeded, InputInvalid, UnknownAgent, ValueTooLarge
+from orchestrator.failpoints import failpoint
+from orchestrator.journal.encoding import pack
+from orchestrator.journal.rows import columns_of
+from orchestrator.planning.hints import did_you_mean
+from orchestrator.settings import Settings
+from orchestrator.store.agent_runs import Claim
+from orchestrator.store.store import Store
+from worker.execution import Execution
+from worker.loader import LoadedAgents
+
+_MOST_FAULTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Calling:
+    """The calls of one execution; from any thread. What is published too late, or not at all, the sweep publishes."""
+
+    store: Store
+    advancer: Advancer
+    agents: LoadedAgents
+    settings: Settings
+    execution: Execution
+
+    def begin(self, claim: Claim, begun: Entry, order: Order) -> Standing:
+        """Ask for sub-work; see `Callees`."""
+        self._check(claim, order)
+        limit = self.settings.max_value_bytes
+        columns = columns_of(claim, pack(begun, limit_bytes=limit).entry)
+        failpoint("before_call")
+        # From now on its end has to end what it may have asked for, whether an answer comes or not.
+        self.execution.has_subwork = True
+        made = self.store.subwork.begin(claim, self.execution.plan, order, columns, most=self.settings.max_calls)
+        failpoint("after_call")
+        self.advancer.publish(self.execution.plan, claim.run_id, made.ready)
+        return made.standing
+
+    def standing(self, claim: Claim, slot: Slot) -> Standing | None:
+        """Give how the sub-work stands that was asked for at a place."""
+        return self.store.subwork.standing(claim, slot)
+
+    def ends(self, identity: str) -> list[Ended]:
+        """Give how all agent runs of sub-work have ended."""
+        return all_ends(self.store, identity)
+
+    def failure(self, identity: str) -> Failure | None:
+        """Give the first failure of sub-work."""
+        return self.store.subwork.failure(identity)
+
+    # What is asked for ------------------------------------------------------------------------------------------------
+
+    def _check(self, claim: Claim, order: Order) -> None:
+        """Raise for what nobody can do: here and now, rather than in an agent run that fails of it."""
+        deepest = self.settings.max_call_depth
+        if depth_of(claim.task) >= deepest:
+            raise CallLimitExceeded(
+                f"{claim.task} is {deepest} calls deep and may call no more (NIGHTFLEET_MAX_CALL_DEPTH): agents that call "
+                "each other for ever end so"
+            )
+        limit = self.settings.max_value_bytes
+        for index, text in enumerate(order.inputs):
+            if len(text) > limit or (not text.isascii() and len(text.encode()) > limit):
+                raise ValueTooLarge(
+                    f"{_which(order, index)} has more than {limit:,} bytes: pass a reference to it (a path, an URL), or raise "
+                    "NIGHTFLEET_MAX_VALUE_BYTES"
+                )
+        self._check_inputs(order)
+
+    def _check_inputs(self, order: Order) -> None:
+        loaded = None if order.agent in NODE_KINDS else self.agents.agents.get(order.agent)
+        if loaded is not None and loaded.takes.adapter is not None:
+            # Exactly as that agent will do it, when it is here.
+            for index, text in enumerate(order.inputs):
+                try:
+                    loaded.parse_input(json.loads(text))
+                except InputInvalid as error:
+                    raise _of(error, order, index) from None
+            return
+        schema = self._schema(order.agent)
+        if schema is None:
+            return
+        for index, text in enumerate(order.inputs):
+            if faults := faults_of(json.loads(text), schema, what="it"):
+                what = f"the input of agent {order.agent!r}"
+                raise _of(InputInvalid(f"{what} is invalid: {'; '.join(faults[:_MOST_FAULTS])}"), order, index)
+
+    def _schema(self, agent: str) -> dict[str, Any] | None:
+        """Give the schema of what an agent takes, None for any object; raises `UnknownAgent`."""
+        if agent in NODE_KINDS:
+            raise UnknownAgent(
+                f"{agent!r} is no agent, and cannot be called: wrap what it does in ctx.step, or in an agent"
+            )
+        if agent in self.agents.agents:
+            return {"type": "object"} if not self.agents.agents[agent].takes.allows(None) else None
+        card = self.store.fleet.card(agent)
+        if card is not None:
+            return card.input_schema
+        for problem in self.agents.problems:
+            if problem.agent == agent:
+                raise UnknownAgent(f"the agent {agent!r} cannot be called: {problem.origin}: {problem.message}")
+        known = sorted({*self.store.fleet.agent_names(), *self.agents.agents} - set(NODE_KINDS))
+        hint = did_you_mean(agent, known) or f": those that are known are {', '.join(known) or 'none'}"
+        raise UnknownAgent(f"there is no agent {agent!r} to call{hint}", details={"agents": [agent]})
+
+
+def all_ends(store: Store, identity: str) -> list[Ended]:
+    """Give how all agent runs of sub-work have ended, read page by page."""
+    found, behind = store.subwork.ends(identity)
+    while behind is not None:
+        more, behind = store.subwork.ends(identity, behind)
+        found += more
+    return found
+
+
+def _which(order: Order, index: int) -> str:
+    return (
+        f"the input of agent {order.agent!r}" if len(order.inputs) == 1 else f"item {index} for agent {order.agent!r}"
+    )
+
+
+def _of(error: InputInvalid, order: Order, index: int) -> InputInvalid:
+    return error if len(order.inputs) == 1 else InputInvalid(f"item {index}: {error.message}")

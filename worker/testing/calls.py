@@ -1,0 +1,114 @@
+"""What called agents give in a test: values, functions of the input, or real agents, each called here and at once."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator.contracts.effect import Entry, Slot
+from orchestrator.contracts.jsonvalue import dump
+from orchestrator.contracts.run import AgentRunState
+from orchestrator.contracts.subwork import (
+    Ended,
+    Failure,
+    Order,
+    Standing,
+    SubworkState,
+    child_task,
+    depth_of,
+    tasks_text,
+)
+from orchestrator.errors import CallLimitExceeded, from_exception
+from orchestrator.store.agent_runs import Claim
+from worker.agent import BaseAgent
+from worker.testing.recorder import AgentCall, Recorder
+
+
+class Real:
+    """In place of what an agent gives: it is loaded by its name, and run."""
+
+    def __repr__(self) -> str:
+        return "REAL"
+
+
+REAL = Real()
+#: As deep as a fleet's settings let it be.
+_DEEPEST = 8
+
+#: Runs an agent (a class, an instance, or the name of one) on an input, as the given task.
+RunReal = Callable[[Any, Any, str], Any]
+
+
+@dataclass(slots=True)
+class ScriptedCalls:
+    """Answers calls as it is written down: by the name of the called agent; thread-safe."""
+
+    script: Mapping[str, Any]
+    recorder: Recorder
+    run_real: RunReal
+    _ends: dict[str, list[Ended]] = field(default_factory=dict[str, list[Ended]])
+    _standing: dict[Slot, Standing] = field(default_factory=dict[Slot, Standing])
+    _called: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, claim: Claim, begun: Entry, order: Order) -> Standing:
+        if order.agent not in self.script:
+            raise AssertionError(
+                f"the agent calls {order.agent!r}: say what that gives, run_agent(..., calls={{{order.agent!r}: ...}}), a "
+                "value, a function of the input, an agent's class, or REAL for the agent of that name"
+            )
+        if depth_of(claim.task) >= _DEEPEST:
+            raise CallLimitExceeded(f"{claim.task} is {_DEEPEST} calls deep and may call no more")
+        size = len(order.inputs)
+        with self._lock:
+            first, self._called = self._called + 1, self._called + size
+        ends = [
+            self._end(order, child_task(claim.task, first + index), text) for index, text in enumerate(order.inputs)
+        ]
+        failed = not order.return_exceptions and any(end.error is not None for end in ends)
+        identity, tasks = str(begun.slot), tasks_text(claim.task, first, size)
+        state = SubworkState.FAILED if failed else SubworkState.DONE
+        self._ends[identity] = ends
+        found = self._standing[begun.slot] = Standing(identity, state, tasks)
+        return found
+
+    def standing(self, claim: Claim, slot: Slot) -> Standing | None:
+        del claim
+        return self._standing.get(slot)
+
+    def ends(self, identity: str) -> list[Ended]:
+        return self._ends[identity]
+
+    def failure(self, identity: str) -> Failure | None:
+        failed = [end for end in self._ends[identity] if end.error is not None]
+        return (
+            Failure(failed[0].task, failed[0].error or {}, len(failed), len(self._ends[identity])) if failed else None
+        )
+
+    def _end(self, order: Order, task: str, text: str) -> Ended:
+        value = json.loads(text)
+        self.recorder.called.append(AgentCall(order.agent, value))
+        try:
+            output = self._given(order.agent, value, task)
+            plain = output.model_dump(mode="json", by_alias=True) if isinstance(output, BaseModel) else output
+            stored = json.loads(dump(plain, what=f"what {order.agent!r} gives", limit_bytes=2**62))
+        except AssertionError:
+            raise  # the test's, not the agent's
+        except Exception as error:  # noqa: BLE001 - whatever it raises is its end
+            return Ended(task, AgentRunState.FAILED, None, from_exception(error).to_data())
+        return Ended(task, AgentRunState.SUCCEEDED, stored, None)
+
+    def _given(self, agent: str, value: Any, task: str) -> Any:
+        scripted = self.script[agent]
+        if scripted is REAL:
+            return self.run_real(agent, value, task)
+        if isinstance(scripted, BaseAgent) or (isinstance(scripted, type) and issubclass(scripted, BaseAgent)):
+            return self.run_real(scripted, value, task)
+        if isinstance(scripted, Exception):
+            raise scripted
+        return scripted(value) if callable(scripted) and not isinstance(scripted, BaseModel) else scripted
