@@ -75,8 +75,6 @@ class Serving:
                 return self._events.ask(self._claim, wire.slot_in(slot), wire.inquiry_in(inquiry))
             case {"ask": "reply", "slot": slot}:
                 return wire.reply_out(self._events.reply(self._claim.id, wire.slot_in(slot)))
-            case {"mail": str()} if self._mail is not None:
-                return answer_mail(self._mail, self._claim, message)
             case {"ask": "call" | "standing" | "ends" | "failure"} if self._callees is not None:
                 return self._called(message, self._callees)
             case _:
@@ -151,7 +149,9 @@ class Serving:
             self._leave(slot)
 
     def _journaled(self, message: Mapping[str, Any]) -> Any:
-        """Do what a child asks of the journal: under the claim that this process holds, whatever the child says."""
+        """Do what a child asks of journal and mail: under the claim that this process holds, whatever the child says."""
+        if message["ask"] == "mail" and self._mail is not None:
+            return answer_mail(self._mail, self._claim, message)
         journal, claim = self._journal, self._claim
         match message:
             case {"ask": "record", "entry": entry}:

@@ -100,7 +100,7 @@ class _Shared(NamedTuple):
     replies: Mapping[str, Answer]
 
 
-def _run_as(
+def _run_as(  # noqa: PLR0913 - of two of its own, and what it shares
     agent: str | type[BaseAgent] | BaseAgent,
     given: Any,
     shared: _Shared,
@@ -163,7 +163,7 @@ class _Answering(NamedTuple):
     run: int = 0
 
 
-def _driver(
+def _driver(  # noqa: PLR0913, PLR0917 - what stands in for a worker, part by part
     host: _Host,
     account: Account,
     journal: MemoryJournal,
