@@ -49,6 +49,7 @@ from orchestrator.store.runs import parse
 from orchestrator.stream import events_of, moment
 
 if TYPE_CHECKING:
+    from orchestrator.contracts.shared import SharedValues
     from orchestrator.questions import Questions
 
 log = logging.getLogger("nightfleet.service")
@@ -266,6 +267,12 @@ class Service:
         """Give what has happened since `after`, and whether that is all there will be."""
         final = self.state(run_id).final
         return tuple(self.events(run_id, after)), final
+
+    def shared(self, run_id: str, key: str | None = None, *, task: str = "") -> SharedValues:
+        """Give what the agents of a run share now, or every version of a key; see `RunHandle.shared`."""
+        from orchestrator.sharing import shared_values
+
+        return shared_values(self._store, run_id, key, task=task)
 
     # Changing ---------------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from orchestrator.clock import uuid_from
 from orchestrator.contracts.memory import Memory, Passage
 from orchestrator.contracts.permissions import Permissions
 from orchestrator.contracts.policy import Limits, RetryPolicy, Timeouts
+from orchestrator.contracts.shared import GLOBAL, SharedValue
 from orchestrator.contracts.usage import Usage
 from orchestrator.errors import (
     AgentError,
@@ -42,7 +43,9 @@ from orchestrator.errors import (
     PermissionDenied,
     QuestionExpired,
     RetryableError,
+    StateConflict,
     ToolError,
+    ValueTooLarge,
 )
 from orchestrator.planning.inputs import Upstream
 from worker.effects.base import Account, Flow, now_flow, progress_flow, step_flow
@@ -62,6 +65,14 @@ from worker.loop.granted import Granted
 from worker.loop.options import CallOptions, Prompt, make_question
 from worker.loop.steps import Steps, run, run_async
 from worker.memory.context import AgentMemory, AsyncAgentMemory, AsyncSession, Session
+from worker.shared import (
+    AsyncSharedContext,
+    AsyncSharedReader,
+    AsyncSharedSpace,
+    SharedContext,
+    SharedReader,
+    SharedSpace,
+)
 from worker.tools.calculator import Calculator
 from worker.tools.files import Files
 from worker.tools.http import Http
@@ -92,6 +103,9 @@ __all__ = [
     "AsyncAgentMemory",
     "AsyncContext",
     "AsyncSession",
+    "AsyncSharedContext",
+    "AsyncSharedReader",
+    "AsyncSharedSpace",
     "BaseAgent",
     "Basic",
     "Bearer",
@@ -135,7 +149,12 @@ __all__ = [
     "Search",
     "ServiceLimit",
     "Session",
+    "SharedContext",
+    "SharedReader",
+    "SharedSpace",
+    "SharedValue",
     "Stage",
+    "StateConflict",
     "Stdio",
     "StreamableHttp",
     "Text",
@@ -147,6 +166,7 @@ __all__ = [
     "Toolkit",
     "Upstream",
     "Usage",
+    "ValueTooLarge",
     "Verdict",
     "adapter",
     "guard",
@@ -277,6 +297,11 @@ class Context(_BaseContext):
         """What this agent remembers, its conversations, and documents."""
         return AgentMemory(self._driver, self._account)
 
+    @property
+    def state(self) -> SharedContext:
+        """What the agents of this run share: values by key, with versions; `state.own` is this task's part of it."""
+        return SharedContext(self._driver, GLOBAL, self.task)
+
     @overload
     def llm(self, prompt: Prompt, **options: Unpack[CallOptions]) -> str: ...
     @overload
@@ -390,6 +415,11 @@ class AsyncContext(_BaseContext):
     def memory(self) -> AsyncAgentMemory:
         """What this agent remembers, its conversations, and documents; see `AgentMemory`."""
         return AsyncAgentMemory(self._driver, self._account)
+
+    @property
+    def state(self) -> AsyncSharedContext:
+        """What the agents of this run share; see `Context.state`."""
+        return AsyncSharedContext(self._driver, GLOBAL, self.task)
 
     @overload
     async def llm(self, prompt: Prompt, **options: Unpack[CallOptions]) -> str: ...

@@ -55,6 +55,7 @@ from worker.meter import Meter, NoMeter
 from worker.nodes.builtin import Nodes
 from worker.pool import EventLoop, give_up_current_job
 from worker.settlement import Settlement
+from worker.sharing import ClaimSharing
 from worker.streams.show import Show, ShownAnswers
 from worker.timelimits import bounded, stop_softly, timeouts_of
 
@@ -263,7 +264,13 @@ class Runtime:
         claim, database, usd = execution.claim, execution.motion, self.agents.get(execution.claim.agent).usd
         place = database.patiently(lambda: _place_of(claim, usd, self.store))
         models = Models(self.desk, place, database, ShownAnswers(self.show, claim, database))
-        return Host(models, self.loop, Remembering(self.memory, claim, models, database))
+        shared = ClaimSharing(self.store.shared, claim, self._publish_woken)
+        return Host(models, self.loop, Remembering(self.memory, claim, models, database), shared)
+
+    def _publish_woken(self, run_id: str) -> None:
+        """Publish who has waited for a change; it is recorded, so nothing that goes wrong here is the agent's."""
+        with suppress(NightfleetError):
+            self.advancer.republish(self.store.repairs.take_due([run_id]))
 
     def _call(self, execution: Execution, work: Callable[[], Any], timeouts: Timeouts, *, is_async: bool) -> Any:
         soft = None if timeouts.soft is None else timeouts.soft.total_seconds()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands import attend, journal, render
+from orchestrator.commands import attend, journal, render, shared
 from orchestrator.commands.answer import answer, questions
 from orchestrator.commands.asking import Asker
 from orchestrator.commands.changes import cancel, resume, retry
@@ -61,12 +61,19 @@ def list_runs(selection: Selection, page: Page, place: Place, *, as_json: bool) 
 @runs.command()
 @_run_argument
 @click.option("--journal", "with_journal", is_flag=True, help="What its agents have done: every recorded effect.")
+@click.option("--shared", "with_shared", is_flag=True, help="What its agents share: every value that there is now.")
 @place_options(agents=False)
 @json_option
-def show(run: str, place: Place, *, with_journal: bool, as_json: bool) -> None:
+def show(run: str, place: Place, *, with_journal: bool, with_shared: bool, as_json: bool) -> None:
     """Show a run as it is now; --json with its input and every output."""
+    if with_journal and with_shared:
+        raise click.UsageError("--journal and --shared are two pages: leave one out")
     settings = _settings(place)
     with looking(settings) as service:
+        if with_shared:
+            values = service.shared(run)
+            click.echo(values.model_dump_json(indent=2) if as_json else shared.page(values))
+            return
         result = service.snapshot(run)
         made = journal.recorded(service.kernel, result) if with_journal else None
     if made is not None:

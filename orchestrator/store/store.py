@@ -15,6 +15,8 @@ from orchestrator.store.repairs import Repairs
 from orchestrator.store.runs import Runs
 
 if TYPE_CHECKING:
+    from orchestrator.context.database import DatabaseShared
+    from orchestrator.context.deciding import Bounds
     from orchestrator.journal.database import DatabaseJournal
     from orchestrator.store.evaluations import Evaluations
     from orchestrator.store.experiments import Experiments
@@ -30,9 +32,12 @@ if TYPE_CHECKING:
 class Store:
     """Everything that is remembered; thread-safe and lazy: the first statement connects."""
 
-    def __init__(self, database: Database, *, max_value_bytes: int = 8_000_000) -> None:
+    def __init__(
+        self, database: Database, *, max_value_bytes: int = 8_000_000, shared_bounds: Bounds | None = None
+    ) -> None:
         self.database = database
         self._max_value_bytes = max_value_bytes
+        self._shared_bounds = shared_bounds
         self.runs = Runs(database)
         self.agent_runs = AgentRuns(database)
         self.batches = Batches(database)
@@ -42,7 +47,11 @@ class Store:
     @classmethod
     def from_settings(cls, settings: Settings) -> Store:
         """Give the store that the settings name."""
-        return cls(Database.from_settings(settings), max_value_bytes=settings.max_value_bytes)
+        from orchestrator.context.deciding import Bounds
+
+        bounds = Bounds(settings.shared_value_bytes, settings.shared_keys, settings.shared_bytes)
+        database = Database.from_settings(settings)
+        return cls(database, max_value_bytes=settings.max_value_bytes, shared_bounds=bounds)
 
     # What producers have no use for is imported with its first use: two megabytes of theirs.
 
@@ -52,6 +61,15 @@ class Store:
         from orchestrator.journal.database import DatabaseJournal
 
         return DatabaseJournal(self.database, max_value_bytes=self._max_value_bytes)
+
+    @cached_property
+    def shared(self) -> DatabaseShared:
+        """What the agents of each run share."""
+        from orchestrator.context.database import DatabaseShared
+        from orchestrator.context.deciding import Bounds
+
+        bounds = self._shared_bounds or Bounds()
+        return DatabaseShared(self.database, bounds=bounds, max_value_bytes=self._max_value_bytes)
 
     @cached_property
     def waits(self) -> Waits:
@@ -129,6 +147,8 @@ class Store:
         self.agent_runs.forked()
         if "journal" in vars(self):
             self.journal.forked()
+        if "shared" in vars(self):
+            self.shared.forked()
         if "streams" in vars(self):
             self.streams.forked()
 

@@ -266,8 +266,8 @@ EXPORTS = [
     "Judge", "Limits", "NightfleetError", "Normalized", "Number", "Orchestrator", "ProjectSummary", "Question",
     "QuestionNotFound", "Retention", "RetryPolicy", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunHandle",
     "RunNotFound", "RunResult", "RunState", "RunStateConflict", "RunSummary", "Schema", "ServiceUnavailable",
-    "Settings", "TaskDefinition", "Timeouts", "UnknownAgent", "Usage", "UsageError", "ValueTooLarge", "Variant",
-    "WorkflowDefinition", "WorkflowInvalid", "adaptive", "parallel", "sequential",
+    "Settings", "SharedValue", "SharedValues", "TaskDefinition", "Timeouts", "UnknownAgent", "Usage", "UsageError",
+    "ValueTooLarge", "Variant", "WorkflowDefinition", "WorkflowInvalid", "adaptive", "parallel", "sequential",
 ]  # fmt: skip
 
 

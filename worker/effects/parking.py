@@ -75,6 +75,8 @@ class Parking:
     moment_seconds: float
     #: Whether an event was taken up while it was waited for in this process.
     heard: bool = False
+    #: How often what is waited for is looked for, while other branches of the agent keep it in the process.
+    look_seconds: float = 2.0
     _waits: list[Wait] = field(default_factory=list[Wait])
     #: How many waits lie inside of each effect.
     _inside: Counter[str] = field(default_factory=Counter[str])
@@ -91,6 +93,10 @@ class Parking:
             with self.motion.moved:
                 self._waits.remove(wait)
                 self._inside.subtract(scopes)
+
+    def is_over(self, until: float | None) -> bool:
+        """Tell whether the time of a wait has come."""
+        return until is not None and until <= system_clock.monotonic()
 
     def left(self, wait: Wait, scopes: Scopes) -> float:
         """Give how long to wait on in this process, 0 when it is time to look; raises what ends the execution.
@@ -123,7 +129,8 @@ class Parking:
             return 0.0
         return self.motion.moved_at + self.moment_seconds - now
 
-    def _suspended(self) -> Suspended:
+    def _suspended(self) -> BaseException:
+        """Give what ends an execution in which nothing moves."""
         waits = sorted(self._waits, key=lambda wait: (wait.until is None, wait.until or 0.0))
         text = ", ".join(dict.fromkeys(wait.waiting_for for wait in waits))
         interests = [wait.interest for wait in waits if wait.interest is not None]

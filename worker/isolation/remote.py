@@ -15,10 +15,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from orchestrator.clock import system_clock
+from orchestrator.context.base import Sharing
 from orchestrator.contracts.effect import Entry, Slot
 from orchestrator.contracts.jsonvalue import JsonValue
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.contracts.question import Inquiry, Reply
+from orchestrator.contracts.shared import Change, Look
 from orchestrator.store.agent_runs import Claim
 from worker.effects.base import Effect, ReadClock, Report
 from worker.effects.progress import NotYet, Progress
@@ -33,6 +35,19 @@ T = TypeVar("T")
 _THREADS = 64
 
 
+class RemoteSharing:
+    """What the run shares, asked of the worker, which knows the claim."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def look(self, look: Look) -> JsonValue:
+        return self._link.ask("look", look=look.model_dump(mode="json"))
+
+    def change(self, change: Change, entry: Entry) -> JsonValue:
+        return self._link.ask("change", change=change.model_dump(mode="json"), entry=wire.entry_out(entry))
+
+
 class RemoteHost:
     """Performs effects: model calls by the worker, who has the keys; the clock is the same here and there."""
 
@@ -40,6 +55,7 @@ class RemoteHost:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self.shared: Sharing = RemoteSharing(link)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="nightfleet-blocking")
 
     def perform(self, effect: Effect) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.contracts.effect import Entry, Slot
 from orchestrator.contracts.memory import memory_request
+from orchestrator.contracts.shared import Change, Look
 from orchestrator.journal.base import Journal, Recording
 from orchestrator.observability.logging import get_logger
 from orchestrator.store.agent_runs import Claim
@@ -62,6 +63,8 @@ class Serving:
                 return self._events.ask(self._claim, wire.slot_in(slot), wire.inquiry_in(inquiry))
             case {"ask": "reply", "slot": slot}:
                 return wire.reply_out(self._events.reply(self._claim.id, wire.slot_in(slot)))
+            case {"ask": "look" | "change"}:
+                return self._shared(message)
             case _:
                 return self._journaled(message)
 
@@ -90,6 +93,16 @@ class Serving:
                 return self._leave(wire.slot_in(slot))
             case {"ask": "window", "request": request}:
                 return self._host.perform(FitWindow(LLMRequest.model_validate(request)))
+            case _:
+                raise ValueError(f"an agent's process asks for {message['ask']} in a way that nobody understands")
+
+    def _shared(self, message: Mapping[str, Any]) -> Any:
+        """Do what a child asks of what its run shares."""
+        match message:
+            case {"look": look}:
+                return self._host.shared.look(Look.model_validate(look))
+            case {"change": change, "entry": entry}:
+                return self._host.shared.change(Change.model_validate(change), wire.entry_in(entry))
             case _:
                 raise ValueError(f"an agent's process asks for {message['ask']} in a way that nobody understands")
 

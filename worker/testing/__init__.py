@@ -21,6 +21,7 @@ from worker.testing.replaying import replay
 from worker.testing.running import run_agent
 from worker.testing.scripted import MockLLM, Reply, call
 from worker.testing.standin import ModelCall
+from worker.testing.state import SharedState
 
 __all__ = [
     "AgentTestCase",
@@ -35,6 +36,7 @@ __all__ = [
     "Recorder",
     "Reply",
     "Report",
+    "SharedState",
     "ToolUse",
     "call",
     "replay",

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from orchestrator.clock import agent_run_id, ids, system_clock
+from orchestrator.clock import ids, system_clock
+from orchestrator.context.base import Sharing
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
@@ -41,8 +42,10 @@ from worker.loader import AgentLoader, LoadedAgent, load_class
 from worker.memory.base import Asker
 from worker.memory.embedding import embed_offline
 from worker.memory.manager import MemoryManager
+from worker.sharing import ClaimSharing
 from worker.testing.recorder import Exchange, LogLine, Recorder, verdicts_of
 from worker.testing.standin import By, ModelCall, StandIn
+from worker.testing.state import AGENT_RUN, SharedState
 from worker.tools.needs import ServiceLimit
 from worker.tools.registry import ToolRegistry
 
@@ -60,6 +63,7 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     recorder: Recorder | None = None,
     answers: Mapping[str, Any] | None = None,
     memory: MemoryManager | None = None,
+    state: SharedState | Mapping[str, Any] | None = None,
 ) -> Any:
     """Run an agent here and give its output, with input, output and effects checked as a worker checks them.
 
@@ -70,7 +74,8 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     name comes from `agents_path`, else `NIGHTFLEET_AGENTS_PATH`, else `./agents`, or is one that ships. Time limits are
     not kept, and timers are over at once. `answers` maps questions (`ctx.ask`) to answers; one that can expire and has
     no answer has expired. It remembers nothing from other runs, unless they share a `memory`
-    (`MemoryManager.in_process()`); vectors are made offline.
+    (`MemoryManager.in_process()`); vectors are made offline. `state` is what its run shares (`ctx.state`): a `SharedState`,
+    which can be looked at afterwards, or values by key.
     """
     loaded = _loaded(agent, agents_path)
     given = _as_json(data)
@@ -94,8 +99,10 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
             return _outside_loops(lambda: _run(instance, value, context, driver.scopes.root))
 
         people = ScriptedPeople(answers or {})
-        host = _Host(answering, recorder, memory or MemoryManager.in_process(), loaded)
         journal = MemoryJournal(max_value_bytes=sys.maxsize)
+        given_state = state if isinstance(state, SharedState) else SharedState(state)
+        sharing = ClaimSharing(given_state.store.recorded_in(journal), _claim(loaded))
+        host = _Host(answering, recorder, memory or MemoryManager.in_process(), loaded, sharing)
         make = partial(_driver, host, account, journal, people)
         try:
             result = run_recorded(make, call, on_change="fail")
@@ -104,10 +111,6 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     output = loaded.dump_output(result)
     dump(output, what=f"the output of agent {loaded.card.name!r}", limit_bytes=sys.maxsize)
     return loaded.validate_output(result) if loaded.gives.is_model else output
-
-
-#: The agent run of a test: it is forgotten with it.
-_RUN = agent_run_id("00000000-0000-7000-8000-000000000000", 0)
 
 
 class _Answering(NamedTuple):
@@ -121,7 +124,7 @@ class _Answering(NamedTuple):
 def _driver(host: _Host, account: Account, journal: MemoryJournal, people: ScriptedPeople) -> EffectRecorder:
     """Give what drives the effects: they are recorded as a worker records them."""
     loaded = host.loaded
-    claim = Claim(_RUN, loaded.card.name, 0, loaded.card.name, 1, 0, 0, _RUN, _RUN, "null", None)
+    claim = _claim(loaded)
     writer = Writer(
         claim,
         journal,
@@ -131,7 +134,12 @@ def _driver(host: _Host, account: Account, journal: MemoryJournal, people: Scrip
         plugin=loaded.agent_class.__module__,
         limit_bytes=sys.maxsize,
     )
-    return EffectRecorder(writer, journal.read(claim), host, NoWaiting(writer.motion, people, 0.0))
+    return EffectRecorder(writer, journal.read(claim), host, NoWaiting(writer.motion, people))
+
+
+def _claim(loaded: LoadedAgent) -> Claim:
+    name = loaded.card.name
+    return Claim(AGENT_RUN, name, 0, name, 1, 0, 0, AGENT_RUN, AGENT_RUN, "null", None)
 
 
 class _Host:
@@ -139,8 +147,16 @@ class _Host:
 
     blocks = False
 
-    def __init__(self, answering: _Answering, recorder: Recorder, memory: MemoryManager, loaded: LoadedAgent) -> None:
+    def __init__(
+        self,
+        answering: _Answering,
+        recorder: Recorder,
+        memory: MemoryManager,
+        loaded: LoadedAgent,
+        shared: Sharing,
+    ) -> None:
         self.loaded = loaded
+        self.shared = shared
         self._answering = answering
         self._recorder = recorder
         self._memory = memory

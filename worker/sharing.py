@@ -1,0 +1,31 @@
+"""What a run shares as one execution sees it: changes are its claim's, and whoever waited for one is published at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.context.base import SharedStore
+from orchestrator.contracts.effect import Entry
+from orchestrator.contracts.jsonvalue import JsonValue
+from orchestrator.contracts.shared import Change, Look
+from orchestrator.store.agent_runs import Claim
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimSharing:
+    """Asks on behalf of one claim; thread-safe."""
+
+    store: SharedStore
+    claim: Claim
+    #: Publishes what a change has queued in a run; what is not published now is the sweep's.
+    publish: Callable[[str], None] = lambda _: None
+
+    def look(self, look: Look) -> JsonValue:
+        return self.store.look(self.claim.run_id, look)
+
+    def change(self, change: Change, entry: Entry) -> JsonValue:
+        changed = self.store.change(self.claim, change, entry)
+        if changed.woken:
+            self.publish(self.claim.run_id)
+        return changed.outcome
