@@ -128,11 +128,12 @@ def update(
     shared: SharedStore, claim: Claim, key: str, function: Callable[[Any], Any], entry: Callable[[], Entry]
 ) -> int:
     """Set a key to what a function makes of it, again and again until nobody else was quicker; gives how often it lost."""
+    made = entry()
     for lost in count():
         found: Any = shared.look(claim.run_id, Look(op="get", key=key))
         value, version = (None, 0) if found is None else (found["value"], found["version"])
         try:
-            shared.change(claim, Change(namespace="", key=key, value=function(value), expect=version), entry())
+            shared.change(claim, Change(namespace="", key=key, value=function(value), expect=version), made)
         except StateConflict:
             continue
         return lost

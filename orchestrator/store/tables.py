@@ -232,7 +232,8 @@ agent_run = Table(
     Index("ix_agent_run_held", "worker_id", **_where("state = 'running'")),
     Index("ix_agent_run_gated", "id", **_where("state = 'blocked' AND gated")),
     Index("ix_agent_run_wake", "wake_at", **_where("state = 'suspended'")),
-    Index("ix_agent_run_listening", "run_id", **_where("state = 'suspended' AND listening IS NOT NULL")),
+    # Said in a way that no other index of suspended rows answers to: those hold the ones of all runs.
+    Index("ix_agent_run_listening", "run_id", **_where("CASE WHEN state = 'suspended' THEN listening END IS NOT NULL")),
     postgresql_with={"fillfactor": 70},
 )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -19,7 +22,9 @@ from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.contracts.shared import Change, Look, watch_of
 from orchestrator.errors import ClaimLost, RunNotFound, ValueTooLarge
 from orchestrator.failpoints import FailpointError, armed
+from orchestrator.sharing import shared_values
 from orchestrator.store.agent_runs import Claim, Outcome
+from orchestrator.store.arrivals import ARRIVALS, HOLDS
 from orchestrator.store.database import Database
 from orchestrator.store.fork import NewFork, create_fork
 from orchestrator.store.store import Store
@@ -60,18 +65,18 @@ def woken_by(ground: StoreGround, claim: Claim, name: str, namespace: str = "") 
 def test_what_fails_before_the_commit_leaves_neither_the_change_nor_its_record(ground: StoreGround) -> None:
     reader, editor = ground.claims()
     assert suspend(ground, editor, key("plan")) is None
-    with armed("amid_change", "raise"), pytest.raises(FailpointError):
+    with armed("amid_change=raise"), pytest.raises(FailpointError):
         ground.set(reader, "plan", LONG_TEXT)
     assert ground.get(reader, "plan") is None
     assert ground.recorded(reader) == []
-    assert counts(ground.store.database, reader.run_id) == [0, 0, 0]
+    assert counts(ground.store.database, reader.run_id) == [1, 0, 0], "what is held was made by who waits"
     assert ground.steps.states(reader.run_id)["editor"] == "suspended"
 
 
 def test_what_fails_after_the_commit_is_found_by_whoever_tries_again(ground: StoreGround) -> None:
     claim = ground.claim()
     entry, change = ground.entry("set"), Change(namespace="", key="plan", value=LONG_TEXT)
-    with armed("after_change", "raise"), pytest.raises(FailpointError):
+    with armed("after_change=raise"), pytest.raises(FailpointError):
         ground.shared.change(claim, change, entry)
     assert ground.shared.change(claim, change, entry).outcome == {"version": 1, "number": 1}
     assert len(ground.history(claim, "plan")) == 1
@@ -102,27 +107,28 @@ def test_changes_cancels_and_ends_at_the_same_moment_do_not_lock_each_other_out(
 
     def change(claim: Claim) -> None:
         shared = ground.as_another_process()
-        for number in range(10):
-            try:
+        with suppress(ClaimLost):
+            for number in range(10):
                 entry = replace(ground.entry("set"), slot=Slot("", number))
                 shared.change(claim, Change(namespace="", key=f"{number % 3}", value=LONG_TEXT + str(number)), entry)
-            except ClaimLost:
-                return
 
     def record(claim: Claim) -> None:
         journal = Store(ground.store.database).journal
-        for number in range(10):
-            try:
+        with suppress(ClaimLost):
+            for number in range(10):
                 journal.record(claim, replace(ground.entry("step"), slot=Slot("1", number), outcome=LONG_TEXT * number))
-            except ClaimLost:
-                return
 
-    race(
-        *(lambda claim=claim: change(claim) for pair in pairs for claim in pair),
-        *(lambda pair=pair: record(pair[0]) for pair in pairs),
-        *(lambda pair=pair: cast("None", ground.store.runs.cancel(pair[0].run_id)) for pair in pairs[:4]),
-        *(lambda pair=pair: cast("None", ground.steps.finish(pair[1])) for pair in pairs[4:]),
-    )
+    def cancel(claim: Claim) -> None:
+        ground.store.runs.cancel(claim.run_id)
+
+    def finish(claim: Claim) -> None:
+        ground.steps.finish(claim)
+
+    works = [partial(change, claim) for pair in pairs for claim in pair]
+    works += [partial(record, reader) for reader, _ in pairs]
+    works += [partial(cancel, reader) for reader, _ in pairs[:4]]
+    works += [partial(finish, editor) for _, editor in pairs[4:]]
+    race(*works)
     for reader, _ in pairs:
         for name in "012":
             history = ground.history(reader, name)
@@ -229,8 +235,6 @@ def test_a_change_behind_a_suspension_that_is_not_committed_sees_it(postgres: Da
     reader, editor = ground.claims()
     with postgres.transaction() as session:
         # What `Waits.suspend` does, held before its commit.
-        from orchestrator.store.arrivals import ARRIVALS, HOLDS
-
         HOLDS["keys"](session, editor)
         session.row("lock_agent_run", id=editor.id)
         assert not ARRIVALS["keys"](session, editor, [key("plan")])
@@ -238,8 +242,6 @@ def test_a_change_behind_a_suspension_that_is_not_committed_sees_it(postgres: Da
 
         def change() -> None:
             found.append(woken_by(ground, reader, "plan"))
-
-        import threading
 
         writer = threading.Thread(target=change)
         writer.start()
@@ -255,15 +257,18 @@ def test_a_change_behind_a_suspension_that_is_not_committed_sees_it(postgres: Da
 
 
 def test_who_waits_is_found_by_an_index_and_not_among_all_that_a_run_has(postgres: Database) -> None:
+    count = 3_000
     ground = StoreGround(Store(postgres))
+    ground.steps = Steps(ground.store, plan_of(task("reader"), task("editor"), *(task(f"t{n}") for n in range(count))))
     reader, editor = ground.claims()
     assert suspend(ground, editor, key("plan")) is None
     with postgres.connect() as connection:
-        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        statement = postgres.statement("shared_fence").replace("%(ids)s", "%s").replace("%(run_ids)s", "%s")
-        plan = connection.exec_driver_sql(f"EXPLAIN {statement}", ([reader.id], [reader.run_id]))
+        connection.exec_driver_sql(f"ANALYZE {postgres.qualify('agent_run')}")
+        parameters = {"ids": [reader.id], "run_ids": [reader.run_id]}
+        plan = connection.exec_driver_sql(f"EXPLAIN {postgres.statement('shared_fence')}", parameters)
         text = "\n".join(row[0] for row in plan)
-    assert "ix_agent_run_listening" in text
+    assert "ix_agent_run_listening" in text, text
+    assert "Seq Scan" not in text
 
 
 # What becomes of it ---------------------------------------------------------------------------------------------------
@@ -431,7 +436,5 @@ def test_values_that_are_too_many_for_one_look_are_an_error_and_lists_of_changes
 
 
 def test_a_run_that_is_not_there_is_an_error(store: Store) -> None:
-    from orchestrator.sharing import shared_values
-
     with pytest.raises(RunNotFound):
         shared_values(store, ids.new(), None)

@@ -185,8 +185,7 @@ def ping(first: str, second: str, count: int) -> Any:
 )
 def test_two_agents_wait_for_each_other_in_turn_on_one_slot(folder: Path, broker: str, sides: tuple[str, str]) -> None:
     count = 10
-    settings = {**QUICK, "concurrency": 1}
-    with fleet(folder, broker, agents_path=folder / "agents", **settings) as installation:
+    with fleet(folder, broker, agents_path=folder / "agents", concurrency=1, **QUICK) as installation:
         installation.start_worker()
         run = installation.orchestrator.submit(ping(*sides, count))
         done = run.wait(120)

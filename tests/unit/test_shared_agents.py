@@ -232,13 +232,21 @@ def test_what_has_changed_already_is_not_waited_for(agent: type[BaseAgent], stat
     found = do(agent, state, "watch", "count", since=1)
     assert (found["value"], found["version"]) == (4, 2)
     changed = do(agent, state, "watch_prefix", "c", since=0)
-    assert [(each["key"], each["number"]) for each in changed] == [("count", 3)]
+    assert [(each["key"], each["number"]) for each in changed] == [("count", 4)]
 
 
-@pytest.mark.parametrize("timeout", [5, 3600.0, timedelta(days=1)])
+@pytest.mark.parametrize("timeout", [5, 3600.0, 0])
 def test_nobody_changes_it_in_time(agent: type[BaseAgent], state: SharedState, timeout: Any) -> None:
     assert do(agent, state, "watch", "count", timeout=timeout) is None
     assert do(agent, state, "watch_prefix", timeout=timeout) == []
+
+
+def test_a_timeout_may_be_a_timedelta() -> None:
+    class Patient(BaseAgent):
+        def execute(self, data: dict[str, Any], ctx: Context) -> Any:
+            return ctx.state.watch("count", timeout=timedelta(days=1)) is None
+
+    assert run_agent(Patient, {}) is True
 
 
 def test_a_test_that_waits_for_nothing_says_so(agent: type[BaseAgent], state: SharedState) -> None:

@@ -11,10 +11,11 @@ SELECT id, tenant_id, 0, 0, 0 FROM @run WHERE id = ANY(:run_ids::uuid[]) ORDER B
 ON CONFLICT DO NOTHING
 
 -- shared_fence: hold the agent runs that change something, and those that wait for a change in their runs
+-- Said as the index says it: a plan that is made once must not read the suspended rows of all runs.
 SELECT id, run_id, epoch, state, listening FROM @agent_run WHERE id IN (
     SELECT id FROM @agent_run WHERE id = ANY(:ids::uuid[])
     UNION
-    SELECT id FROM @agent_run WHERE run_id = ANY(:run_ids::uuid[]) AND state = 'suspended' AND listening IS NOT NULL
+    SELECT id FROM @agent_run WHERE run_id = ANY(:run_ids::uuid[]) AND CASE WHEN state = 'suspended' THEN listening END IS NOT NULL
 )
 ORDER BY id /*pg FOR NO KEY UPDATE*/
 

@@ -17,7 +17,7 @@ LONG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:  # noqa: D103
-    listening = sa.text("state = 'suspended' AND listening IS NOT NULL")
+    listening = sa.text("CASE WHEN state = 'suspended' THEN listening END IS NOT NULL")
     op.create_index(
         "ix_agent_run_listening", "agent_run", ["run_id"], postgresql_where=listening, sqlite_where=listening
     )
