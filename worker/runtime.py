@@ -55,7 +55,7 @@ from worker.meter import Meter, NoMeter
 from worker.nodes.builtin import Nodes
 from worker.pool import EventLoop, give_up_current_job
 from worker.settlement import Settlement
-from worker.sharing import ClaimSharing
+from worker.sharing import sharing_of
 from worker.streams.show import Show, ShownAnswers
 from worker.timelimits import bounded, stop_softly, timeouts_of
 
@@ -261,16 +261,7 @@ class Runtime:
 
     def _host(self, execution: Execution) -> Host:
         """Give what performs effects on behalf of an execution."""
-        claim, database, usd = execution.claim, execution.motion, self.agents.get(execution.claim.agent).usd
-        place = database.patiently(lambda: _place_of(claim, usd, self.store))
-        models = Models(self.desk, place, database, ShownAnswers(self.show, claim, database))
-        shared = ClaimSharing(self.store.shared, claim, self._publish_woken)
-        return Host(models, self.loop, Remembering(self.memory, claim, models, database), shared)
-
-    def _publish_woken(self, run_id: str) -> None:
-        """Publish who has waited for a change; it is recorded, so nothing that goes wrong here is the agent's."""
-        with suppress(NightfleetError):
-            self.advancer.republish(self.store.repairs.take_due([run_id]))
+        return _host_of(self, execution)
 
     def _call(self, execution: Execution, work: Callable[[], Any], timeouts: Timeouts, *, is_async: bool) -> Any:
         soft = None if timeouts.soft is None else timeouts.soft.total_seconds()
@@ -321,6 +312,14 @@ class Runtime:
             # Nobody executes it any more, whatever its thread does.
             self.executions.drop(execution)
             give_up(hard)
+
+
+def _host_of(runtime: Runtime, execution: Execution) -> Host:
+    claim, database, usd = execution.claim, execution.motion, runtime.agents.get(execution.claim.agent).usd
+    place = database.patiently(lambda: _place_of(claim, usd, runtime.store))
+    models = Models(runtime.desk, place, database, ShownAnswers(runtime.show, claim, database))
+    remembering = Remembering(runtime.memory, claim, models, database)
+    return Host(models, runtime.loop, remembering, sharing_of(runtime.store, runtime.advancer, claim))
 
 
 def _place_of(claim: Claim, usd: Decimal | None, store: Store) -> Place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from orchestrator.contracts.effect import Entry
@@ -30,6 +31,17 @@ class SharedStore(Protocol):
         """
         ...
 
+    def turn(self, run_id: str, namespace: str, key: str) -> AbstractContextManager[None]:
+        """Let others of this process that want to change a key wait for the length of a `with` block.
+
+        It keeps nobody from changing it: it spares those their tries who would lose.
+        """
+        ...
+
+    def line(self, run_id: str, namespace: str, key: str) -> AbstractContextManager[None]:
+        """Do the same among processes, first come, first served: for those who have lost already."""
+        ...
+
 
 class Sharing(Protocol):
     """The shared context of one run, as one agent run of it sees it."""
@@ -39,3 +51,7 @@ class Sharing(Protocol):
     def change(self, change: Change, entry: Entry) -> JsonValue:
         """Make a change and store its entry; gives the outcome that is recorded, see `SharedStore.change`."""
         ...
+
+    def turn(self, namespace: str, key: str) -> AbstractContextManager[None]: ...
+
+    def line(self, namespace: str, key: str) -> AbstractContextManager[None]: ...

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.context.deciding import Bounds, Head, Step, Totals, check_change, outcome_of, step
 from orchestrator.context.reading import Reading
-from orchestrator.contracts.effect import Entry
+from orchestrator.context.turns import Lines, Turns
+from orchestrator.context.writing import Writing
+from orchestrator.contracts.effect import Entry, Slot
 from orchestrator.contracts.jsonvalue import JsonValue
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.contracts.shared import Change, Changed, Look, concerns
@@ -17,9 +20,9 @@ from orchestrator.errors import ClaimLost, NightfleetError
 from orchestrator.failpoints import failpoint
 from orchestrator.group_commit import GroupCommit
 from orchestrator.journal.conflict import conflict
-from orchestrator.journal.encoding import Content, Packed, compress, pack, pack_value
+from orchestrator.journal.encoding import Content, compress, pack, pack_value
 from orchestrator.journal.recording import Texts
-from orchestrator.journal.rows import columns_of, entry_of
+from orchestrator.journal.rows import entry_of
 from orchestrator.journal.rows import outcome_of as outcome_in
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.database import Database, Row, Session
@@ -37,10 +40,24 @@ class _Write:
     contents: tuple[Content, ...]
 
     @property
+    def key(self) -> _Key:
+        return self.claim.run_id, self.change.namespace, self.change.key
+
+    @property
+    def place(self) -> tuple[str, Slot]:
+        return self.claim.id, self.entry.slot
+
+    @property
     def size(self) -> int:
         """About how many bytes this takes in a transaction."""
         return len(self.body or b"") + sum(len(content.plain) for content in self.contents)
 
+
+#: A key: of which run, in which namespace.
+_Key = tuple[str, str, str]
+#: Of a row of the journal.
+_STATE = 4
+_REPLACEABLE = frozenset({"begun", "void"})
 
 #: What became of a change; the row that stands in its place in the journal, where there is one; or why it was not made.
 _Answer = Changed | Row | NightfleetError
@@ -59,6 +76,8 @@ class DatabaseShared:
     def forked(self) -> None:
         """Forget the threads of the parent; call it in the child after a fork."""
         self._write: GroupCommit[_Write, _Answer] = GroupCommit(self._write_group, lambda write: write.size)
+        self._turns = Turns()
+        self._lines = Lines(self._database)
 
     def look(self, run_id: str, look: Look) -> JsonValue:
         return self._reading.look(run_id, look)
@@ -70,6 +89,12 @@ class DatabaseShared:
     def versions(self, run_id: str, look: Look) -> Iterator[dict[str, Any]]:
         """Give all versions that a look at a history is about, however many these are."""
         return self._reading.versions(run_id, look)
+
+    def line(self, run_id: str, namespace: str, key: str) -> AbstractContextManager[None]:
+        return self._lines.of(f"{run_id}:{namespace}:{key}")
+
+    def turn(self, run_id: str, namespace: str, key: str) -> AbstractContextManager[None]:
+        return self._turns.of((run_id, namespace, key))
 
     def change(self, claim: Claim, change: Change, entry: Entry) -> Changed:
         check_change(change, claim.task, self._bounds)
@@ -90,9 +115,10 @@ class DatabaseShared:
                 return self._already(claim, entry, answer)
 
     def _write_group(self, group: Sequence[_Write]) -> list[_Answer]:
-        return self._database.transact(
-            lambda session: _Transaction(session, self._bounds, self._max_value_bytes).make(group)
-        )
+        def work(session: Session) -> list[_Answer]:
+            return _Transaction(session, self._database.dialect, self._bounds, self._max_value_bytes).make(group)
+
+        return self._database.transact(work)
 
     def _already(self, claim: Claim, entry: Entry, row: Row) -> Changed:
         """Give the outcome of this very change, made by a try that got no answer; else raise `JournalConflict`."""
@@ -107,35 +133,30 @@ class _Transaction:
     """The changes of one group: of several runs, those of each one after the other."""
 
     session: Session
+    dialect: str
     bounds: Bounds
     max_value_bytes: int
     _totals: dict[str, Totals] = field(default_factory=dict[str, Totals])
-    _heads: dict[tuple[str, str, str], Head] = field(default_factory=dict[tuple[str, str, str], Head])
+    _heads: dict[_Key, Head] = field(default_factory=dict[_Key, Head])
+    #: What stands in places of the journal and is not to be replaced.
+    _taken: set[tuple[str, Slot]] = field(default_factory=set[tuple[str, Slot]])
     _epochs: dict[str, int] = field(default_factory=dict[str, int])
     #: Those who wait for a change, by run, with what they wait for.
     _listeners: dict[str, dict[str, list[Any]]] = field(default_factory=dict[str, dict[str, list[Any]]])
-    _contents: dict[tuple[str, str], tuple[str, Content]] = field(
-        default_factory=dict[tuple[str, str], tuple[str, Content]]
-    )
-    _woken: set[str] = field(default_factory=set[str])
+    _writing: Writing = field(default_factory=Writing)
 
     def make(self, group: Sequence[_Write]) -> list[_Answer]:
-        run_ids = {write.claim.run_id for write in group}
-        held = hold(self.session, run_ids)
+        held = hold(self.session, {write.claim.run_id for write in group})
         self._totals = {run_id: Totals(*row) for run_id, row in held.items()}
         counted = {run_id: totals.changes for run_id, totals in self._totals.items()}
         self._hold_agent_runs(group)
+        self._read(group)
         answers = [self._made(write) for write in group]
-        # In one order, as everybody stores what stands apart.
-        for (run_id, digest), (tenant_id, content) in sorted(self._contents.items(), key=lambda item: item[0]):
-            stored = {"hash": digest, "parent": content.parent, "body": compress(content.plain)}
-            self.session.run("journal_content", run_id=run_id, tenant_id=tenant_id, **stored)
         for run_id, totals in self._totals.items():
             if totals.changes != counted[run_id]:
-                sums = {"changes": totals.changes, "keys": totals.keys, "bytes": totals.bytes}
-                self.session.run("shared_count", run_id=run_id, **sums)
-        for agent_run_id in sorted(self._woken):
-            self.session.run("wake", id=agent_run_id)
+                self._writing.totals[run_id] = totals
+        if self._writing.entries:
+            self._writing.store(self.session, self.dialect)
         failpoint("amid_change")
         return answers
 
@@ -150,57 +171,64 @@ class _Transaction:
             elif state == AgentRunState.SUSPENDED and listening is not None:
                 self._listeners.setdefault(run_id, {})[identity] = json.loads(listening).get("keys", [])
 
+    def _read(self, group: Sequence[_Write]) -> None:
+        """Look where the keys stand, and what stands in the places of the records."""
+        if self.dialect != "postgresql":
+            for write in group:
+                run_id, namespace, key = write.key
+                row = self.session.row("shared_head", run_id=run_id, namespace=namespace, key=key)
+                self._heads[write.key] = Head() if row is None else Head(row[0], bool(row[1]))
+                if self._row_of(write) is not None:
+                    self._taken.add(write.place)
+            return
+        keys = [{"run_id": run_id, "namespace": space, "key": key} for run_id, space, key in {w.key for w in group}]
+        slots = [
+            {"agent_run_id": one, "scope": slot.scope, "number": slot.number} for one, slot in {w.place for w in group}
+        ]
+        for kind, identity, name, key, number, present, state in self.session.rows(
+            "shared_stand", keys=json.dumps(keys), slots=json.dumps(slots)
+        ):
+            if kind == "key":
+                self._heads[identity, name, key] = Head(number, present)
+            elif state not in _REPLACEABLE:
+                self._taken.add((identity, Slot(name, number)))
+
     def _made(self, write: _Write) -> _Answer:
         """Make one change, or say why not: then nothing of it is stored."""
         claim, change = write.claim, write.change
         if claim.run_id not in self._totals or self._epochs.get(claim.id) != claim.epoch:
             return ClaimLost("another claim has taken over, or the run was cancelled")
-        key = (claim.run_id, change.namespace, change.key)
-        head, totals = self._head(key), self._totals[claim.run_id]
-        before = replace(totals)
+        if write.place in self._taken:
+            # A try that got no answer has made it, perhaps.
+            return self._row_of(write) or ClaimLost("what this agent run has recorded was deleted")
+        head, totals = self._heads.get(write.key, Head()), replace(self._totals[claim.run_id])
         try:
             made = step(change, head, totals, self.bounds)
-            packed = self._packed(write, made, head)
+            entry = replace(write.entry, outcome=outcome_of(write.entry, made, head))
+            packed = pack(entry, limit_bytes=self.max_value_bytes)
         except NightfleetError as error:
-            self._totals[claim.run_id] = before
-            # A try that got no answer may have made it: then this is about what came after.
-            return self._row_of(write) or error
-        outcome = None if packed.outcome is None else compress(packed.outcome)
-        columns = columns_of(claim, packed.entry) | {"error": None, "usage": None}
-        if self.session.run("journal_write", outcome=outcome, **columns) == 0:
-            self._totals[claim.run_id] = before
-            return self._row_of(write) or ClaimLost("what this agent run has recorded was deleted")
+            return error
+        self._totals[claim.run_id] = totals
+        self._taken.add(write.place)
+        for content in (*packed.contents, *(write.contents if made else ())):
+            self._writing.contents[claim.run_id, content.hash] = (claim.tenant_id, content)
+        self._writing.add_entry(claim, packed.entry, None if packed.outcome is None else compress(packed.outcome))
         if made is not None:
-            self._heads[key] = Head(made.version, made.present)
-            self._store(write, made)
-        return Changed(outcome_of(write.entry, made, head), made is not None and self._wake(write))
-
-    def _head(self, key: tuple[str, str, str]) -> Head:
-        if key not in self._heads:
-            run_id, namespace, name = key
-            row = self.session.row("shared_head", run_id=run_id, namespace=namespace, key=name)
-            self._heads[key] = Head() if row is None else Head(row[0], bool(row[1]))
-        return self._heads[key]
-
-    def _packed(self, write: _Write, made: Step | None, head: Head) -> Packed:
-        entry = replace(write.entry, outcome=outcome_of(write.entry, made, head))
-        packed = pack(entry, limit_bytes=self.max_value_bytes)
-        for content in (*packed.contents, *write.contents):
-            self._contents[write.claim.run_id, content.hash] = (write.claim.tenant_id, content)
-        return packed
+            self._heads[write.key] = Head(made.version, made.present)
+            self._add_version(write, made)
+        return Changed(entry.outcome, made is not None and self._wake(write))
 
     def _row_of(self, write: _Write) -> Row | None:
         """Give what stands in the place of a change in the journal, where that is not to be replaced."""
         slot = write.entry.slot
         row = self.session.row("journal_row", id=write.claim.id, scope=slot.scope, number=slot.number)
-        return None if row is None or row[4] in {"begun", "void"} else row
+        return None if row is None or row[_STATE] in _REPLACEABLE else row
 
-    def _store(self, write: _Write, made: Step) -> None:
+    def _add_version(self, write: _Write, made: Step) -> None:
         claim, change = write.claim, write.change
         where = {"run_id": claim.run_id, "namespace": change.namespace, "key": change.key, "tenant_id": claim.tenant_id}
         where |= {"version": made.version, "number": made.number}
-        self.session.run("shared_put", body=write.body, size=made.size, task=claim.task, **where)
-        self.session.run("shared_point", present=made.present, **where)
+        self._writing.add_version(where, present=made.present, body=write.body, size=made.size, task=claim.task)
 
     def _wake(self, write: _Write) -> bool:
         """Note who waits for this change."""
@@ -210,5 +238,5 @@ class _Transaction:
             for identity, listed in self._listeners.get(write.claim.run_id, {}).items()
             if any(concerns(each, change.namespace, change.key) for each in listed)
         }
-        self._woken |= concerned
+        self._writing.woken |= concerned
         return bool(concerned)

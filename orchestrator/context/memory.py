@@ -6,11 +6,13 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.clock import system_clock
 from orchestrator.context.deciding import Bounds, Head, Totals, check_change, outcome_of, step
+from orchestrator.context.turns import Turns
 from orchestrator.context.unknown import unknown_task
 from orchestrator.contracts.effect import Entry, EntryState
 from orchestrator.contracts.jsonvalue import JsonValue
@@ -56,6 +58,7 @@ class MemoryShared:
         self._bounds = bounds or Bounds()
         self._tasks = tasks
         self._lock = threading.RLock()
+        self._turns = Turns()
         self._runs: defaultdict[str, _Run] = defaultdict(_Run)
 
     def look(self, run_id: str, look: Look) -> JsonValue:
@@ -81,10 +84,16 @@ class MemoryShared:
                 self._add(run, change, claim.task)
             return Changed(outcome)
 
+    def line(self, run_id: str, namespace: str, key: str) -> AbstractContextManager[None]:  # noqa: ARG002 - one process
+        return nullcontext()
+
+    def turn(self, run_id: str, namespace: str, key: str) -> AbstractContextManager[None]:
+        return self._turns.of((run_id, namespace, key))
+
     def recorded_in(self, journal: MemoryJournal) -> MemoryShared:
         """Give the same contexts for those whose effects are recorded in another journal."""
         other = MemoryShared(journal, bounds=self._bounds, tasks=self._tasks)
-        vars(other).update(_lock=self._lock, _runs=self._runs)
+        vars(other).update(_lock=self._lock, _runs=self._runs, _turns=self._turns)
         return other
 
     def give(self, run_id: str, values: Mapping[str, Any], *, task: str = GLOBAL) -> None:

@@ -310,7 +310,7 @@ def test_one_refusal_refuses_nothing_of_others_at_the_same_moment(narrow: Shared
 @pytest.mark.parametrize("processes", ["one process", "a process each"])
 def test_no_update_of_32_writers_is_lost_and_the_history_is_complete(ground: SharedGround, processes: str) -> None:
     reader, editor = ground.claims()
-    each, lost = 10, list[int]()
+    each, lost = 5, list[int]()
     lock = threading.Lock()
 
     def write(number: int) -> None:

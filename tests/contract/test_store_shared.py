@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from sharing import BOUNDS, StoreGround
 from sqlalchemy import func, select
-from steps import DONE, Steps, plan_of, race, task, wait_for_lock
+from steps import DONE, Steps, plan_of, race, spread, task, wait_for_lock
 
 from orchestrator.advance import Advancer
 from orchestrator.clock import ids
@@ -408,11 +408,18 @@ def test_a_retry_of_the_run_finds_what_it_has_shared(source: tuple[Steps, str]) 
 def test_everything_that_is_there_is_given_page_by_page(store: Store) -> None:
     ground = StoreGround(store, replace(BOUNDS, keys=5_000, total_bytes=64_000_000))
     claim = ground.claim()
-    for number in range(1_100):
-        ground.set(claim, f"k{number}", number)
+
+    def write(number: int) -> int:
+        change = Change(namespace="", key=f"k{number}", value=number)
+        return ground.shared.change(claim, change, replace(ground.entry("set"), slot=Slot("9", number))).outcome[
+            "version"
+        ]
+
+    assert spread(write, range(1_100), 32) == [1] * 1_100
     ground.delete(claim, "k7")
     found = list(ground.store.shared.everything(claim.run_id))
-    assert [each["value"] for each in found] == [number for number in range(1_100) if number != 7]
+    assert sorted(each["value"] for each in found) == [number for number in range(1_100) if number != 7]
+    assert [each["number"] for each in found] == sorted(each["number"] for each in found)
     few = Look(op="history", key="k3", limit=1)
     for number in range(5):
         ground.set(claim, "k3", number)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,7 +31,7 @@ from worker.effects.scopes import leave_scope
 from worker.effects.waits import LONGEST_SECONDS, Settle, parking_of
 
 #: Between two tries of an update that others were quicker than: at first, and at most.
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.002, 0.1
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.002, 0.02
 
 
 class _Asking(Waiting):
@@ -101,6 +102,10 @@ class UpdateValue(_Asking):
         return f"update {_place(self.namespace, self.key)}"
 
     def perform(self, attempt: Attempt, shared: Sharing) -> Stored:
+        with shared.turn(self.namespace, self.key), ExitStack() as queued:
+            return self._made(attempt, shared, queued)
+
+    def _made(self, attempt: Attempt, shared: Sharing, queued: ExitStack) -> Stored:
         look = Look(op="get", namespace=self.namespace, key=self.key)
         for tries in count():
             found: Any = attempt.patiently(lambda: shared.look(look))
@@ -113,6 +118,9 @@ class UpdateValue(_Asking):
             try:
                 return attempt.store(partial(shared.change, change), {"value": made})
             except StateConflict:
+                if tries == 1:  # others stand in line, too
+                    queued.enter_context(shared.line(self.namespace, self.key))
+                    continue
                 pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(tries, 10))
                 threading.Event().wait(jitter(pause / 2, 1.0))
         raise AssertionError("counting has no end")

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -46,6 +46,11 @@ class RemoteSharing:
 
     def change(self, change: Change, entry: Entry) -> JsonValue:
         return self._link.ask("change", change=change.model_dump(mode="json"), entry=wire.entry_out(entry))
+
+    def turn(self, namespace: str, key: str) -> AbstractContextManager[None]:  # noqa: ARG002 - the port's
+        return nullcontext()
+
+    line = turn
 
 
 class RemoteHost:

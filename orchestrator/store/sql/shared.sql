@@ -22,6 +22,73 @@ ORDER BY id /*pg FOR NO KEY UPDATE*/
 -- shared_head: where a key stands
 SELECT version, present, number FROM @shared_key WHERE run_id = :run_id AND namespace = :namespace AND key = :key
 
+-- shared_patience: how long to stand in a line of processes at most
+SET LOCAL lock_timeout = '5s'
+
+-- shared_line: stand in the line of those who want to change a key, until the transaction ends; behind it nothing is held
+SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))
+
+-- shared_stand: where keys stand on Postgres, and what stands in places of the journal, of a group of changes
+SELECT 'key', w.run_id, w.namespace, w.key, k.version, k.present, NULL::text
+FROM jsonb_to_recordset(:keys::jsonb) AS w(run_id uuid, namespace text, key text)
+JOIN @shared_key k ON k.run_id = w.run_id AND k.namespace = w.namespace AND k.key = w.key
+UNION ALL
+SELECT 'slot', j.agent_run_id, j.scope, NULL, j.number, NULL, j.state
+FROM jsonb_to_recordset(:slots::jsonb) AS w(agent_run_id uuid, scope text, number int)
+JOIN @journal j ON j.agent_run_id = w.agent_run_id AND j.scope = w.scope AND j.number = w.number
+
+-- shared_store: all that a group of changes stores, on Postgres, where everything is held that it touches
+WITH stored AS (
+    INSERT INTO @content (run_id, hash, tenant_id, parent, body)
+    SELECT c.run_id, c.hash, c.tenant_id, c.parent, substring(:bodies::bytea FROM c.start FOR c.length)
+    FROM jsonb_to_recordset(:contents::jsonb) AS c(
+        run_id uuid, hash text, tenant_id uuid, parent text, start int, length int
+    )
+    ORDER BY c.run_id, c.hash ON CONFLICT DO NOTHING
+), versions AS (
+    INSERT INTO @shared_version (run_id, namespace, key, version, tenant_id, number, body, size, task, created_at)
+    SELECT v.run_id, v.namespace, v.key, v.version, v.tenant_id, v.number,
+           substring(:bodies::bytea FROM v.start FOR v.length), v.size, v.task, now()
+    FROM jsonb_to_recordset(:versions::jsonb) AS v(
+        run_id uuid, namespace text, key text, version int, tenant_id uuid, number bigint, size int, task text, start int,
+        length int
+    )
+), pointed AS (
+    INSERT INTO @shared_key (run_id, namespace, key, tenant_id, version, number, present)
+    SELECT k.run_id, k.namespace, k.key, k.tenant_id, k.version, k.number, k.present
+    FROM jsonb_to_recordset(:keys::jsonb) AS k(
+        run_id uuid, namespace text, key text, tenant_id uuid, version int, number bigint, present boolean
+    )
+    ON CONFLICT (run_id, namespace, key) DO UPDATE
+    SET version = excluded.version, number = excluded.number, present = excluded.present
+), counted AS (
+    UPDATE @shared_context SET changes = t.changes, keys = t.keys, bytes = t.bytes
+    FROM jsonb_to_recordset(:totals::jsonb) AS t(run_id uuid, changes bigint, keys int, bytes bigint)
+    WHERE @shared_context.run_id = t.run_id
+), written AS (
+    INSERT INTO @journal AS j (
+        agent_run_id, scope, number, tenant_id, kind, fingerprint, state, request, outcome, digest, epoch, milliseconds,
+        recorded_at
+    )
+    SELECT e.agent_run_id, e.scope, e.number, e.tenant_id, e.kind, e.fingerprint, e.state, e.request,
+           substring(:bodies::bytea FROM e.start FOR e.length), e.digest, e.epoch, e.milliseconds, now()
+    FROM jsonb_to_recordset(:entries::jsonb) AS e(
+        agent_run_id uuid, scope text, number int, tenant_id uuid, kind text, fingerprint text, state text, request text,
+        digest text, epoch int, milliseconds int, start int, length int
+    )
+    ON CONFLICT (agent_run_id, scope, number) DO UPDATE
+    SET kind = excluded.kind, fingerprint = excluded.fingerprint, state = excluded.state, request = excluded.request,
+        outcome = excluded.outcome, error = NULL, usage = NULL, model = NULL, digest = excluded.digest, conversation = NULL,
+        epoch = excluded.epoch, milliseconds = excluded.milliseconds, recorded_at = excluded.recorded_at
+    WHERE j.state IN ('begun', 'void')
+), woken AS (
+    UPDATE @agent_run
+    SET state = 'queued', queued_at = now(), due_at = NULL, published_at = NULL, priority = 1, republished = 0, wake_at = NULL,
+        waiting_for = NULL
+    WHERE id = ANY(:woken::uuid[]) AND state || '' = 'suspended'
+)
+SELECT 1
+
 -- shared_moved: whether any key with a prefix has changed behind a number
 SELECT 1 FROM @shared_key
 WHERE run_id = :run_id AND namespace = :namespace AND number > :since AND substr(key, 1, length(:prefix)) = :prefix LIMIT 1
