@@ -263,7 +263,11 @@ def test_who_waits_for_a_change_is_suspended_and_a_bound_is_an_error_of_the_agen
 
 def test_a_fork_goes_on_with_what_its_run_has_shared(folder: Path) -> None:
     with embedded(folder) as nf:
-        run = nf.submit("a=writer | b=writer", {"count": COUNT})
+        first = TaskDefinition.model_validate({"id": "a", "agent": "writer", "input": {"count": COUNT}})
+        second = TaskDefinition.model_validate(
+            {"id": "b", "agent": "writer", "after": ["a"], "input": {"count": COUNT}}
+        )
+        run = nf.submit(WorkflowDefinition(tasks=(first, second)), {})
         run.wait(60)
         forked = nf.fork(run, from_task="b", input={"count": 1})
         assert forked.wait(60).output == {"total": COUNT + 1, "last": 0}
