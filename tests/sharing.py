@@ -131,14 +131,14 @@ def update(
     """Set a key to what a function makes of it, as `ctx.state.update` does; gives how often somebody else was quicker."""
     made = entry()
     with shared.turn(claim.run_id, "", key), ExitStack() as queued:
+        in_turn = queued.enter_context(shared.line(claim.run_id, "", key, lost=False))
         for lost in count():
             found: Any = shared.look(claim.run_id, Look(op="get", key=key))
             value, version = (None, 0) if found is None else (found["value"], found["version"])
             try:
                 shared.change(claim, Change(namespace="", key=key, value=function(value), expect=version), made)
             except StateConflict:
-                if lost == 1:
-                    queued.enter_context(shared.line(claim.run_id, "", key))
+                in_turn = in_turn or queued.enter_context(shared.line(claim.run_id, "", key, lost=True))
                 continue
             return lost
     raise AssertionError("counting has no end")

@@ -37,8 +37,8 @@ class ClaimSharing:
     def turn(self, namespace: str, key: str) -> AbstractContextManager[None]:
         return self.store.turn(self.claim.run_id, namespace, key)
 
-    def line(self, namespace: str, key: str) -> AbstractContextManager[None]:
-        return self.store.line(self.claim.run_id, namespace, key)
+    def line(self, namespace: str, key: str, *, lost: bool) -> AbstractContextManager[bool]:
+        return self.store.line(self.claim.run_id, namespace, key, lost=lost)
 
 
 def sharing_of(store: Store, advancer: Advancer, claim: Claim) -> ClaimSharing:

@@ -38,8 +38,11 @@ class SharedStore(Protocol):
         """
         ...
 
-    def line(self, run_id: str, namespace: str, key: str) -> AbstractContextManager[None]:
-        """Do the same among processes, first come, first served: for those who have lost already."""
+    def line(self, run_id: str, namespace: str, key: str, *, lost: bool) -> AbstractContextManager[bool]:
+        """Do the same among processes, first come, first served, for one who has `lost`, or where that has happened lately.
+
+        Gives whether it is so: who has no turn tries all the same.
+        """
         ...
 
 
@@ -54,4 +57,4 @@ class Sharing(Protocol):
 
     def turn(self, namespace: str, key: str) -> AbstractContextManager[None]: ...
 
-    def line(self, namespace: str, key: str) -> AbstractContextManager[None]: ...
+    def line(self, namespace: str, key: str, *, lost: bool) -> AbstractContextManager[bool]: ...

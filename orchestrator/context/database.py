@@ -90,8 +90,8 @@ class DatabaseShared:
         """Give all versions that a look at a history is about, however many these are."""
         return self._reading.versions(run_id, look)
 
-    def line(self, run_id: str, namespace: str, key: str) -> AbstractContextManager[None]:
-        return self._lines.of(f"{run_id}:{namespace}:{key}")
+    def line(self, run_id: str, namespace: str, key: str, *, lost: bool) -> AbstractContextManager[bool]:
+        return self._lines.of(f"{run_id}:{namespace}:{key}", lost=lost)
 
     def turn(self, run_id: str, namespace: str, key: str) -> AbstractContextManager[None]:
         return self._turns.of((run_id, namespace, key))

@@ -84,8 +84,8 @@ class MemoryShared:
                 self._add(run, change, claim.task)
             return Changed(outcome)
 
-    def line(self, run_id: str, namespace: str, key: str) -> AbstractContextManager[None]:  # noqa: ARG002 - one process
-        return nullcontext()
+    def line(self, run_id: str, namespace: str, key: str, *, lost: bool) -> AbstractContextManager[bool]:  # noqa: ARG002
+        return nullcontext(enter_result=False)
 
     def turn(self, run_id: str, namespace: str, key: str) -> AbstractContextManager[None]:
         return self._turns.of((run_id, namespace, key))

@@ -107,6 +107,7 @@ class UpdateValue(_Asking):
 
     def _made(self, attempt: Attempt, shared: Sharing, queued: ExitStack) -> Stored:
         look = Look(op="get", namespace=self.namespace, key=self.key)
+        in_turn = queued.enter_context(shared.line(self.namespace, self.key, lost=False))
         for tries in count():
             found: Any = attempt.patiently(lambda: shared.look(look))
             value, version = (None, 0) if found is None else (found["value"], found["version"])
@@ -118,8 +119,8 @@ class UpdateValue(_Asking):
             try:
                 return attempt.store(partial(shared.change, change), {"value": made})
             except StateConflict:
-                if tries == 1:  # others stand in line, too
-                    queued.enter_context(shared.line(self.namespace, self.key))
+                in_turn = in_turn or queued.enter_context(shared.line(self.namespace, self.key, lost=True))
+                if in_turn:
                     continue
                 pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(tries, 10))
                 threading.Event().wait(jitter(pause / 2, 1.0))

@@ -23,7 +23,7 @@ ORDER BY id /*pg FOR NO KEY UPDATE*/
 SELECT version, present, number FROM @shared_key WHERE run_id = :run_id AND namespace = :namespace AND key = :key
 
 -- shared_patience: how long to stand in a line of processes at most
-SET LOCAL lock_timeout = '5s'
+SET LOCAL lock_timeout = '20s'
 
 -- shared_line: stand in the line of those who want to change a key, until the transaction ends; behind it nothing is held
 SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))
