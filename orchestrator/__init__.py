@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from orchestrator.contracts.run import RunResult as RunResult
     from orchestrator.contracts.run import RunState as RunState
     from orchestrator.contracts.run import RunSummary as RunSummary
+    from orchestrator.contracts.shared import SharedValue as SharedValue
+    from orchestrator.contracts.shared import SharedValues as SharedValues
     from orchestrator.contracts.usage import Usage as Usage
     from orchestrator.contracts.variant import Changes as Changes
     from orchestrator.contracts.variant import Variant as Variant
@@ -133,6 +135,7 @@ _EXPORTS = {
         "RunState",
         "RunSummary",
     ),
+    "orchestrator.contracts.shared": ("SharedValue", "SharedValues"),
     "orchestrator.contracts.usage": ("Usage",),
     "orchestrator.contracts.variant": (
         "Changes",

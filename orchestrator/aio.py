@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from orchestrator.contracts.project import ProjectSummary
     from orchestrator.contracts.question import Answered, Question
     from orchestrator.contracts.run import RunFilter, RunResult, RunState, RunSummary
+    from orchestrator.contracts.shared import SharedValues
     from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
     from orchestrator.settings import Settings
 
@@ -354,6 +355,10 @@ class AsyncRunHandle:
             if not final:
                 await asyncio.sleep(pause)
                 pause = longer(pause)
+
+    async def shared(self, key: str | None = None, *, task: str = "") -> SharedValues:
+        """Give what the agents of the run share now; see `RunHandle.shared`."""
+        return await self._bridge.call(self._run.shared, key, task=task)
 
     async def publish(self) -> None:
         """Publish the run's first tasks now if nobody has; see `Orchestrator.publish`."""

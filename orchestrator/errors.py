@@ -33,6 +33,7 @@
     │   ├── CallLimitExceeded       calls are nested too deep, or a run has too many
     │   ├── AgentCrashed            it ended its process, alone in it, too often
     │   ├── AgentOutOfMemory        it wanted more than `Limits.memory_mb`
+    │   ├── StateConflict           a key of the shared context has another version than was expected
     │   ├── JournalConflict         two effects claim one place in the journal
     │   ├── NondeterminismError     the agent asks for something else than it has recorded
     │   ├── EffectUncertain         an effect may have happened, and may happen at most once
@@ -357,6 +358,17 @@ class AgentOutOfMemory(AgentError):
     """The agent wanted more memory than `Limits.memory_mb` gives to its process."""
 
     code = "agent_out_of_memory"
+
+
+class StateConflict(AgentError):
+    """A key of the shared context has another version than was expected; nothing was changed."""
+
+    code = "state_conflict"
+
+    @property
+    def version(self) -> int:
+        """The version that the key has, 0 where nobody has written it yet."""
+        return int(self.details.get("version", 0))
 
 
 class JournalConflict(AgentError):

@@ -11,6 +11,7 @@ from orchestrator.polling import output_of, polls
 if TYPE_CHECKING:
     from orchestrator.contracts.event import RunEvent
     from orchestrator.contracts.run import RunResult, RunState
+    from orchestrator.contracts.shared import SharedValues
     from orchestrator.service import Service
 
 
@@ -66,6 +67,13 @@ class RunHandle:
                 yield event
             if final:
                 return
+
+    def shared(self, key: str | None = None, *, task: str = "") -> SharedValues:
+        """Give what the agents of the run share now, in the order of the last changes; with a `key` all its versions.
+
+        The key is one of those that all share, or one of the part of a `task`.
+        """
+        return self._orchestrator.service.shared(self.id, key, task=task)
 
     def publish(self) -> None:
         """Publish the run's first tasks now if nobody has; see `Orchestrator.publish`."""

@@ -32,6 +32,7 @@ SCHEMAS: Mapping[str, Published] = {
         "run, runs show, runs fork, runs retry, runs dead redrive without a fleet; runs resume, one a line",
     ),
     "runs": Published("orchestrator.contracts.run:RunSummary", "runs list", many=True),
+    "shared": Published("orchestrator.contracts.shared:SharedValues", "runs show --shared"),
     "journal": Published("orchestrator.contracts.recorded:RunJournal", "runs show --journal"),
     "replay": Published("orchestrator.contracts.replay:Replay", "runs replay"),
     "event": Published("orchestrator.contracts.event:RunEvent", "runs watch, one a line"),

@@ -53,6 +53,7 @@ from orchestrator.store.unsending import unsend
 from orchestrator.stream import events_of
 
 if TYPE_CHECKING:
+    from orchestrator.contracts.shared import SharedValues
     from orchestrator.messages import Messages
     from orchestrator.questions import Questions
     from orchestrator.store.census import Load
@@ -280,6 +281,12 @@ class Service:
         """Give what has happened since `after`, and whether that is all there will be."""
         final = self.state(run_id).final
         return tuple(self.events(run_id, after)), final
+
+    def shared(self, run_id: str, key: str | None = None, *, task: str = "") -> SharedValues:
+        """Give what the agents of a run share now, or every version of a key; see `RunHandle.shared`."""
+        from orchestrator.sharing import shared_values
+
+        return shared_values(self._store, run_id, key, task=task)
 
     # Changing ---------------------------------------------------------------------------------------------------------
 

@@ -77,6 +77,10 @@ class Settings(BaseSettings):
     qdrant_api_key: SecretStr | None = None
     #: How many messages a conversation of an agent keeps, the newest.
     session_messages: int = Field(default=1000, ge=1, le=1000)
+    #: What the shared context of one run may hold: bytes of one value, keys, and bytes of all of it with its history.
+    shared_value_bytes: int = Field(default=1_000_000, ge=1)
+    shared_keys: int = Field(default=10_000, ge=1)
+    shared_bytes: int = Field(default=64_000_000, ge=1)
     connect_timeout: Positive = timedelta(seconds=3)
     heartbeat: Positive = timedelta(seconds=5)
     lease_ttl: Positive = timedelta(seconds=15)

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import pytest
 
 from orchestrator.clock import agent_run_id, ids, system_clock
+from orchestrator.context.base import Sharing
+from orchestrator.context.memory import MemoryShared
 from orchestrator.contracts.effect import Entry, EntryState, Slot
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.contracts.policy import Limits
@@ -28,6 +30,7 @@ from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder
 from worker.effects.scopes import Suspended, task_factory
 from worker.llm.base import LLMRequest, LLMResponse
+from worker.sharing import ClaimSharing
 from worker.tools.needs import ServiceLimit
 
 T = TypeVar("T")
@@ -45,6 +48,8 @@ class Desk:
     def __init__(self, answer: Callable[[str], str]) -> None:
         self._answer = answer
         self.calls: list[str] = []
+        #: What the run shares, as the claim that executes sees it.
+        self.shared: Sharing
 
     def perform(self, effect: Effect) -> Any:
         match effect:
@@ -92,6 +97,8 @@ class Replays:
         self.id = agent_run_id(ids.new(), 0)
         self.epoch = 0
         self.desk = Desk(answer)
+        in_memory = self.journal if isinstance(self.journal, MemoryJournal) else MemoryJournal()
+        self.shared = MemoryShared(in_memory)
         self.account = Account("desk:1")
         self.recorder: Recorder
         #: Whom effects that wait ask, if any can, and how long a moment is.
@@ -110,6 +117,7 @@ class Replays:
         self.epoch += 1
         claim = Claim(self.id, "task", 0, "agent", self.epoch, 0, 0, self.id, self.id, "null", None)
         self.account = Account("desk:1", limits or Limits())
+        self.desk.shared = ClaimSharing(self.shared, claim)
         is_async = inspect.iscoroutinefunction(execute)
 
         def make() -> Recorder:

@@ -25,6 +25,7 @@ from orchestrator.contracts.mail import OUTSIDE, AgentMessage, Filter
 from orchestrator.contracts.memory import Memory, Passage
 from orchestrator.contracts.permissions import Permissions
 from orchestrator.contracts.policy import Limits, RetryPolicy, Timeouts
+from orchestrator.contracts.shared import GLOBAL, SharedValue
 from orchestrator.contracts.usage import Usage
 from orchestrator.errors import (
     AgentError,
@@ -48,8 +49,10 @@ from orchestrator.errors import (
     QuestionExpired,
     RecipientEnded,
     RetryableError,
+    StateConflict,
     ToolError,
     UnknownRecipient,
+    ValueTooLarge,
 )
 from orchestrator.planning.inputs import Upstream
 from worker.effects.base import Account, Flow, now_flow, progress_flow, step_flow
@@ -71,6 +74,14 @@ from worker.loop.options import CallOptions, Prompt, make_question
 from worker.loop.steps import Steps, run, run_async
 from worker.mailing import AsyncMailContext, MailContext, Subscription
 from worker.memory.context import AgentMemory, AsyncAgentMemory, AsyncSession, Session
+from worker.shared import (
+    AsyncSharedContext,
+    AsyncSharedReader,
+    AsyncSharedSpace,
+    SharedContext,
+    SharedReader,
+    SharedSpace,
+)
 from worker.tools.calculator import Calculator
 from worker.tools.files import Files
 from worker.tools.http import Http
@@ -103,6 +114,9 @@ __all__ = [
     "AsyncAgentMemory",
     "AsyncContext",
     "AsyncSession",
+    "AsyncSharedContext",
+    "AsyncSharedReader",
+    "AsyncSharedSpace",
     "BaseAgent",
     "Basic",
     "Bearer",
@@ -152,7 +166,12 @@ __all__ = [
     "Search",
     "ServiceLimit",
     "Session",
+    "SharedContext",
+    "SharedReader",
+    "SharedSpace",
+    "SharedValue",
     "Stage",
+    "StateConflict",
     "Stdio",
     "StreamableHttp",
     "Subscription",
@@ -166,6 +185,7 @@ __all__ = [
     "UnknownRecipient",
     "Upstream",
     "Usage",
+    "ValueTooLarge",
     "Verdict",
     "adapter",
     "guard",
@@ -302,6 +322,11 @@ class Context(_BaseContext, MailContext):
     def memory(self) -> AgentMemory:
         """What this agent remembers, its conversations, and documents."""
         return AgentMemory(self._driver, self._account)
+
+    @property
+    def state(self) -> SharedContext:
+        """What the agents of this run share: values by key, with versions; `state.own` is this task's part of it."""
+        return SharedContext(self._driver, GLOBAL, self.task)
 
     @overload
     def llm(self, prompt: Prompt, **options: Unpack[CallOptions]) -> str: ...
@@ -449,6 +474,11 @@ class AsyncContext(_BaseContext, AsyncMailContext):
     def memory(self) -> AsyncAgentMemory:
         """What this agent remembers, its conversations, and documents; see `AgentMemory`."""
         return AsyncAgentMemory(self._driver, self._account)
+
+    @property
+    def state(self) -> AsyncSharedContext:
+        """What the agents of this run share; see `Context.state`."""
+        return AsyncSharedContext(self._driver, GLOBAL, self.task)
 
     @overload
     async def llm(self, prompt: Prompt, **options: Unpack[CallOptions]) -> str: ...

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from orchestrator.clock import system_clock
+from orchestrator.context.base import Sharing
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.observability.logging import get_logger
@@ -31,10 +32,11 @@ class Host:
 
     blocks = False
 
-    def __init__(self, models: Models, loop: EventLoop, remembering: Remembering) -> None:
+    def __init__(self, models: Models, loop: EventLoop, remembering: Remembering, shared: Sharing) -> None:
         self._models = models
         self._loop = loop
         self._remembering = remembering
+        self.shared = shared
         services = Services(models.desk, models.place)
         self.admitted, self.admitted_async = services.admitted, services.admitted_async
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.context.base import Sharing
 from orchestrator.contracts.effect import Entry, EntryState, Slot
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
@@ -181,6 +182,10 @@ class _NoHost:
 
     def memory(self, request: MemoryRequest, slot: Slot, progress: Progress) -> MemoryOutcome:
         raise AssertionError(f"a replay asks no memory, but {request.op} at {slot} ({progress})")
+
+    @property
+    def shared(self) -> Sharing:
+        raise AssertionError("a replay asks nothing of what its run shares")
 
     def admitted(self, limit: ServiceLimit, slot: Slot, progress: Progress) -> nullcontext[None]:
         raise AssertionError(f"a replay asks no service, but {limit.service} at {slot} ({progress})")

@@ -58,6 +58,7 @@ from worker.pool import EventLoop, give_up_current_job
 from worker.pools import Pools, claim_within
 from worker.post import Post
 from worker.settlement import Settlement
+from worker.sharing import sharing_of
 from worker.streams.show import Show, ShownAnswers
 from worker.subwork import Calling
 from worker.timelimits import bounded, stop_softly, timeouts_of
@@ -260,10 +261,7 @@ class Runtime:
 
     def _host(self, execution: Execution) -> Host:
         """Give what performs effects on behalf of an execution."""
-        claim, database, usd = execution.claim, execution.motion, self.agents.get(execution.claim.agent).usd
-        place = database.patiently(lambda: _place_of(claim, usd, self.store))
-        models = Models(self.desk, place, database, ShownAnswers(self.show, claim, database))
-        return Host(models, self.loop, Remembering(self.memory, claim, models, database))
+        return _host_of(self, execution)
 
     def _call(self, execution: Execution, work: Callable[[], Any], timeouts: Timeouts, *, is_async: bool) -> Any:
         soft = None if timeouts.soft is None else timeouts.soft.total_seconds()
@@ -331,6 +329,14 @@ def _release(store: Store, claim: Claim, loss: Loss, worker_id: str) -> Nightfle
     except NightfleetError as error:
         return error
     return None
+
+
+def _host_of(runtime: Runtime, execution: Execution) -> Host:
+    claim, database, usd = execution.claim, execution.motion, runtime.agents.get(execution.claim.agent).usd
+    place = database.patiently(lambda: _place_of(claim, usd, runtime.store))
+    models = Models(runtime.desk, place, database, ShownAnswers(runtime.show, claim, database))
+    remembering = Remembering(runtime.memory, claim, models, database)
+    return Host(models, runtime.loop, remembering, sharing_of(runtime.store, runtime.advancer, claim))
 
 
 def _place_of(claim: Claim, usd: Decimal | None, store: Store) -> Place:

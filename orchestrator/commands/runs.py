@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands import attend, journal, mail, render
+from orchestrator.commands import attend, journal, mail, render, shared
 from orchestrator.commands.answer import answer, questions
 from orchestrator.commands.asking import Asker
 from orchestrator.commands.changes import cancel, resume, retry
@@ -63,12 +63,28 @@ def list_runs(selection: Selection, page: Page, place: Place, *, as_json: bool) 
 @click.option("--journal", "with_journal", is_flag=True, help="What its agents have done: every recorded effect.")
 @click.option("--messages", "with_messages", is_flag=True, help="What its agents have told each other, as a diagram.")
 @click.option("--mermaid", is_flag=True, help="With --messages: as a diagram of Mermaid's.")
+@click.option("--shared", "with_shared", is_flag=True, help="What its agents share: every value that there is now.")
 @place_options(agents=False)
 @json_option
-def show(run: str, place: Place, *, with_journal: bool, with_messages: bool, mermaid: bool, as_json: bool) -> None:
+def show(  # noqa: PLR0913 - a page each, by its name
+    run: str,
+    place: Place,
+    *,
+    with_journal: bool,
+    with_messages: bool,
+    mermaid: bool,
+    with_shared: bool,
+    as_json: bool,
+) -> None:
     """Show a run as it is now; --json with its input and every output."""
+    if with_journal + (with_messages or mermaid) + with_shared > 1:
+        raise click.UsageError("--journal, --messages and --shared are pages of their own: leave all but one out")
     settings = _settings(place)
     with looking(settings) as service:
+        if with_shared:
+            values = service.shared(run)
+            click.echo(values.model_dump_json(indent=2) if as_json else shared.page(values))
+            return
         result = service.snapshot(run)
         made = journal.recorded(service.kernel, result) if with_journal else None
         told = list(service.messages.history(run)) if with_messages or mermaid else None

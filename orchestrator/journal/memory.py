@@ -73,6 +73,12 @@ class MemoryJournal:
             contents = self._contents[run_id_of(agent_run_id)]
         yield from (_entry(packed, contents) for _, packed in rows)
 
+    def entry_at(self, agent_run_id: str, slot: Slot) -> Entry | None:
+        """Give what is recorded at a slot, whatever its state."""
+        with self._lock:
+            packed = self._rows[agent_run_id].get(slot)
+            return None if packed is None else _entry(packed, self._contents[run_id_of(agent_run_id)])
+
     def conversation(self, run_id: str, head: str) -> list[JsonValue]:
         found: list[JsonValue] = []
         contents = self._contents[run_id]

@@ -10,6 +10,7 @@ from orchestrator.contracts.jsonvalue import JsonValue
 from orchestrator.contracts.mail import Filter
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.database import Session
+from orchestrator.store.shared import have_changed, hold_for_wait
 from orchestrator.store.subwork import calls_have_ended
 
 
@@ -42,5 +43,9 @@ Arrival = Callable[[Session, Claim, Sequence[JsonValue]], bool]
 ARRIVALS: Mapping[InterestKind, Arrival] = {
     "mail": mail_arrived,
     "calls": calls_have_ended,
+    "keys": have_changed,
     "people": no_message,
 }
+
+#: What is held before the agent run's row, for kinds that need it: whoever brings such a thing holds it first, too.
+HOLDS: Mapping[InterestKind, Callable[[Session, Claim], None]] = {"keys": hold_for_wait}

@@ -16,6 +16,7 @@ from orchestrator.planning.frontier import Plan
 from orchestrator.store.creation import Creation, NewRun, Place, database_now
 from orchestrator.store.database import Database, Session
 from orchestrator.store.runs import Runs, not_found
+from orchestrator.store.shared_past import copy_shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ def _begin(session: Session, new: NewFork, begin: Beginning) -> list[Dispatch]:
     # What somebody has redriven a task with holds for as long as all before it is what it was.
     redriven = [*begin.kept, *(position for position in begin.first if position not in new.given)]
     session.run("copy_inputs", run_id=new.id, source=new.source, positions=redriven)
+    copy_shared(session, new.source, new.id, [plan.tasks[position].id for position in begin.kept])
     for position in begin.skipped:
         session.run("skip_row", id=plan.id_at(new.id, position))
     for position, left in begin.left.items():

@@ -105,7 +105,7 @@ class Deletions:
         return [Recorded(row[0], row[1], row[2], _seconds(row[3], row[4])) for row in rows]
 
     def delete_journals(self, run_ids: Collection[str], *, age_seconds: float = 0.0) -> int:
-        """Delete what those of some runs that ended that long ago have recorded, and shown of answers; gives how many."""
+        """Delete what those of some runs that ended that long ago have recorded, shared and shown; gives how many."""
 
         def work(session: Session) -> int:
             ended = [row[0] for row in session.rows("hold_ended", ids=list(run_ids), age=float(age_seconds))]
@@ -113,6 +113,9 @@ class Deletions:
                 session.run("delete_journals", ids=ended)
                 session.run("delete_content", ids=ended)
                 session.run("delete_pieces", ids=ended)
+                # Long text of theirs has gone with that of the journals.
+                for statement in ("delete_shared_versions", "delete_shared_keys", "delete_shared"):
+                    session.run(statement, ids=ended)
             return len(ended)
 
         return self._database.transact(work)

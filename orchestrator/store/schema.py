@@ -18,7 +18,7 @@ _NO_TABLE = {"42P01", "3F000"}
 _LOCK_NOT_AVAILABLE = "55P03"
 
 #: The revision that this version of the code needs: the newest in `migrations/versions`.
-HEAD = "0013"
+HEAD = "0014"
 
 
 def current(database: Database) -> str | None:

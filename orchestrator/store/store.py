@@ -16,6 +16,8 @@ from orchestrator.store.runs import Runs
 
 if TYPE_CHECKING:
     from orchestrator.bus.database import DatabaseMail
+    from orchestrator.context.database import DatabaseShared
+    from orchestrator.context.deciding import Bounds
     from orchestrator.journal.database import DatabaseJournal
     from orchestrator.store.census import Census
     from orchestrator.store.evaluations import Evaluations
@@ -36,10 +38,18 @@ if TYPE_CHECKING:
 class Store:
     """Everything that is remembered; thread-safe and lazy: the first statement connects."""
 
-    def __init__(self, database: Database, *, max_value_bytes: int = 8_000_000, mailbox_size: int = 1000) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_value_bytes: int = 8_000_000,
+        mailbox_size: int = 1000,
+        shared_bounds: Bounds | None = None,
+    ) -> None:
         self.database = database
         self._mailbox_size = mailbox_size
         self._max_value_bytes = max_value_bytes
+        self._shared_bounds = shared_bounds
         self.runs = Runs(database)
         self.agent_runs = AgentRuns(database)
         self.batches = Batches(database)
@@ -49,10 +59,13 @@ class Store:
     @classmethod
     def from_settings(cls, settings: Settings) -> Store:
         """Give the store that the settings name."""
+        from orchestrator.context.deciding import Bounds
+
         return cls(
             Database.from_settings(settings),
             max_value_bytes=settings.max_value_bytes,
             mailbox_size=settings.mailbox_size,
+            shared_bounds=Bounds(settings.shared_value_bytes, settings.shared_keys, settings.shared_bytes),
         )
 
     # What producers have no use for is imported with its first use: two megabytes of theirs.
@@ -70,6 +83,15 @@ class Store:
         from orchestrator.bus.database import DatabaseMail
 
         return DatabaseMail(self.database, self.journal, mailbox_size=self._mailbox_size)
+
+    @cached_property
+    def shared(self) -> DatabaseShared:
+        """What the agents of each run share."""
+        from orchestrator.context.database import DatabaseShared
+        from orchestrator.context.deciding import Bounds
+
+        bounds = self._shared_bounds or Bounds()
+        return DatabaseShared(self.database, bounds=bounds, max_value_bytes=self._max_value_bytes)
 
     @cached_property
     def waits(self) -> Waits:
@@ -182,7 +204,7 @@ class Store:
         self.agent_runs.forked()
         if "journal" in vars(self):
             self.journal.forked()
-        for name in ("streams", "mail", "subwork"):
+        for name in ("streams", "mail", "subwork", "shared"):
             if name in vars(self):
                 getattr(self, name).forked()
 

@@ -244,6 +244,8 @@ agent_run = Table(
     Index("ix_agent_run_held", "worker_id", **_where("state = 'running'")),
     Index("ix_agent_run_gated", "id", **_where("state = 'blocked' AND gated")),
     Index("ix_agent_run_wake", "wake_at", **_where("state = 'suspended'")),
+    # Said in a way that no other index of suspended rows answers to: those hold the ones of all runs.
+    Index("ix_agent_run_listening", "run_id", **_where("CASE WHEN state = 'suspended' THEN listening END IS NOT NULL")),
     postgresql_with={"fillfactor": 70},
 )
 
@@ -512,6 +514,51 @@ agent_message = Table(
     Index("ix_agent_message_waiting", "recipient_id", "number", **_where("state = 'waiting'")),
     Index("ix_agent_message_reply", "answers", **_where("state = 'waiting' AND answers IS NOT NULL")),
     Index("ix_agent_message_expires", "expires_at", **_where("state = 'waiting' AND expires_at IS NOT NULL")),
+)
+
+#: What the shared context of a run holds in all. Whoever changes that, or is about to wait for a change, holds this row first.
+shared_context = Table(
+    "shared_context",
+    metadata,
+    _run(primary_key=True),
+    _tenant_of_run(),
+    #: The number of the last change.
+    Column("changes", Long, nullable=False),
+    Column("keys", Integer, nullable=False),
+    Column("bytes", Long, nullable=False),
+    postgresql_with={"fillfactor": 50},
+)
+
+#: The keys of shared contexts, and which version each has. The namespace is a task, or empty for the run's own.
+shared_key = Table(
+    "shared_key",
+    metadata,
+    _run(primary_key=True),
+    Column("namespace", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    _tenant_of_run(),
+    Column("version", Integer, nullable=False),
+    Column("number", Long, nullable=False),
+    Column("present", Boolean, nullable=False),
+    postgresql_with={"fillfactor": 70},
+)
+
+#: Every value that a key has had.
+shared_version = Table(
+    "shared_version",
+    metadata,
+    _run(primary_key=True),
+    Column("namespace", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    _tenant_of_run(),
+    Column("number", Long, nullable=False),
+    #: Encoded as outcomes of the journal are: long text stands in `content`, once. NULL where it was deleted.
+    Column("body", LargeBinary),
+    #: Bytes that it counts with.
+    Column("size", Integer, nullable=False),
+    Column("task", Text, nullable=False),
+    _created(),
 )
 
 #: Progress lines of agents, in the order of their ids; the stream of `run.events()`.

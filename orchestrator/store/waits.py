@@ -17,7 +17,7 @@ from orchestrator.contracts.question import Inquiry, Question, QuestionState, Re
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import AnswerRefused, ClaimLost, QuestionNotFound
 from orchestrator.store.agent_runs import Claim
-from orchestrator.store.arrivals import ARRIVALS
+from orchestrator.store.arrivals import ARRIVALS, HOLDS
 from orchestrator.store.database import Database, Session, moment, times
 
 #: How long a reading of the database's clock tells what has passed since: that clock may be set.
@@ -65,6 +65,8 @@ class Waits:
         row_of = {"id": claim.id, "epoch": claim.epoch}
 
         def work(session: Session) -> Any:
+            for kind in sorted(HOLDS.keys() & wanted.keys()):
+                HOLDS[kind](session, claim)
             if heard or wanted:
                 # Held from here on, so that no event comes between the look at them and the suspension.
                 session.row("lock_agent_run", id=claim.id)

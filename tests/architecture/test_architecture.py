@@ -268,7 +268,7 @@ EXPORTS = [
     "Normalized", "Number", "Orchestrator", "PoolSummary", "ProjectSummary", "Question", "QuestionNotFound",
     "Retention", "RetryPolicy", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunHandle", "RunNotFound",
     "RunResult", "RunState", "RunStateConflict", "RunSummary", "Schema", "ServiceUnavailable", "Settings",
-    "TaskDefinition", "Timeouts", "UnknownAgent", "UnknownCapability", "Usage", "UsageError", "ValueTooLarge",
+    "SharedValue", "SharedValues", "TaskDefinition", "Timeouts", "UnknownAgent", "UnknownCapability", "Usage", "UsageError", "ValueTooLarge",
     "Variant", "WorkerState", "WorkerSummary", "WorkflowDefinition", "WorkflowInvalid", "adaptive", "any_agent",
     "parallel", "sequential",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from orchestrator.clock import system_clock
+from orchestrator.context.base import Sharing
 from orchestrator.contracts.effect import PREVIEW, Entry, EntryState, EventLine, Slot, fingerprint, preview
 from orchestrator.contracts.jsonvalue import JsonValue
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
@@ -80,6 +81,11 @@ class Host(Protocol):
         """Do what blocks, from an event loop."""
         ...
 
+    @property
+    def shared(self) -> Sharing:
+        """What the agents of the run share."""
+        ...
+
     def log(self, event: str, fields: Mapping[str, Any]) -> None: ...
 
 
@@ -98,6 +104,13 @@ class Blocking:
     async def run_async(self, host: Host) -> Any:
         with self.motion.flight(self.slot):  # from now on, not from when there is a thread for it
             return await host.in_thread(lambda: self.run(host))
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What an effect gives that was recorded together with what it did: nothing is left to be recorded."""
+
+    outcome: JsonValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +233,20 @@ class Attempt:
             return await self._within_flight(lambda: host.in_thread(lambda: self.run(host)))
         return await self._within_flight(lambda: self._run_coroutine(effect, host))
 
+    def store(self, write: Callable[[Entry], JsonValue], outcome: JsonValue = None) -> Stored:
+        """Let `write` do the effect and store its entry in one go, if anybody still waits for that; again, while that is away."""
+        if not self._wanted:
+            return Stored(None)
+        entry = self._writer.entry(
+            self._effect, self._slot, EntryState.DONE, outcome=outcome, milliseconds=self._milliseconds()
+        )
+        return Stored(self.patiently(lambda: write(entry)))
+
+    def patiently(self, work: Callable[[], T]) -> T:
+        """Ask the database, again and again while it is away; raises what has ended or stopped the execution."""
+        self._writer.motion.check()
+        return self._writer.motion.patiently(work)
+
     async def perform_in_thread(self, host: Host, work: Callable[[], Any]) -> JsonValue:
         """Do what blocks."""
         return await self._within_flight(lambda: host.in_thread(lambda: self.perform(work)))
@@ -268,6 +295,8 @@ class Attempt:
 
     def _done(self, value: Any, inside: Scope) -> JsonValue:
         self._let_stop(inside)
+        if isinstance(value, Stored):
+            return value.outcome
         try:
             outcome = self._effect.encode(value, self._writer.limit_bytes)
             event = self._writer.masked(self._effect.event(outcome))
@@ -299,9 +328,11 @@ class Attempt:
     def _record(self, state: EntryState, **fields: Any) -> None:
         if not self._wanted:
             return
-        milliseconds = round((system_clock.monotonic() - self._began) * 1000)
-        messages = self._effect.conversation()
-        self._writer.record(self._effect, self._slot, state, milliseconds=milliseconds, conversation=messages, **fields)
+        took, messages = self._milliseconds(), self._effect.conversation()
+        self._writer.record(self._effect, self._slot, state, milliseconds=took, conversation=messages, **fields)
+
+    def _milliseconds(self) -> int:
+        return round((system_clock.monotonic() - self._began) * 1000)
 
     def _interrupted(self, error: BaseException) -> None:
         """Take note that the agent waits no more: nobody can say that its outcome was seen."""

@@ -100,6 +100,8 @@ class Parking:
     heard: bool = False
     #: How often somebody has said that something has come.
     pokes: int = 0
+    #: How often what is waited for is looked for, while other branches of the agent keep it in the process.
+    look_seconds: float = 2.0
     _waits: list[Wait] = field(default_factory=list[Wait])
     #: How many waits lie inside of each effect.
     _inside: Counter[str] = field(default_factory=Counter[str])
@@ -175,7 +177,8 @@ class Parking:
             return 0.0
         return self.motion.moved_at + self.moment_seconds - now
 
-    def _suspended(self) -> Suspended:
+    def _suspended(self) -> BaseException:
+        """Give what ends an execution in which nothing moves."""
         waits = sorted(self._waits, key=lambda wait: (wait.until is None, wait.until or 0.0))
         text = ", ".join(dict.fromkeys(wait.waiting_for for wait in waits))
         interests = [wait.interest for wait in waits if wait.interest is not None]

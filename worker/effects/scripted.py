@@ -14,7 +14,9 @@ from orchestrator.clock import ids, system_clock
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.question import Inquiry, QuestionState, Reply
 from orchestrator.store.agent_runs import Claim
-from worker.effects.parking import Parking, Wait
+from worker.effects.motion import Motion
+from worker.effects.parking import Events, Parking, Wait
+from worker.effects.ports import Mail
 from worker.effects.scopes import Scopes
 
 
@@ -54,18 +56,35 @@ class ScriptedPeople:
         return Reply(QuestionState.ANSWERED, json.dumps(given))
 
 
+#: How long nothing of an agent may have moved, and how often is looked for what its other branches may bring about.
+_STILL_SECONDS, _LOOK_SECONDS = 0.2, 0.01
+
+
 class NoWaiting(Parking):
-    """Every wait is over at once; one that only others could end shows what a test has forgotten."""
+    """Every wait is over at once; one for what other branches may bring about, as soon as none of them moves."""
+
+    def __init__(self, motion: Motion, events: Events, mail: Mail | None = None) -> None:
+        super().__init__(motion, events, _STILL_SECONDS, mail, look_seconds=_LOOK_SECONDS)
+        #: Times that have come since nothing moved.
+        self._come: set[float] = set()
 
     def is_over(self, until: float | None) -> bool:
-        if until is None:
-            raise AssertionError(
-                "the agent waits for a message that nobody sends: say what it finds, run_agent(..., inbox=[Incoming(...)]), or "
-                "what it is replied, run_agent(..., replies={task: ...})"
-            )
-        return True
+        return until in self._come or super().is_over(until)
 
     def left(self, wait: Wait, scopes: Scopes) -> float:
-        del wait, scopes
         self.motion.check()
-        return 0.0
+        if wait.interest is None:
+            return 0.0
+        if wait.until is not None:
+            with self.motion.moved:
+                if self._idle_left(system_clock.monotonic(), scopes) <= 0:
+                    self._come.add(wait.until)
+                    return 0.0
+        return super().left(wait, scopes)
+
+    def _suspended(self) -> BaseException:
+        text = ", ".join(dict.fromkeys(wait.waiting_for for wait in self._waits))
+        return AssertionError(
+            f"the agent {text}, and nothing in this test brings that about: give it what it waits for (run_agent(..., "
+            "inbox=[Incoming(...)], replies={task: ...}, state=...)), or a timeout"
+        )

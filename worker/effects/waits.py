@@ -23,7 +23,7 @@ from worker.effects.recorder import Operation, Recorder, Waiting
 #: How often an answer is looked for while other branches of the agent keep it in the process.
 _LOOK_SECONDS = 2.0
 #: A hundred years: databases and Python count no further than to the year 9999.
-_LONGEST_SECONDS = 3_155_760_000.0
+LONGEST_SECONDS = 3_155_760_000.0
 _MOST_CHARACTERS = 200
 
 
@@ -51,7 +51,7 @@ class Sleep(Waiting):
         left = self.seconds
         if left is None or entry is not None:
             now = yield Blocking(recorder.motion, slot, parking.events.now)
-            left = min(self._left(now, entry), _LONGEST_SECONDS)
+            left = min(self._left(now, entry), LONGEST_SECONDS)
         if entry is None and left > parking.moment_seconds:
             yield Blocking(recorder.motion, slot, lambda: recorder.writer.begin(self, slot))
         waiting_for = f"sleeps until {_moment(self.until or system_clock.now() + timedelta(seconds=left))}"
@@ -157,7 +157,7 @@ class Settle:
 def sleep_flow(duration: float | timedelta) -> Flow[None]:
     """Wait for some time."""
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-    if not 0 <= seconds <= _LONGEST_SECONDS:
+    if not 0 <= seconds <= LONGEST_SECONDS:
         raise InputInvalid(
             f"ctx.sleep: {duration!r} is no duration: give seconds or a timedelta, not below 0, at most a hundred years"
         )
@@ -197,7 +197,7 @@ def make_ask(
     if default is not NO_DEFAULT and choices and default not in choices:
         raise InputInvalid(f"ctx.ask: the default {default!r} is none of the choices {list(choices)}")
     seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
-    if seconds is not None and not 0 < seconds <= _LONGEST_SECONDS:
+    if seconds is not None and not 0 < seconds <= LONGEST_SECONDS:
         raise InputInvalid(f"ctx.ask: expires={expires!r} is no time in which anybody could answer")
     inquiry = Inquiry(
         storable(question),

@@ -8,17 +8,19 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
 from orchestrator.clock import system_clock
+from orchestrator.context.base import Sharing
 from orchestrator.contracts.effect import Entry, Slot
 from orchestrator.contracts.jsonvalue import JsonValue
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.contracts.question import Inquiry, Reply
+from orchestrator.contracts.shared import Change, Look
 from orchestrator.contracts.subwork import Ended, Failure, Order, Standing
 from orchestrator.store.agent_runs import Claim
 from worker.effects.base import Effect, ReadClock, Report
@@ -34,6 +36,25 @@ T = TypeVar("T")
 _THREADS = 64
 
 
+class RemoteSharing:
+    """What the run shares, asked of the worker, which knows the claim."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def look(self, look: Look) -> JsonValue:
+        return self._link.ask("look", look=look.model_dump(mode="json"))
+
+    def change(self, change: Change, entry: Entry) -> JsonValue:
+        return self._link.ask("change", change=change.model_dump(mode="json"), entry=wire.entry_out(entry))
+
+    def turn(self, namespace: str, key: str) -> AbstractContextManager[None]:  # noqa: ARG002 - the port's
+        return nullcontext()
+
+    def line(self, namespace: str, key: str, *, lost: bool) -> AbstractContextManager[bool]:  # noqa: ARG002
+        return nullcontext(enter_result=False)
+
+
 class RemoteHost:
     """Performs effects: model calls by the worker, who has the keys; the clock is the same here and there."""
 
@@ -41,6 +62,7 @@ class RemoteHost:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self.shared: Sharing = RemoteSharing(link)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="nightfleet-blocking")
 
     def perform(self, effect: Effect) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.contracts.effect import Entry, Slot
 from orchestrator.contracts.memory import memory_request
+from orchestrator.contracts.shared import Change, Look
 from orchestrator.journal.base import Journal, Recording
 from orchestrator.observability.logging import get_logger
 from orchestrator.store.agent_runs import Claim
@@ -69,16 +70,26 @@ class Serving:
         match message:
             case {"ask": "model" | "memory" | "window" | "admit" | "leave"}:
                 return self._hosted(message)
-            case {"ask": "now"}:
-                return self._events.now().isoformat()
+            case {"ask": "now" | "question" | "reply"}:
+                return self._waited(message)
+            case {"ask": "mail"} if self._mail is not None:
+                return answer_mail(self._mail, self._claim, message)
+            case {"ask": "call" | "standing" | "ends" | "failure"} if self._callees is not None:
+                return self._called(message, self._callees)
+            case {"ask": "look" | "change"}:
+                return self._shared(message)
+            case _:
+                return self._journaled(message)
+
+    def _waited(self, message: Mapping[str, Any]) -> Any:
+        """Answer what waits ask: the time, and people."""
+        match message:
             case {"ask": "question", "slot": slot, "inquiry": inquiry}:
                 return self._events.ask(self._claim, wire.slot_in(slot), wire.inquiry_in(inquiry))
             case {"ask": "reply", "slot": slot}:
                 return wire.reply_out(self._events.reply(self._claim.id, wire.slot_in(slot)))
-            case {"ask": "call" | "standing" | "ends" | "failure"} if self._callees is not None:
-                return self._called(message, self._callees)
             case _:
-                return self._journaled(message)
+                return self._events.now().isoformat()
 
     def _called(self, message: Mapping[str, Any], callees: Callees) -> Any:
         """Do what a child asks of the agents that it calls."""
@@ -123,6 +134,16 @@ class Serving:
             case _:
                 raise ValueError(f"an agent's process asks for {message['ask']} in a way that nobody understands")
 
+    def _shared(self, message: Mapping[str, Any]) -> Any:
+        """Do what a child asks of what its run shares."""
+        match message:
+            case {"look": look}:
+                return self._host.shared.look(Look.model_validate(look))
+            case {"change": change, "entry": entry}:
+                return self._host.shared.change(Change.model_validate(change), wire.entry_in(entry))
+            case _:
+                raise ValueError(f"an agent's process asks for {message['ask']} in a way that nobody understands")
+
     def _admitted(self, limit: ServiceLimit, slot: Slot, progress: Progress) -> Any:
         turn = self._host.admitted(limit, slot, progress)
         turn.__enter__()
@@ -149,9 +170,7 @@ class Serving:
             self._leave(slot)
 
     def _journaled(self, message: Mapping[str, Any]) -> Any:
-        """Do what a child asks of journal and mail: under the claim that this process holds, whatever the child says."""
-        if message["ask"] == "mail" and self._mail is not None:
-            return answer_mail(self._mail, self._claim, message)
+        """Do what a child asks of the journal: under the claim that this process holds, whatever the child says."""
         journal, claim = self._journal, self._claim
         match message:
             case {"ask": "record", "entry": entry}:

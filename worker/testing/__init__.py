@@ -23,6 +23,7 @@ from worker.testing.replaying import replay
 from worker.testing.running import run_agent
 from worker.testing.scripted import MockLLM, Reply, call
 from worker.testing.standin import ModelCall
+from worker.testing.state import SharedState
 
 __all__ = [
     "REAL",
@@ -41,6 +42,7 @@ __all__ = [
     "Reply",
     "Report",
     "Sent",
+    "SharedState",
     "ToolUse",
     "call",
     "replay",

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from orchestrator.clock import agent_run_id, ids, system_clock
+from orchestrator.clock import ids, system_clock
+from orchestrator.context.base import Sharing
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
@@ -41,10 +42,12 @@ from worker.loader import AgentLoader, LoadedAgent, load_class
 from worker.memory.base import Asker
 from worker.memory.embedding import embed_offline
 from worker.memory.manager import MemoryManager
+from worker.sharing import ClaimSharing
 from worker.testing.calls import ScriptedCalls
 from worker.testing.mail import Answer, Incoming, ScriptedMail
 from worker.testing.recorder import Exchange, LogLine, Recorder, verdicts_of
 from worker.testing.standin import By, ModelCall, StandIn
+from worker.testing.state import AGENT_RUN, SharedState
 from worker.tools.needs import ServiceLimit
 from worker.tools.registry import ToolRegistry
 
@@ -65,6 +68,7 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     inbox: Sequence[Incoming] = (),
     replies: Mapping[str, Answer] | None = None,
     calls: Mapping[str, Any] | None = None,
+    state: SharedState | Mapping[str, Any] | None = None,
 ) -> Any:
     """Run an agent here and give its output, with input, output and effects checked as a worker checks them.
 
@@ -78,11 +82,13 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     (`MemoryManager.in_process()`); vectors are made offline. `inbox` are the messages that it finds, `replies` what tasks
     reply to its requests; what it sends is in the recorder's `sent`. `calls` maps agents that it calls (`ctx.call`, `ctx.map`)
     to what they give: a value, an exception, a function of the input, or an agent that is run for real (its class, or `REAL`).
+    `state` is what its run shares (`ctx.state`): a `SharedState`, which can be looked at afterwards, or values by key.
     """
     given = _as_json(data)
     recorder = Recorder() if recorder is None else recorder
     memory = memory or MemoryManager.in_process()
-    shared = _Shared(model, agents_path, recorder, answers or {}, memory, calls or {}, replies or {})
+    given_state = state if isinstance(state, SharedState) else SharedState(state)
+    shared = _Shared(model, agents_path, recorder, answers or {}, memory, calls or {}, replies or {}, given_state)
     run_input = given if run_input is None else _as_json(run_input)
     before = {task: _upstream(output) for task, output in (upstream or {}).items()}
     return _run_as(agent, given, shared, run_input, upstream=before, inbox=inbox)
@@ -98,6 +104,7 @@ class _Shared(NamedTuple):
     memory: MemoryManager
     calls: Mapping[str, Any]
     replies: Mapping[str, Answer]
+    state: SharedState
 
 
 def _run_as(  # noqa: PLR0913 - of two of its own, and what it shares
@@ -111,7 +118,7 @@ def _run_as(  # noqa: PLR0913 - of two of its own, and what it shares
     inbox: Sequence[Incoming] = (),
 ) -> Any:
     """Run an agent as a task, its own by default; see `run_agent`."""
-    model, agents_path, recorder, answers, memory, calls, _ = shared
+    model, agents_path, recorder, answers, memory, calls, *_ = shared
     loaded = _loaded(agent, agents_path)
     value = loaded.parse_input(given)
     task = task or loaded.card.name
@@ -137,11 +144,13 @@ def _run_as(  # noqa: PLR0913 - of two of its own, and what it shares
 
         people = ScriptedPeople(answers)
         scripted = ScriptedCalls(calls, recorder, run_real)
-        host = _Host(answering, recorder, memory, loaded)
         journal = MemoryJournal(max_value_bytes=sys.maxsize)
+        claim = _claim(loaded, task)
+        sharing = ClaimSharing(shared.state.store.recorded_in(journal), claim)
+        host = _Host(answering, recorder, memory, loaded, sharing)
         mail = ScriptedMail(loaded.card.name, journal, loaded.agent_class.RECEIVES, shared.replies, recorder.sent)
         mail.expect(inbox)
-        make = partial(_driver, host, account, journal, people, scripted, mail, task)
+        make = partial(_driver, host, account, journal, people, scripted, mail, claim)
         try:
             result = run_recorded(make, call, on_change="fail")
         finally:
@@ -149,10 +158,6 @@ def _run_as(  # noqa: PLR0913 - of two of its own, and what it shares
     output = loaded.dump_output(result)
     dump(output, what=f"the output of agent {loaded.card.name!r}", limit_bytes=sys.maxsize)
     return loaded.validate_output(result) if loaded.gives.is_model else output
-
-
-#: The agent run of a test: it is forgotten with it.
-_RUN = agent_run_id("00000000-0000-7000-8000-000000000000", 0)
 
 
 class _Answering(NamedTuple):
@@ -170,11 +175,10 @@ def _driver(  # noqa: PLR0913, PLR0917 - what stands in for a worker, part by pa
     people: ScriptedPeople,
     calls: ScriptedCalls,
     mail: ScriptedMail,
-    task: str,
+    claim: Claim,
 ) -> EffectRecorder:
     """Give what drives the effects: they are recorded as a worker records them."""
     loaded = host.loaded
-    claim = Claim(_RUN, task, 0, loaded.card.name, 1, 0, 0, _RUN, _RUN, "null", None)
     writer = Writer(
         claim,
         journal,
@@ -184,7 +188,11 @@ def _driver(  # noqa: PLR0913, PLR0917 - what stands in for a worker, part by pa
         plugin=loaded.agent_class.__module__,
         limit_bytes=sys.maxsize,
     )
-    return EffectRecorder(writer, journal.read(claim), host, NoWaiting(writer.motion, people, 0.0, mail), calls)
+    return EffectRecorder(writer, journal.read(claim), host, NoWaiting(writer.motion, people, mail), calls)
+
+
+def _claim(loaded: LoadedAgent, task: str) -> Claim:
+    return Claim(AGENT_RUN, task, 0, loaded.card.name, 1, 0, 0, AGENT_RUN, AGENT_RUN, "null", None)
 
 
 class _Host:
@@ -192,8 +200,16 @@ class _Host:
 
     blocks = False
 
-    def __init__(self, answering: _Answering, recorder: Recorder, memory: MemoryManager, loaded: LoadedAgent) -> None:
+    def __init__(
+        self,
+        answering: _Answering,
+        recorder: Recorder,
+        memory: MemoryManager,
+        loaded: LoadedAgent,
+        shared: Sharing,
+    ) -> None:
         self.loaded = loaded
+        self.shared = shared
         self._answering = answering
         self._recorder = recorder
         self._memory = memory
