@@ -113,8 +113,8 @@ class DeadLetters:
         undo = plan.undo_at(position)
         try:
             if undo is not None:
-                return undo_input(undo, plan.tasks[undo.of], parse(head.input), upstream)
-            return task_input(plan.tasks[position], parse(head.input), upstream)
+                return undo_input(undo, plan.tasks[undo.of], parse(head.input), upstream, plan.passed[undo.of])
+            return task_input(plan.tasks[position], parse(head.input), upstream, plan.passed[position])
         except InputInvalid:
             return None
 

@@ -65,4 +65,4 @@ def _with_input(workflow: WorkflowDefinition, task_id: str, input: Any, *, limit
         task.model_copy(update={"input": input}) if task.id == task_id else task  # pyright: ignore[reportUnknownArgumentType]
         for task in workflow.tasks
     )
-    return WorkflowDefinition(name=workflow.name, tasks=tuple(tasks), deadline=workflow.deadline)
+    return workflow.with_tasks(tasks)

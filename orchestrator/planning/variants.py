@@ -20,7 +20,7 @@ def changed(workflow: WorkflowDefinition, changes: Changes, *, of_agent: str | N
         return workflow
     meant = {task.id for task in _meant(workflow, changes, of_agent)}
     tasks = (task.model_copy(update=wanted) if task.id in meant else task for task in workflow.tasks)
-    return WorkflowDefinition(name=workflow.name, tasks=tuple(tasks), deadline=workflow.deadline)
+    return workflow.with_tasks(tasks)
 
 
 def _meant(workflow: WorkflowDefinition, changes: Changes, of_agent: str | None) -> Sequence[TaskDefinition]:
