@@ -136,11 +136,12 @@ def _end(session: Session, run_id: str, position: int, decided: _Decided, output
     """Skip a task, or end it with an output; gives the positions that have become ready to be decided by that."""
     plan = decided.plan
     identity = plan.id_at(run_id, position)
-    if output is None:
-        changed = session.run("skip_row", id=identity)
-    else:
-        changed = session.run("settle_row", id=identity, output=output)
-    if changed != 1:
+    done = (
+        session.run("skip_row", id=identity)
+        if output is None
+        else session.run("settle_row", id=identity, output=output)
+    )
+    if done != 1:
         return []
     undecided: list[int] = []
     plain: list[str] = []

@@ -52,7 +52,7 @@ from worker.memory.chosen import memory_of
 from worker.memory.manager import MemoryManager
 from worker.memory.remembering import Remembering
 from worker.meter import Meter, NoMeter
-from worker.nodes.builtin import Nodes
+from worker.nodes.builtin import Nodes, is_built_in
 from worker.pool import EventLoop, give_up_current_job
 from worker.settlement import Settlement
 from worker.streams.show import Show, ShownAnswers
@@ -79,7 +79,7 @@ class Runtime:
     meter: Meter = field(default_factory=NoMeter)
     #: Masks what is secret in this process.
     redact: Redactor = field(default_factory=lambda: redactor(os.environ))
-    #: What stands behind tasks that name a function or a Celery task.
+    #: What stands behind tasks that name no agent.
     nodes: Nodes = field(init=False)
     #: Processes of their own for those that ask for one, and for suspects.
     isolation: Isolation = field(init=False)
@@ -234,10 +234,11 @@ class Runtime:
     def _bound(self, execution: Execution) -> LoadedAgent:
         """Give what executes a claim."""
         loaded, hard = self.agents.get(execution.claim.agent), execution.task.timeouts.hard
-        if execution.task.function is None or hard is None:
-            return self.nodes.bind(loaded, execution)
+        bind = partial(self.nodes.bind, loaded, execution, self.agents.tools)
+        if hard is None or not is_built_in(loaded) or execution.task.celery is not None:
+            return bind()
         # This imports a module of the user's, which may hang.
-        return self._within(execution, hard.total_seconds(), lambda: self.nodes.bind(loaded, execution))
+        return self._within(execution, hard.total_seconds(), bind)
 
     def _recorder(self, execution: Execution, loaded: LoadedAgent) -> Recorder:
         """Give what drives the effects of an execution, from its beginning."""

@@ -14,6 +14,7 @@ import click
 
 from orchestrator.commands import attend, render
 from orchestrator.commands.asking import Asker, can_ask
+from orchestrator.commands.checking import check, check_here
 from orchestrator.commands.completion import workflows
 from orchestrator.commands.place import (
     NO_FLEET,
@@ -22,14 +23,13 @@ from orchestrator.commands.place import (
     charge_options,
     deadline_option,
     json_option,
-    looking,
     place_options,
     producing,
     set_up_logging,
     timeout_option,
 )
 from orchestrator.commands.session import working
-from orchestrator.errors import InputInvalid, SettingsInvalid, UnknownAgent, UsageError, ValueTooLarge
+from orchestrator.errors import InputInvalid, SettingsInvalid, UsageError, ValueTooLarge
 
 if TYPE_CHECKING:
     from orchestrator.contracts.workflow import WorkflowDefinition
@@ -111,7 +111,7 @@ def run(work: Work, place: Place, *, timeout: float | None, dry_run: bool, merma
     if place.agents_path is not None and not settings.embedded:
         raise UsageError("--agents-path is for agents in this process: add --embedded, or give it to the workers")
     if settings.embedded:
-        _check_here(definition, settings)
+        check_here(definition, settings)
     given = work.input(settings.max_value_bytes)
     try:
         with working(place, settings) as session:
@@ -196,33 +196,10 @@ def _head(path: Path | None, count: int) -> bytes:
 def _print_plan(definition: WorkflowDefinition, settings: Settings, *, mermaid: bool, as_json: bool) -> None:
     from orchestrator.planning.diagram import as_mermaid, as_text
 
-    _check(definition, settings)
+    check(definition, settings)
     if as_json:
         click.echo(definition.model_dump_json(indent=2))
     elif mermaid:
         click.echo(as_mermaid(definition))
     else:
         click.echo(f"{as_text(definition)}\n\n{as_mermaid(definition)}")
-
-
-def _check(definition: WorkflowDefinition, settings: Settings) -> None:
-    """Raise what a submit would; without a fleet the agents that are known are those of this machine."""
-    if settings.embedded:
-        _check_here(definition, settings)
-        return
-    with looking(settings) as service:
-        service.plan(definition)
-
-
-def _check_here(definition: WorkflowDefinition, settings: Settings) -> None:
-    """Raise what is wrong for this process: an agent that others have announced, and that it cannot load, is unknown to it."""
-    from orchestrator.imports import require_ours
-    from orchestrator.planning.validate import validate
-
-    loaded = require_ours("worker.loader").AgentLoader(settings.agents_path, base=Path.cwd()).load()
-    try:
-        validate(definition, frozenset(loaded.agents))
-    except UnknownAgent:
-        for problem in loaded.problems:
-            click.echo(render.problem_line(problem.origin, problem.message), err=True)
-        raise

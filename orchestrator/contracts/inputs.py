@@ -5,10 +5,10 @@ A schema is a word (`str`, `int?`, `good | bad`, `[str]`) or a JSON Schema of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from orchestrator.contracts.shape import KNOWN_WORDS, SUBSCHEMAS, TYPES, faults_of
@@ -16,6 +16,7 @@ from orchestrator.contracts.shape import KNOWN_WORDS, SUBSCHEMAS, TYPES, faults_
 Schema = dict[str, Any]
 
 MAX_INPUTS = 1000
+INPUT_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 _MAX_DEPTH = 20
 #: What people call it: the same words as in agents without code.
 _PLAIN: Mapping[str, Schema] = {
@@ -43,34 +44,34 @@ class SchemaFault(ValueError):
         self.known = tuple(known)
 
 
-def _as_inputs(given: Any) -> Any:
-    if not isinstance(given, Mapping):
-        return given
-    return {name: _as_schema(str(name), said) for name, said in given.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-
-
-def _as_schema(name: str, said: Any) -> Schema:
+def _as_schema(said: Any) -> Schema:
     """Give what is said of one input as a JSON Schema; raises where it is none, or its default does not fit."""
     try:
         schema: Schema = dict(said) if isinstance(said, Mapping) else _of_word(said, ())  # pyright: ignore[reportUnknownArgumentType]
-        for fault in _faults(schema, (), 0):
-            raise fault
-        if "default" in schema and (wrong := faults_of(schema["default"], schema, "the default")):
-            raise SchemaFault(("default",), "; ".join(wrong))
-    except SchemaFault as fault:
+        fault = next(_faults(schema, (), 0), None) or _fault_of_default(schema)
+    except SchemaFault as raised:
+        fault, schema = raised, {}
+    if fault is not None:
         # pydantic knows no other way to say where inside of a value something is.
         raise PydanticCustomError(
             "input_schema",
             "{message}",
-            {"message": fault.message, "path": [name, *fault.path], "word": fault.word, "known": list(fault.known)},
-        ) from None
+            {"message": fault.message, "path": list(fault.path), "word": fault.word, "known": list(fault.known)},
+        )
     return schema
+
+
+def _fault_of_default(schema: Schema) -> SchemaFault | None:
+    wrong = faults_of(schema["default"], schema, "the default") if "default" in schema else []
+    return SchemaFault(("default",), "; ".join(wrong)) if wrong else None
 
 
 #: The inputs of a workflow; a word is replaced by the schema that it stands for.
 Inputs = Annotated[
-    dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")], dict[str, Any]],
-    BeforeValidator(_as_inputs, json_schema_input_type=dict[str, str | list[Any] | dict[str, Any]]),
+    dict[
+        Annotated[str, StringConstraints(pattern=INPUT_PATTERN)],
+        Annotated[dict[str, Any], BeforeValidator(_as_schema, json_schema_input_type=str | list[Any] | dict[str, Any])],
+    ],
     Field(max_length=MAX_INPUTS),
 ]
 
@@ -115,7 +116,9 @@ def _plain(word: str, path: tuple[str | int, ...]) -> Schema:
     if "|" in word:
         choices = [each.strip() for each in word.split("|")]
         if "" in choices or any(each in _PLAIN for each in choices):
-            raise SchemaFault(path, f"{word!r} mixes types and choices: write texts such as good | bad, or a JSON Schema")
+            raise SchemaFault(
+                path, f"{word!r} mixes types and choices: write texts such as good | bad, or a JSON Schema"
+            )
         return {"enum": choices}
     if word not in _PLAIN:
         hint = f", did you mean {_MEANT[word]!r}?" if word in _MEANT else ""
@@ -165,26 +168,35 @@ def _word_faults(word: str, value: Any, path: tuple[str | int, ...], depth: int)
 
 
 def _plain_faults(word: str, value: Any, path: tuple[str | int, ...]) -> Iterator[SchemaFault]:
-    match word:
-        case "type":
-            names: list[Any] = value if isinstance(value, list) else [value]  # pyright: ignore[reportUnknownVariableType]
-            for name in names:
-                if name not in TYPES:
-                    yield SchemaFault(path, f"there is no type {name!r}", str(name), TYPES)
-        case "enum" if not isinstance(value, list) or not value:
-            yield SchemaFault(path, "expected a list of the values that are possible")
-        case "required" if not (isinstance(value, list) and all(isinstance(each, str) for each in value)):  # pyright: ignore[reportUnknownVariableType]
-            yield SchemaFault(path, "expected a list of names")
-        case "pattern":
-            yield from _pattern_faults(value, path)
-        case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                yield SchemaFault(path, f"expected a number, found {value!r}")
-        case "minLength" | "maxLength" | "minItems" | "maxItems":
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                yield SchemaFault(path, f"expected a whole number from 0 on, found {value!r}")
-        case _:
-            pass
+    if word == "type":
+        names: list[Any] = value if isinstance(value, list) else [value]  # pyright: ignore[reportUnknownVariableType]
+        for name in names:
+            if name not in TYPES:
+                yield SchemaFault(path, f"there is no type {name!r}", str(name), TYPES)
+    elif word == "pattern":
+        yield from _pattern_faults(value, path)
+    elif word in _EXPECTED and not _EXPECTED[word][0](value):
+        yield SchemaFault(path, f"expected {_EXPECTED[word][1]}, found {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)  # pyright: ignore[reportUnknownVariableType]
+
+
+_EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), (_is_number, "a number")),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), (_is_count, "a whole number from 0 on")),
+    "enum": (lambda value: isinstance(value, list) and bool(value), "a list of the values that are possible"),
+    "required": (_are_names, "a list of names"),
+}
 
 
 def _pattern_faults(value: Any, path: tuple[str | int, ...]) -> Iterator[SchemaFault]:

@@ -125,9 +125,7 @@ def _distinct(branches: tuple[Branch, ...] | None) -> tuple[Branch, ...] | None:
 
 
 Function = DottedPath | None
-Celery = Annotated[
-    CeleryTask | None, BeforeValidator(_as_celery_task, json_schema_input_type=str | CeleryTask | None)
-]
+Celery = Annotated[CeleryTask | None, BeforeValidator(_as_celery_task, json_schema_input_type=str | CeleryTask | None)]
 Tool = Annotated[ToolUse | None, BeforeValidator(_as_tool_use, json_schema_input_type=str | ToolUse | None)]
 Branches = Annotated[
     tuple[Branch, ...] | None,

@@ -243,6 +243,13 @@ class WorkflowDefinition(Value):
             raise ValueError(f"{output!r} is always the same: write `output: ${{task.field}}`, or names with values")
         return output
 
+    @classmethod
+    def stored(cls, text: str, digest: str) -> Self:
+        """Give a definition as it was stored, with the digest that it was stored by: a database may have put keys in order."""
+        found = cls.model_validate_json(text)
+        vars(found)["digest"] = digest
+        return found
+
     def with_tasks(self, tasks: Iterable[TaskDefinition]) -> WorkflowDefinition:
         """Give the same workflow with other tasks."""
         # A copy would keep what is computed once.

@@ -56,18 +56,18 @@ def branch_problems(task: TaskDefinition, by_id: Mapping[str, TaskDefinition]) -
     """Say what is wrong with the branches that a task belongs to, or does not say that it belongs to."""
     before = conditions_before(task, by_id)
     place = f"tasks.{task.id}.branch"
+    known = [each for names in before.values() for each in names]
     for name in task.branch:
         having = [key for key, names in before.items() if name in names]
         if not before:
             yield f"{place}: {name!r} is a branch of nothing: the task waits for no condition, add one to after"
         elif not having:
-            known = [each for names in before.values() for each in names]
             hint = did_you_mean(name, known) or f": {_of(before)}"
             yield f"{place}: there is no branch {name!r}{hint}"
         elif len(having) > 1:
             yield f"{place}: {' and '.join(having)} both have a branch {name!r}: give one of them another name"
     looked_at = condition.names(task.when) if task.when else frozenset[str]()
-    for key, names in before.items():
+    for key, names in before.items() if set(known).issuperset(task.branch) else ():
         if not set(names).intersection(task.branch) and key not in looked_at:
             yield (
                 f"tasks.{task.id}.after: {key!r} is a condition, and the task does not say which branch it belongs to: "

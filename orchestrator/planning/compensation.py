@@ -47,7 +47,11 @@ def undos_of(tasks: Sequence[TaskDefinition], predecessors: Sequence[Sequence[in
 
 
 def undo_input(
-    undo: Undo, of: TaskDefinition, run_input: Any, upstream: Mapping[str, Upstream], passed: Sequence[str] | None = None
+    undo: Undo,
+    of: TaskDefinition,
+    run_input: Any,
+    upstream: Mapping[str, Upstream],
+    passed: Sequence[str] | None = None,
 ) -> Any:
     """Give what a compensation gets: its declared input, or `{input, output}` of the task that it undoes.
 

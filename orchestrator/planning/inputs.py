@@ -84,7 +84,8 @@ def run_input_of(workflow: WorkflowDefinition, given: Any) -> Any:
 def run_output(workflow: WorkflowDefinition, outputs: Mapping[str, Upstream]) -> Any:
     """Give the output of the one end that was not skipped, or `{id: output}` of those among several that succeeded.
 
-    Where the workflow declares an output, what makes that is the one end. None if all ends were skipped, or the one that counts has failed.
+    Where the workflow declares an output, what makes that is the one end. None if all ends were skipped, or the one that
+    counts has failed.
     """
     ran = [end for end in workflow.ends if end in outputs and outputs[end].state is not AgentRunState.SKIPPED]
     succeeded = _succeeded(ran, outputs)

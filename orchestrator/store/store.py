@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.store.sessions import Sessions
     from orchestrator.store.streams import Streams
     from orchestrator.store.waits import Waits
+    from orchestrator.store.workflows import Workflows
 
 
 class Store:
@@ -108,6 +109,13 @@ class Store:
         from orchestrator.store.streams import Streams
 
         return Streams(self.database)
+
+    @cached_property
+    def workflows(self) -> Workflows:
+        """Definitions, and how much they are used."""
+        from orchestrator.store.workflows import Workflows
+
+        return Workflows(self.database)
 
     @cached_property
     def deletions(self) -> Deletions:
