@@ -89,9 +89,8 @@ def work_options(command: Command) -> Command:
 @place_options()
 @timeout_option
 @click.option("--dry-run", is_flag=True, help="Print the plan as text and Mermaid; run and store nothing.")
-@click.option("--mermaid", is_flag=True, help="Print the plan as Mermaid alone; run and store nothing.")
 @json_option
-def run(work: Work, place: Place, *, timeout: float | None, dry_run: bool, mermaid: bool, as_json: bool) -> int:
+def run(work: Work, place: Place, *, timeout: float | None, dry_run: bool, as_json: bool) -> int:
     """Run WORKFLOW on an input and wait for the result.
 
     WORKFLOW is an expression, or the path of a YAML or JSON file. On the fleet if one is configured, else in this
@@ -105,8 +104,8 @@ def run(work: Work, place: Place, *, timeout: float | None, dry_run: bool, merma
     screen = attend.Screen()
     set_up_logging(settings, screen)
     definition = work.definition()
-    if dry_run or mermaid:
-        _print_plan(definition, settings, mermaid=mermaid, as_json=as_json)
+    if dry_run:
+        _print_plan(definition, settings, as_json=as_json)
         return 0
     if place.agents_path is not None and not settings.embedded:
         raise UsageError("--agents-path is for agents in this process: add --embedded, or give it to the workers")
@@ -193,13 +192,11 @@ def _head(path: Path | None, count: int) -> bytes:
         return file.read(count)
 
 
-def _print_plan(definition: WorkflowDefinition, settings: Settings, *, mermaid: bool, as_json: bool) -> None:
+def _print_plan(definition: WorkflowDefinition, settings: Settings, *, as_json: bool) -> None:
     from orchestrator.planning.diagram import as_mermaid, as_text
 
     check(definition, settings)
     if as_json:
         click.echo(definition.model_dump_json(indent=2))
-    elif mermaid:
-        click.echo(as_mermaid(definition))
     else:
         click.echo(f"{as_text(definition)}\n\n{as_mermaid(definition)}")

@@ -47,7 +47,7 @@ def files(rows: Sequence[WorkflowFile]) -> str:
                 render.one_line(row.name or "-", 60),
                 row.version or "-",
                 "-" if row.tasks is None else f"{row.tasks:,}",
-                _count(len(row.problems), "problem") if row.problems else told.get(row.stored or "", "-"),
+                count(len(row.problems), "problem") if row.problems else told.get(row.stored or "", "-"),
             )
             for row in rows
         ],
@@ -59,7 +59,7 @@ def comparison(found: WorkflowComparison) -> str:
     title = f"{render.one_line(found.before.source)} -> {render.one_line(found.after.source)}"
     if found.same:
         return f"{title}: no difference"
-    return "\n".join([f"{title}: {_count(len(found.differences), 'difference')}", *_lines(found.differences)])
+    return "\n".join([f"{title}: {count(len(found.differences), 'difference')}", *_lines(found.differences)])
 
 
 def _lines(found: Sequence[Difference]) -> Iterator[str]:
@@ -104,5 +104,5 @@ def _value(value: Any) -> str:
     return render.one_line(text, _SHOWN)
 
 
-def _count(number: int, one: str) -> str:
+def count(number: int, one: str) -> str:
     return f"{number:,} {one if number == 1 else one + 's'}"

@@ -259,14 +259,14 @@ def test_what_a_plugin_author_imports_brings_no_client_of_any_service() -> None:
 
 EXPORTS = [
     "AgentRunResult", "AgentRunState", "AnswerRefused", "Answered", "AsyncOrchestrator", "AsyncRunHandle",
-    "BatchFailure", "BatchOptions", "BatchProgress", "BatchResult", "Budget", "BudgetExceeded", "BudgetSummary",
+    "BatchFailure", "BatchOptions", "BatchProgress", "BatchResult", "Branch", "Budget", "BudgetExceeded", "BudgetSummary",
     "BudgetUnpriced", "Case", "CeleryTask", "Changes", "Comparison", "Compensation", "Contains", "CostFilter",
     "CostLine", "DeadAgentRun", "Evaluation", "EvaluationReport", "EvaluationSummary", "Exact", "Experiment",
     "ExperimentReport", "Fallback", "Function", "Grade", "IdempotencyConflict", "ImportConflictError", "InputInvalid",
     "Judge", "Limits", "NightfleetError", "Normalized", "Number", "Orchestrator", "ProjectSummary", "Question",
     "QuestionNotFound", "Retention", "RetryPolicy", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunHandle",
     "RunNotFound", "RunResult", "RunState", "RunStateConflict", "RunSummary", "Schema", "ServiceUnavailable",
-    "Settings", "TaskDefinition", "Timeouts", "UnknownAgent", "Usage", "UsageError", "ValueTooLarge", "Variant",
+    "Settings", "TaskDefinition", "Timeouts", "ToolUse", "UnknownAgent", "Usage", "UsageError", "ValueTooLarge", "Variant",
     "WorkflowDefinition", "WorkflowInvalid", "adaptive", "parallel", "sequential",
 ]  # fmt: skip
 

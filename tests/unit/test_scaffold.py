@@ -52,7 +52,8 @@ def test_a_project_of_any_name_has_sound_names_in_it(
 
 def test_a_project_has_everything_that_it_needs() -> None:
     assert set(project_files("press")) == {
-        ".env.example", ".gitignore", "Procfile", "README.md", "agents/headliner.py", "config/fleet.toml",
+        ".env.example", ".gitignore", ".schemas/workflow-file.json",
+        "Procfile", "README.md", "agents/headliner.py", "config/fleet.toml",
         "docker-compose.yml", "pytest.ini", "requirements.txt", "tests/test_headliner.py", "tests/test_workflow.py",
         "workflow.yaml",
     }  # fmt: skip
