@@ -60,17 +60,24 @@ def stored(service: Service, reference: str) -> Named:
 
 
 def meant(service: Callable[[], Service], text: str) -> Named:
-    """Give the workflow that is meant: a file, a stored one, else an expression. No store is asked for a file."""
+    """Give the workflow that is meant: a file, an expression of several agents, a stored workflow, else one agent.
+
+    No store is asked for a file, and for several agents.
+    """
     if names_file(text):
         return Named(load_workflow(text), text)
-    asked = service()
-    found = _stored(asked, text)
-    if found is not None:
-        return found
+    wrong: WorkflowInvalid | None = None
+    expression: Named | None = None
     try:
-        return Named(parse_expression(text), "expression")
+        expression = Named(parse_expression(text), "expression")
     except WorkflowInvalid as error:
-        raise UsageError(f"{_nothing_called(asked, text)}; nor is it an expression:\n{error.message}") from None
+        wrong = error
+    if expression is not None and len(expression.definition.tasks) > 1:
+        return expression
+    found = _stored(service(), text) or expression
+    if found is None:
+        raise UsageError(f"{_nothing_called(service(), text)}; nor is it an expression:\n{wrong and wrong.message}")
+    return found
 
 
 def compared(before: Named, after: Named) -> WorkflowComparison:

@@ -100,7 +100,9 @@ def validate(paths: tuple[Path, ...], place: Place, *, syntax: bool, as_json: bo
         for problem in each.problems:
             click.echo(render.printable(problem.message), err=True)
         if not each.problems:
-            click.echo(f"{each.file}: {render.one_line(each.name or '')}, {workflows_page.count(each.tasks or 0, "task")}: sound")
+            click.echo(
+                f"{each.file}: {render.one_line(each.name or '')}, {workflows_page.count(each.tasks or 0, 'task')}: sound"
+            )
     if faulty:
         if known is not None:
             tell_problems(settings)

@@ -99,7 +99,8 @@ def test_what_is_not_stored_or_is_several_is_refused_with_what_there_is(store: S
 def test_what_is_meant_is_a_stored_workflow_before_it_is_an_expression(store: Store, service: Service) -> None:
     used(store, workflow("reader", "a", "b"), 5)
     assert len(meant(lambda: service, "reader").definition.tasks) == 2
-    assert meant(lambda: service, "writer | editor").source == "expression"
+    assert meant(lambda: service, "writer").source == "expression"
+    assert meant(lambda: pytest.fail("no store is asked"), "writer | editor").source == "expression"
     with pytest.raises(UsageError, match=r"'writer \|'; `nightfleet workflows` lists them; nor is it an expression:"):
         meant(lambda: service, "writer |")
 

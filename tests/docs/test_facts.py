@@ -154,7 +154,8 @@ def _shown(default: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "model", [WorkflowDefinition, TaskDefinition, CeleryTask, ToolUse, Compensation, RetryPolicy, Timeouts, TaskDefaults]
+    "model",
+    [WorkflowDefinition, TaskDefinition, CeleryTask, ToolUse, Compensation, RetryPolicy, Timeouts, TaskDefaults],
 )
 def test_every_key_of_a_workflow_file_is_documented(model: Any) -> None:
     rows = set(re.findall(r"^\| `([a-z_.]+)` \|", WORKFLOWS, flags=re.MULTILINE))

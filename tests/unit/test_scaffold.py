@@ -133,7 +133,7 @@ def test_the_name_that_was_meant_is_suggested() -> None:
         agent_files("Fact Checker", agents=Path("agents"))
 
 
-@pytest.mark.parametrize("name", ["function", "celery"])
+@pytest.mark.parametrize("name", ["function", "celery", "tool", "condition"])
 def test_a_reserved_name(name: str) -> None:
     with pytest.raises(UsageError, match="is reserved"):
         agent_files(name, agents=Path("agents"))
