@@ -63,6 +63,7 @@ class DeadLetters:
         self._check_not_undone(dead)
         own_input = None
         if input is not ...:  # null is an input
+            self._check_takes_input(dead)
             limit = self._kernel.settings.max_value_bytes
             own_input = dump(input, what="the input", limit_bytes=limit, error=InputInvalid)
         ready = redrive(self._store.runs, dead.id, own_input)
@@ -80,6 +81,15 @@ class DeadLetters:
             raise RunStateConflict(
                 f"what the tasks of run {dead.run_id} did is taken back, or was to be: {dead.task} cannot go on there; "
                 f"`nightfleet runs fork {dead.run_id} --from {dead.task}` makes a new run of it, with an --input if wanted"
+            )
+
+    def _check_takes_input(self, dead: DeadAgentRun) -> None:
+        """Raise for what is decided rather than run: it looks at what others have given."""
+        plan, position = self._store.runs.plan(self._store.runs.head(dead.run_id).workflow_id), position_of(dead.id)
+        if position < len(plan.tasks) and plan.settled[position]:
+            raise InputInvalid(
+                f"{dead.task} of run {dead.run_id} is decided by what its tasks have given, and takes no input: redrive it "
+                f"without one, or fork the run from a task before it (`nightfleet runs fork {dead.run_id} --from TASK`)"
             )
 
     def _find(self, identity: str) -> tuple[DeadAgentRun, Details]:

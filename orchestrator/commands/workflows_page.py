@@ -105,4 +105,5 @@ def _value(value: Any) -> str:
 
 
 def count(number: int, one: str) -> str:
+    """Give a number of things in words."""
     return f"{number:,} {one if number == 1 else one + 's'}"

@@ -52,7 +52,8 @@ def _import(name: str, what: str) -> Any:
             raise PluginInvalid(f"{what}: importing {name} fails: {error}: install what it needs") from None
         raise PluginInvalid(
             f"{what}: there is no module {error.name!r} here: install it on every worker that serves "
-            f"such tasks, or start it in the folder of the project; NIGHTFLEET_QUEUES without `function` or `celery` keeps them away"
+            "such tasks, or start it in the folder of the project; NIGHTFLEET_QUEUES without `function` or `celery` keeps "
+            "them away"
         ) from None
     except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
