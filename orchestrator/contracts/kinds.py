@@ -23,6 +23,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 #: Where a condition stands: it holds if none of the others does.
 ELSE = "else"
+MAX_BRANCHES = 100
 #: The branches of a condition that is one expression.
 THEN, OTHERWISE = "then", "otherwise"
 
@@ -116,6 +117,8 @@ def _as_branches(value: Any) -> Any:
 
 
 def _distinct(branches: tuple[Branch, ...] | None) -> tuple[Branch, ...] | None:
+    if branches is not None and not 0 < len(branches) <= MAX_BRANCHES:
+        raise ValueError(f"a condition has 1 to {MAX_BRANCHES} branches, and this one has {len(branches):,}")
     names = [branch.name for branch in branches or ()]
     if len(set(names)) < len(names):
         raise ValueError("two branches have one name: give each its own")

@@ -188,7 +188,7 @@ class TaskDefinition(Value):
     model: ModelName | None = None
     system: SystemPrompt | None = None
     tool: Tool = None
-    condition: Branches = Field(default=None, min_length=1, max_length=100)
+    condition: Branches = None
     branch: Annotated[
         tuple[Name, ...], BeforeValidator(_as_several, json_schema_input_type=Name | tuple[Name, ...])
     ] = ()

@@ -54,9 +54,9 @@ def as_mermaid(workflow: WorkflowDefinition) -> str:
     for task in workflow.nodes:
         taken = conditions_before(task, workflow.by_id)
         for before in task.after:
-            words = [name for name in taken.get(before, ()) if name in task.branch]
-            words = [" or ".join(words)] * bool(words) + [task.when] * bool(task.when)
-            label = f'|"{_escape("; ".join(words))}"|' if words else ""
+            branch = " or ".join(name for name in taken.get(before, ()) if name in task.branch)
+            words = "; ".join(filter(None, (branch, task.when)))
+            label = f'|"{_escape(words)}"|' if words else ""
             lines.append(f"  {_node(before)} -->{label} {_node(task.id)}")
     return "\n".join(lines)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +12,7 @@ from orchestrator.contracts.workflow import WorkflowDefinition
 from orchestrator.planning.writing import as_data
 
 _TASKS = "tasks"
+_CONDITION = re.compile(r"tasks\.\w+\.condition")
 
 
 def differences(before: WorkflowDefinition, after: WorkflowDefinition) -> tuple[Difference, ...]:
@@ -35,15 +38,18 @@ def _between(place: str, before: Mapping[str, Any], after: Mapping[str, Any]) ->
             yield from _of_values(here, before[key], after[key])
 
 
+def _text(value: Any) -> str:
+    # To Python 1 is True.
+    return json.dumps(value, sort_keys=True)
+
+
 def _of_values(place: str, before: Any, after: Any) -> Iterator[Difference]:
-    if before == after and type(before) is type(after):
-        return
     if isinstance(before, dict) and isinstance(after, dict):
         old: dict[str, Any] = before
         new: dict[str, Any] = after
         yield from _between(place, old, new)
         # The first branch whose expression holds is taken.
-        if [*old] != [*new] and old.keys() == new.keys() and place.endswith(".condition"):
+        if [*old] != [*new] and old.keys() == new.keys() and _CONDITION.fullmatch(place):
             yield Difference(place=place, change="order", before=[*old], after=[*new])
-    else:
+    elif _text(before) != _text(after):
         yield Difference(place=place, change="changed", before=before, after=after)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.contracts.inputs import INPUT_PATTERN
 from orchestrator.contracts.workflow import WorkflowDefinition
 from orchestrator.planning.defaults import DEFAULTS, TaskDefaults
 
@@ -37,7 +38,7 @@ def file_schema() -> dict[str, Any]:
         ],
     }
     properties[DEFAULTS] = {"$ref": "#/$defs/TaskDefaults"}
-    properties["output"].pop("default", None)
+    properties["inputs"]["propertyNames"] = {"pattern": INPUT_PATTERN}
     schema["title"] = "Workflow"
     return schema
 

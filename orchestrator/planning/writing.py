@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from orchestrator.planning.source import CORE_RESOLVERS
 
 #: What is written as one word where only that is said.
 _SHORT = {"celery": "task", "tool": "name", "compensate": "agent"}
+#: Ends of lines that YAML would read as others.
+_BREAKS = re.compile("[\r\x85\u2028\u2029\ufeff]")
 #: What a reader looks for first in a task.
 _FIRST = ("agent", *KINDS, "after", "branch", "when", "input")
 #: Where durations are said, and what they are called.
@@ -89,8 +92,12 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: _Dumper, value: str) -> yaml.Node:
-    is_block = "\n" in value and not any(line.endswith((" ", "\t")) for line in value.split("\n"))
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if is_block else None)
+    style = None
+    if _BREAKS.search(value):
+        style = '"'
+    elif "\n" in value and not any(line.endswith((" ", "\t")) for line in value.split("\n")):
+        style = "|"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
 _Dumper.add_representer(str, _text)

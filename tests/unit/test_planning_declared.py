@@ -116,7 +116,7 @@ def test_very_much_that_is_wrong_is_cut_short() -> None:
         ("{typ: string}", "3:7: inputs.x.typ: nothing checks 'typ', did you mean 'type'?"),
         ("{$ref: '#/x'}", "nothing checks '$ref'"),
         ("{type: txt}", "inputs.x.type: there is no type 'txt'"),
-        ("{type: array, items: {minimum: a}}", "3:25: inputs.x.items.minimum: expected a number, found 'a'"),
+        ("{type: array, items: {minimum: a}}", "3:28: inputs.x.items.minimum: expected a number, found 'a'"),
         ("{minLength: -1}", "inputs.x.minLength: expected a whole number from 0 on, found -1"),
         ("{enum: []}", "inputs.x.enum: expected a list of the values that are possible"),
         ("{pattern: '('}", "inputs.x.pattern: '(' is no regular expression"),
@@ -150,8 +150,8 @@ def declared(output: Any) -> Plan:
 
 
 def upstream(**outputs: Any) -> dict[str, Upstream]:
-    states = {None: AgentRunState.SKIPPED}
-    return {name: Upstream(states.get(value, AgentRunState.SUCCEEDED), value) for name, value in outputs.items()}
+    skipped, done = Upstream(AgentRunState.SKIPPED), AgentRunState.SUCCEEDED
+    return {name: skipped if value is None else Upstream(done, value) for name, value in outputs.items()}
 
 
 def test_the_output_is_made_when_every_end_is_there_and_is_the_one_end_of_the_run() -> None:

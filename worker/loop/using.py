@@ -38,7 +38,7 @@ def one_of(tools: Mapping[str, Tool], name: str | None, what: str) -> Tool:
 
     Raises `PluginInvalid` naming those that there are.
     """
-    if name in tools:
+    if name is not None and name in tools:
         return tools[name]
     meant = [tool for key, tool in tools.items() if name is None or key.endswith(f"_{name}")]
     if len(meant) == 1:
