@@ -31,6 +31,8 @@ tasks:
 @pytest.fixture
 def nf(tmp_path: Path) -> Shell:
     shell = Shell(tmp_path, {})
+    for folder in ("agents/tools", "flows/deep"):
+        (tmp_path / folder).mkdir(parents=True)
     shell.write("agents/tools/numbers.py", TOOLS)
     shell.write("flows/doubled.yaml", DOUBLED)
     return shell

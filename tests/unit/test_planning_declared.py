@@ -91,7 +91,7 @@ def test_what_fits_gets_the_defaults_of_what_it_leaves_out() -> None:
     ],
 )
 def test_everything_that_is_wrong_with_an_input_is_told_at_once(given: Any, words: str) -> None:
-    point = {
+    point: dict[str, Any] = {
         "type": "object",
         "properties": {"x": {"type": "number"}, "y": {}},
         "required": ["x", "y"],
