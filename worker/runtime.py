@@ -52,7 +52,7 @@ from worker.memory.chosen import memory_of
 from worker.memory.manager import MemoryManager
 from worker.memory.remembering import Remembering
 from worker.meter import Meter, NoMeter
-from worker.nodes.builtin import Nodes, is_built_in
+from worker.nodes.builtin import Nodes
 from worker.pool import EventLoop, give_up_current_job
 from worker.settlement import Settlement
 from worker.streams.show import Show, ShownAnswers
@@ -235,10 +235,8 @@ class Runtime:
         """Give what executes a claim."""
         loaded, hard = self.agents.get(execution.claim.agent), execution.task.timeouts.hard
         bind = partial(self.nodes.bind, loaded, execution, self.agents.tools)
-        if hard is None or not is_built_in(loaded) or execution.task.celery is not None:
-            return bind()
-        # This imports a module of the user's, which may hang.
-        return self._within(execution, hard.total_seconds(), bind)
+        # This may import a module of the user's, which may hang.
+        return bind() if hard is None else self._within(execution, hard.total_seconds(), bind)
 
     def _recorder(self, execution: Execution, loaded: LoadedAgent) -> Recorder:
         """Give what drives the effects of an execution, from its beginning."""
