@@ -30,7 +30,8 @@ class Workflows:
     def versions(self, name: str | None = None) -> list[StoredVersion]:
         """Give every version of every workflow, or of one name, the one that was used last first."""
         rows = self._rows("workflow_versions") if name is None else self._rows("workflow_versions_of", name=name)
-        found = (StoredVersion(row[0], row[1], row[2], _time(row[3]), int(row[4]), times(row[5])) for row in rows)
+        uses = self._uses([row[0] for row in rows])
+        found = (StoredVersion(*row[:3], _time(row[3]), *uses.get(row[0], (0, None))) for row in rows)
         # A version that was gone back to is older than what came between, and is the one that is used.
         return sorted(found, key=lambda each: (each.last_run_at or each.created_at, each.digest), reverse=True)
 
@@ -42,6 +43,10 @@ class Workflows:
     def is_named(self, name: str) -> bool:
         """Tell whether a definition has this name."""
         return bool(self._rows("workflow_named", name=name))
+
+    def _uses(self, ids: list[str]) -> dict[str, tuple[int, datetime | None]]:
+        rows = self._database.execute(lambda session: session.rows("workflow_uses", ids=ids)) if ids else []
+        return {row[0]: (int(row[1]), times(row[2])) for row in rows}
 
     def _rows(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
         return self._database.execute(
