@@ -31,7 +31,10 @@ class Workflows:
         """Give every version of every workflow, or of one name, the one that was used last first."""
         rows = self._rows("workflow_versions") if name is None else self._rows("workflow_versions_of", name=name)
         uses = self._uses([row[0] for row in rows])
-        found = (StoredVersion(*row[:3], _time(row[3]), *uses.get(row[0], (0, None))) for row in rows)
+        found = (
+            StoredVersion(identity, of, digest, _time(at), *uses.get(identity, (0, None)))
+            for identity, of, digest, at in rows
+        )
         # A version that was gone back to is older than what came between, and is the one that is used.
         return sorted(found, key=lambda each: (each.last_run_at or each.created_at, each.digest), reverse=True)
 
