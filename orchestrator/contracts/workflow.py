@@ -159,6 +159,12 @@ def _as_several(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+Undone = Annotated[
+    Compensation | None, BeforeValidator(_as_compensation, json_schema_input_type=str | Compensation | None)
+]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_as_several, json_schema_input_type=Name | tuple[Name, ...])]
+
+
 class TaskDefinition(Value):
     """One node: an agent, what it waits for, what it gets, and what happens when it fails.
 
@@ -182,16 +188,12 @@ class TaskDefinition(Value):
     on_error: OnError = "fail"
     function: Function = None
     celery: Celery = None
-    compensate: Annotated[
-        Compensation | None, BeforeValidator(_as_compensation, json_schema_input_type=str | Compensation | None)
-    ] = None
+    compensate: Undone = None
     model: ModelName | None = None
     system: SystemPrompt | None = None
     tool: Tool = None
     condition: Branches = None
-    branch: Annotated[
-        tuple[Name, ...], BeforeValidator(_as_several, json_schema_input_type=Name | tuple[Name, ...])
-    ] = ()
+    branch: Names = ()
 
     @model_validator(mode="before")
     @classmethod
