@@ -62,10 +62,12 @@ if TYPE_CHECKING:
     from orchestrator.contracts.usage import Usage as Usage
     from orchestrator.contracts.variant import Changes as Changes
     from orchestrator.contracts.variant import Variant as Variant
+    from orchestrator.contracts.workflow import Branch as Branch
     from orchestrator.contracts.workflow import CeleryTask as CeleryTask
     from orchestrator.contracts.workflow import Compensation as Compensation
     from orchestrator.contracts.workflow import Fallback as Fallback
     from orchestrator.contracts.workflow import TaskDefinition as TaskDefinition
+    from orchestrator.contracts.workflow import ToolUse as ToolUse
     from orchestrator.contracts.workflow import WorkflowDefinition as WorkflowDefinition
     from orchestrator.errors import AnswerRefused as AnswerRefused
     from orchestrator.errors import BudgetExceeded as BudgetExceeded
@@ -142,10 +144,12 @@ _EXPORTS = {
         "Variant",
     ),
     "orchestrator.contracts.workflow": (
+        "Branch",
         "CeleryTask",
         "Compensation",
         "Fallback",
         "TaskDefinition",
+        "ToolUse",
         "WorkflowDefinition",
     ),
     "orchestrator.errors": (

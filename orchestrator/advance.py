@@ -7,6 +7,7 @@ made in the database under the run's lock and published after the commit; what a
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +15,14 @@ from typing import Any
 from orchestrator.broker.message import TaskMessage
 from orchestrator.broker.publisher import Publisher
 from orchestrator.contracts.dispatch import Dispatch
+from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.run import AgentRunState, ErrorInfo, RunState
-from orchestrator.errors import NightfleetError, ServiceUnavailable
+from orchestrator.errors import NightfleetError, OutputInvalid, ServiceUnavailable
 from orchestrator.failpoints import failpoint
 from orchestrator.planning.canvas import compose, messages_of, signature_of
-from orchestrator.planning.decide import decide
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.inputs import Upstream
+from orchestrator.planning.settling import Settled, settle
 from orchestrator.store.agent_runs import count_down
 from orchestrator.store.compensation import end_run
 from orchestrator.store.database import Session
@@ -39,9 +41,11 @@ class _Decided:
 class Advancer:
     """Moves runs on: `advance` decides and publishes, `publish` sends what a transaction has released."""
 
-    def __init__(self, store: Store, publisher: Publisher) -> None:
+    def __init__(self, store: Store, publisher: Publisher, *, limit_bytes: int = sys.maxsize) -> None:
         self._store = store
         self._publisher = publisher
+        #: Of an output that is put together here.
+        self._limit_bytes = limit_bytes
         #: Hears of each run that a decision or a repair of this process has ended.
         self.on_run_ended: Callable[[str, RunState], None] = lambda _id, _state: None
 
@@ -94,29 +98,33 @@ class Advancer:
         while todo:
             position = todo.pop(0)
             upstream = _upstream(session, run_id)
-            verdict = _verdict(plan, position, run_input, upstream)
+            verdict = self._verdict(plan, position, run_input, upstream)
             if isinstance(verdict, NightfleetError):
                 state = _fail_run(session, plan, run_id, position, verdict)
                 return _Decided(plan, ended=state if state.final else None)
-            if verdict:
+            if verdict is True:
                 decided.released.extend(_queue(session, plan, run_id, position))
             else:
-                todo.extend(_skip(session, run_id, position, decided))
+                output = verdict if isinstance(verdict, str) else None
+                todo.extend(_end(session, run_id, position, decided, output))
         return decided
 
+    def _verdict(
+        self, plan: Plan, position: int, run_input: Any, upstream: dict[str, Upstream]
+    ) -> bool | str | NightfleetError:
+        """Decide a task whose predecessors are final: whether it runs, or what it gives as JSON text if nobody has to run it.
 
-def _verdict(plan: Plan, position: int, run_input: Any, upstream: dict[str, Upstream]) -> bool | NightfleetError:
-    """Decide whether a task whose predecessors are final runs; an error is a condition that cannot be decided."""
-    task = plan.tasks[position]
-    before = {key: upstream[key] for key in task.after}
-    if before and all(part.state is AgentRunState.SKIPPED for part in before.values()):
-        return False
-    if task.when is None:
-        return True
-    try:
-        return decide(task.when, run_input, {key: part.output for key, part in before.items()})
-    except NightfleetError as error:
-        return error
+        An error is what cannot be decided.
+        """
+        try:
+            verdict = settle(plan, position, run_input, upstream)
+            if not isinstance(verdict, Settled):
+                return verdict
+            is_output = position == plan.output_position
+            what = "the output of the workflow" if is_output else f"the output of task {plan.tasks[position].id!r}"
+            return dump(verdict.output, what=what, limit_bytes=self._limit_bytes, error=OutputInvalid)
+        except NightfleetError as error:
+            return error
 
 
 def _queue(session: Session, plan: Plan, run_id: str, position: int) -> list[Dispatch]:
@@ -124,16 +132,21 @@ def _queue(session: Session, plan: Plan, run_id: str, position: int) -> list[Dis
     return [] if row is None else [Dispatch(row[0], row[2], row[4], row[3])]
 
 
-def _skip(session: Session, run_id: str, position: int, decided: _Decided) -> list[int]:
-    """Skip a task; gives the positions that have become ready to be decided by that."""
+def _end(session: Session, run_id: str, position: int, decided: _Decided, output: str | None) -> list[int]:
+    """Skip a task, or end it with an output; gives the positions that have become ready to be decided by that."""
     plan = decided.plan
-    if session.run("skip_row", id=plan.id_at(run_id, position)) != 1:
+    identity = plan.id_at(run_id, position)
+    done = (
+        session.run("skip_row", id=identity)
+        if output is None
+        else session.run("settle_row", id=identity, output=output)
+    )
+    if done != 1:
         return []
     undecided: list[int] = []
     plain: list[str] = []
     for after in plan.successors[position]:
-        identity = plan.id_at(run_id, after)
-        counted = session.row("count_down", id=identity) if after in plan.countdowns else (0,)
+        counted = session.row("count_down", id=plan.id_at(run_id, after)) if after in plan.countdowns else (0,)
         if counted is not None and counted[0] == 0:
             # Also one without a condition is decided here: it is skipped if everything before it was.
             undecided.append(after)

@@ -28,6 +28,7 @@ COMMANDS = {
         "work": ("run", "submit"),
         "batch": ("batch",),
         "runs": ("runs",),
+        "workflows": ("workflows",),
         "projects": ("projects",),
         "budgets": ("budgets",),
         "cost": ("cost",),

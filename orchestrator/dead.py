@@ -66,6 +66,7 @@ class DeadLetters:
         self._check_wanted(dead)
         own_input = None
         if input is not ...:  # null is an input
+            self._check_takes_input(dead)
             limit = self._kernel.settings.max_value_bytes
             own_input = dump(input, what="the input", limit_bytes=limit, error=InputInvalid)
         ready = redrive(self._store.runs, dead.id, own_input)
@@ -93,6 +94,15 @@ class DeadLetters:
             raise RunStateConflict(
                 f"{caller} has called for {dead.task}, and has gone on without it: redriven, nobody would take up what it "
                 f"gives; `nightfleet runs retry {dead.run_id} --restart` lets what failed call anew"
+            )
+
+    def _check_takes_input(self, dead: DeadAgentRun) -> None:
+        """Raise for what is decided rather than run: it looks at what others have given."""
+        plan, position = self._store.runs.plan(self._store.runs.head(dead.run_id).workflow_id), position_of(dead.id)
+        if position < len(plan.tasks) and plan.settled[position]:
+            raise InputInvalid(
+                f"{dead.task} of run {dead.run_id} is decided by what its tasks have given, and takes no input: redrive it "
+                f"without one, or fork the run from a task before it (`nightfleet runs fork {dead.run_id} --from TASK`)"
             )
 
     def _find(self, identity: str) -> tuple[DeadAgentRun, Details]:
@@ -126,8 +136,8 @@ class DeadLetters:
         undo = plan.undo_at(position)
         try:
             if undo is not None:
-                return undo_input(undo, plan.tasks[undo.of], parse(head.input), upstream)
-            return task_input(plan.tasks[position], parse(head.input), upstream)
+                return undo_input(undo, plan.tasks[undo.of], parse(head.input), upstream, plan.passed[undo.of])
+            return task_input(plan.tasks[position], parse(head.input), upstream, plan.passed[position])
         except InputInvalid:
             return None
 

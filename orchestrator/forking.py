@@ -37,6 +37,11 @@ def fork_run(
     if from_task not in workflow.by_id:
         hint = did_you_mean(from_task, workflow.by_id) or f": its tasks are {', '.join(workflow.by_id)}"
         raise UsageError(f"run {run_id} has no task {from_task!r}{hint}")
+    kind = workflow.by_id[from_task].kind
+    if input is not None and kind is not None and "input" in kind.lacks:
+        raise UsageError(
+            f"task {from_task!r} of run {run_id} is a {kind.name}, which takes no input: fork from a task before it"
+        )
     if input is not None:
         workflow = _with_input(workflow, from_task, input, limit_bytes=kernel.settings.max_value_bytes)
     plan = service.plan(workflow)
@@ -67,4 +72,4 @@ def _with_input(workflow: WorkflowDefinition, task_id: str, input: Any, *, limit
         task.model_copy(update={"input": input}) if task.id == task_id else task  # pyright: ignore[reportUnknownArgumentType]
         for task in workflow.tasks
     )
-    return WorkflowDefinition(name=workflow.name, tasks=tuple(tasks), deadline=workflow.deadline)
+    return workflow.with_tasks(tasks)

@@ -39,7 +39,7 @@ class Kernel:
         store = Store.from_settings(settings)
         app = make_app(settings, lambda made: StoreBackend(made, store.agent_runs))
         publisher = app.publisher(lambda task_ids: _note_lost(store, task_ids))
-        advancer = Advancer(store, publisher)
+        advancer = Advancer(store, publisher, limit_bytes=settings.max_value_bytes)
         own_runs = OwnRuns(store, advancer, settings.lease_ttl.total_seconds()) if settings.embedded else None
         return cls(settings, store, app, publisher, advancer, own_runs)
 

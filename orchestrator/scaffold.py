@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import os
 import re
@@ -13,10 +14,13 @@ from pathlib import Path
 
 from orchestrator.contracts.workflow import NAME_PATTERN, NODE_KINDS
 from orchestrator.errors import UsageError
+from orchestrator.schemas import schema_of
 
 #: Templates carry it, so that no tool takes one for a module, and so that each is part of the wheel.
 _SUFFIX = ".tmpl"
 _MOST_IN_THE_WAY = 10
+#: What editors know a project's workflow by; its first line says so.
+SCHEMA_FILE = ".schemas/workflow-file.json"
 #: What a template imports: an agent's class must have another name.
 _TAKEN_CLASSES = frozenset({"AsyncContext", "BaseAgent", "BaseModel", "Context"})
 
@@ -30,7 +34,8 @@ def project_files(title: str) -> dict[str, str]:
         "SLUG": slug[:60].rstrip("-"),
         "NAMESPACE": slug[:31].rstrip("-"),
     }
-    return {path: _filled(text, named) for path, text in _templates("project").items()}
+    files = {path: _filled(text, named) for path, text in _templates("project").items()}
+    return {**files, SCHEMA_FILE: json.dumps(schema_of("workflow-file"), indent=2, ensure_ascii=False) + "\n"}
 
 
 def agent_files(name: str, *, agents: Path, is_async: bool = False, folder: bool = False) -> dict[str, str]:

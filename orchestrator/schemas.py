@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import isfunction
 from typing import Any
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -16,6 +17,8 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 @dataclass(frozen=True, slots=True)
 class Published:
     """A model by its place, imported when its schema is asked for, and what prints it; `many` is an array of them.
+
+    The place may be that of a function that gives the schema.
 
     One that is `read` has the schema of what may be written, for editors, rather than of what is printed.
     """
@@ -77,7 +80,15 @@ SCHEMAS: Mapping[str, Published] = {
     "ingested": Published("orchestrator.contracts.memory:Ingested", "memory ingest"),
     "forgotten": Published("orchestrator.contracts.memory:Forgotten", "memory forget"),
     "reembedded": Published("orchestrator.contracts.memory:Reembedded", "memory reembed"),
-    "workflow": Published("orchestrator.contracts.workflow:WorkflowDefinition", "run --dry-run"),
+    "workflow": Published("orchestrator.contracts.workflow:WorkflowDefinition", "run --dry-run, workflows show"),
+    "workflow-file": Published(
+        "orchestrator.planning.editing:file_schema", "nothing: a file of a workflow, YAML or JSON", read=True
+    ),
+    "workflows": Published("orchestrator.contracts.stored:WorkflowVersion", "workflows list", many=True),
+    "workflow-files": Published(
+        "orchestrator.contracts.stored:WorkflowFile", "workflows validate, workflows list --files", many=True
+    ),
+    "workflow-comparison": Published("orchestrator.contracts.stored:WorkflowComparison", "workflows diff"),
     "agent": Published("orchestrator.contracts.agent:ServedAgent", "agents show"),
     "agents": Published("orchestrator.contracts.agent:ServedAgent", "agents list", many=True),
     "live-agent": Published("orchestrator.contracts.fleet:LiveAgent", "agents show --live"),
@@ -102,8 +113,11 @@ def schema_of(name: str) -> dict[str, Any]:
     published = SCHEMAS[name]
     module, _, attribute = published.model.partition(":")
     model: Any = getattr(import_module(module), attribute)
-    shape: Any = tuple[model, ...] if published.many else model  # pyright: ignore[reportInvalidTypeForm]
-    made = TypeAdapter(shape).json_schema(mode="validation" if published.read else "serialization")
+    if isfunction(model):
+        made = model()
+    else:
+        shape: Any = tuple[model, ...] if published.many else model  # pyright: ignore[reportInvalidTypeForm]
+        made = TypeAdapter(shape).json_schema(mode="validation" if published.read else "serialization")
     field = getattr(model, "model_fields", {}).get("schema_version")
     return {
         "$schema": _DIALECT,

@@ -42,7 +42,7 @@ from orchestrator.planning.canvas import compose, messages_of
 from orchestrator.planning.compensation import told_of
 from orchestrator.planning.files import resolve_workflow
 from orchestrator.planning.frontier import Plan
-from orchestrator.planning.inputs import Upstream, run_output
+from orchestrator.planning.inputs import Upstream, run_input_of, run_output
 from orchestrator.settings import Settings
 from orchestrator.store.arms import create_arms
 from orchestrator.store.creation import Arm, Created, NewRun
@@ -116,7 +116,7 @@ class Service:
         limit = self.kernel.settings.max_value_bytes
         text = partial(dump, what="the input", limit_bytes=limit, error=InputInvalid)
         runs = [
-            NewRun(ids.new(), text(value), key, deadline, charge=charge)
+            NewRun(ids.new(), text(run_input_of(plan.workflow, value)), key, deadline, charge=charge)
             for value, key in zip(inputs, keys, strict=True)
         ]
         if not runs:

@@ -72,6 +72,7 @@ from worker.loop.conversation import Answered, conversation
 from worker.loop.granted import Granted
 from worker.loop.options import CallOptions, Prompt, make_question
 from worker.loop.steps import Steps, run, run_async
+from worker.loop.using import used
 from worker.mailing import AsyncMailContext, MailContext, Subscription
 from worker.memory.context import AgentMemory, AsyncAgentMemory, AsyncSession, Session
 from worker.shared import (
@@ -298,6 +299,9 @@ class _BaseContext:
             granted["system"] = self._account.system
         return conversation(self._account, make_question(self.model, prompt, output, granted))
 
+    def _using(self, tool: Tool | Callable[..., Any] | str, arguments: Mapping[str, Any]) -> Steps[Any]:
+        return used(self._granted, tool, arguments)
+
     def env(self, name: str, default: str | None = None) -> str:
         """Give an environment variable of the worker that the agent's `permissions` name; it is not recorded.
 
@@ -346,6 +350,14 @@ class Context(_BaseContext, MailContext):
     ) -> Answered:
         """Do the same as `llm`, and give the whole conversation: its `messages` go on when given as the next `prompt`."""
         return run(self._thinking(prompt, output, options), self._driver, self)
+
+    def tool(self, tool: Tool | Callable[..., Any] | str, /, **arguments: Any) -> Any:
+        """Call a tool as a model would: one of the agent's by its name, or another one; gives its result, and records it.
+
+        What the tool says holds: what its arguments are, whether a person approves, its time, and its service's limit. Raises
+        `InputInvalid` for arguments that do not fit, `PermissionDenied`, and what the tool raises, such as `ToolError`.
+        """
+        return run(self._using(tool, arguments), self._driver, self)
 
     def step(
         self,
@@ -495,6 +507,10 @@ class AsyncContext(_BaseContext, AsyncMailContext):
     ) -> Answered:
         """Do the same as `llm`, and give the whole conversation; see `Context.converse`."""
         return await run_async(self._thinking(prompt, output, options), self._driver, self)
+
+    async def tool(self, tool: Tool | Callable[..., Any] | str, /, **arguments: Any) -> Any:
+        """Call a tool as a model would; see `Context.tool`. A plain one runs in a thread."""
+        return await run_async(self._using(tool, arguments), self._driver, self)
 
     async def step(
         self,

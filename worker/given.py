@@ -44,8 +44,9 @@ class Given:
         # A fallback gets what the agent it replaces would have got.
         try:
             if undo is not None:
-                return undo_input(undo, execution.plan.tasks[undo.of], self.run_input, self.upstream)
-            return task_input(task, self.run_input, self.upstream)
+                passed = execution.plan.passed[undo.of]
+                return undo_input(undo, execution.plan.tasks[undo.of], self.run_input, self.upstream, passed)
+            return task_input(task, self.run_input, self.upstream, execution.plan.passed[execution.claim.position])
         except InputInvalid as error:
             raise InputInvalid(f"task {task.id!r}: {error.message}") from None
 

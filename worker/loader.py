@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
@@ -68,6 +68,8 @@ class LoadedAgents:
 
     agents: Mapping[str, LoadedAgent]
     problems: tuple[PluginProblem, ...] = ()
+    #: The tools that agents, and tasks of a workflow, may name.
+    tools: ToolRegistry = field(default_factory=ToolRegistry, repr=False)
 
     @property
     def cards(self) -> tuple[AgentCard, ...]:
@@ -106,7 +108,7 @@ class AgentLoader:
         own = [each for plugin in self._plugins(leave_out=folders) for each in _load(plugin, registry)]
         ours = [each for folder in folders for plugin in _in_folder(folder) for each in _load(plugin, registry)]
         broken = [PluginProblem(problem.origin, problem.message) for problem in registry.problems]
-        return _merge([*broken, *own], ours)
+        return replace(_merge([*broken, *own], ours), tools=registry)
 
     def registry(self) -> ToolRegistry:
         """Give the tools that agents may name: those that ship, of distributions, and of `tools/*.py` in the folders."""

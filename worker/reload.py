@@ -65,7 +65,7 @@ def successor(old: LoadedAgents, new: LoadedAgents) -> ReloadedAgents:
     agents = dict(sorted({**new.agents, **kept}.items()))
     retired = {**(old.retired if isinstance(old, ReloadedAgents) else {}), **old.agents}
     gone = [(name, loaded) for name, loaded in retired.items() if name not in agents]
-    return ReloadedAgents(agents, new.problems, dict(gone[-_MOST_RETIRED:]))
+    return ReloadedAgents(agents, new.problems, new.tools.keeping(old.tools), dict(gone[-_MOST_RETIRED:]))
 
 
 class Versions:

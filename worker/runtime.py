@@ -86,7 +86,7 @@ class Runtime:
     pools: Pools = field(default_factory=Pools)
     #: Masks what is secret in this process.
     redact: Redactor = field(default_factory=lambda: redactor(os.environ))
-    #: What stands behind tasks that name a function or a Celery task.
+    #: What stands behind tasks that name no agent.
     nodes: Nodes = field(init=False)
     #: Processes of their own for those that ask for one, and for suspects.
     isolation: Isolation = field(init=False)
@@ -238,10 +238,9 @@ class Runtime:
     def _bound(self, execution: Execution) -> LoadedAgent:
         """Give what executes a claim."""
         loaded, hard = self.agents.get(execution.claim.agent), execution.task.timeouts.hard
-        if execution.task.function is None or hard is None:
-            return self.nodes.bind(loaded, execution)
-        # This imports a module of the user's, which may hang.
-        return self._within(execution, hard.total_seconds(), lambda: self.nodes.bind(loaded, execution))
+        bind = partial(self.nodes.bind, loaded, execution, self.agents.tools)
+        # This may import a module of the user's, which may hang.
+        return bind() if hard is None else self._within(execution, hard.total_seconds(), bind)
 
     def _recorder(self, execution: Execution, loaded: LoadedAgent) -> Recorder:
         """Give what drives the effects of an execution, from its beginning."""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Work": ("run", "submit", "batch", "runs", "projects"),
+    "Work": ("run", "submit", "batch", "runs", "workflows", "projects"),
     "Money": ("budgets", "cost"),
     "Quality": ("eval", "experiments"),
     "Agents": ("init", "agents", "memory", "emulator"),

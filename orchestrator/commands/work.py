@@ -14,6 +14,7 @@ import click
 
 from orchestrator.commands import attend, render
 from orchestrator.commands.asking import Asker, can_ask
+from orchestrator.commands.checking import check, check_here
 from orchestrator.commands.completion import workflows
 from orchestrator.commands.place import (
     NO_FLEET,
@@ -22,14 +23,13 @@ from orchestrator.commands.place import (
     charge_options,
     deadline_option,
     json_option,
-    looking,
     place_options,
     producing,
     set_up_logging,
     timeout_option,
 )
 from orchestrator.commands.session import working
-from orchestrator.errors import InputInvalid, SettingsInvalid, UnknownAgent, UsageError, ValueTooLarge
+from orchestrator.errors import InputInvalid, SettingsInvalid, UsageError, ValueTooLarge
 
 if TYPE_CHECKING:
     from orchestrator.contracts.workflow import WorkflowDefinition
@@ -89,9 +89,8 @@ def work_options(command: Command) -> Command:
 @place_options()
 @timeout_option
 @click.option("--dry-run", is_flag=True, help="Print the plan as text and Mermaid; run and store nothing.")
-@click.option("--mermaid", is_flag=True, help="Print the plan as Mermaid alone; run and store nothing.")
 @json_option
-def run(work: Work, place: Place, *, timeout: float | None, dry_run: bool, mermaid: bool, as_json: bool) -> int:
+def run(work: Work, place: Place, *, timeout: float | None, dry_run: bool, as_json: bool) -> int:
     """Run WORKFLOW on an input and wait for the result.
 
     WORKFLOW is an expression, or the path of a YAML or JSON file. On the fleet if one is configured, else in this
@@ -105,13 +104,13 @@ def run(work: Work, place: Place, *, timeout: float | None, dry_run: bool, merma
     screen = attend.Screen()
     set_up_logging(settings, screen)
     definition = work.definition()
-    if dry_run or mermaid:
-        _print_plan(definition, settings, mermaid=mermaid, as_json=as_json)
+    if dry_run:
+        _print_plan(definition, settings, as_json=as_json)
         return 0
     if place.agents_path is not None and not settings.embedded:
         raise UsageError("--agents-path is for agents in this process: add --embedded, or give it to the workers")
     if settings.embedded:
-        _check_here(definition, settings)
+        check_here(definition, settings)
     given = work.input(settings.max_value_bytes)
     try:
         with working(place, settings) as session:
@@ -193,38 +192,11 @@ def _head(path: Path | None, count: int) -> bytes:
         return file.read(count)
 
 
-def _print_plan(definition: WorkflowDefinition, settings: Settings, *, mermaid: bool, as_json: bool) -> None:
+def _print_plan(definition: WorkflowDefinition, settings: Settings, *, as_json: bool) -> None:
     from orchestrator.planning.diagram import as_mermaid, as_text
 
-    _check(definition, settings)
+    check(definition, settings)
     if as_json:
         click.echo(definition.model_dump_json(indent=2))
-    elif mermaid:
-        click.echo(as_mermaid(definition))
     else:
         click.echo(f"{as_text(definition)}\n\n{as_mermaid(definition)}")
-
-
-def _check(definition: WorkflowDefinition, settings: Settings) -> None:
-    """Raise what a submit would; without a fleet the agents that are known are those of this machine."""
-    if settings.embedded:
-        _check_here(definition, settings)
-        return
-    with looking(settings) as service:
-        service.plan(definition)
-
-
-def _check_here(definition: WorkflowDefinition, settings: Settings) -> None:
-    """Raise what is wrong for this process: an agent that others have announced, and that it cannot load, is unknown to it."""
-    from orchestrator.imports import require_ours
-    from orchestrator.planning.capabilities import agents_by_capability
-    from orchestrator.planning.validate import validate
-
-    loaded = require_ours("worker.loader").AgentLoader(settings.agents_path, base=Path.cwd()).load()
-    try:
-        able = agents_by_capability((card.name, card.capabilities) for card in loaded.cards)
-        validate(definition, frozenset(loaded.agents), able)
-    except UnknownAgent:
-        for problem in loaded.problems:
-            click.echo(render.problem_line(problem.origin, problem.message), err=True)
-        raise

@@ -61,7 +61,8 @@ RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
 
 _S = AgentRunState
 AGENT_RUN_TRANSITIONS: Mapping[AgentRunState, frozenset[AgentRunState]] = {
-    _S.BLOCKED: frozenset({_S.QUEUED, _S.SKIPPED, _S.CANCELLED, _S.FAILED}),
+    # What is decided without a worker (a condition, the run's output) succeeds as it stands.
+    _S.BLOCKED: frozenset({_S.QUEUED, _S.SKIPPED, _S.CANCELLED, _S.FAILED, _S.SUCCEEDED}),
     _S.QUEUED: frozenset({_S.RUNNING, _S.CANCELLED, _S.FAILED}),
     _S.RUNNING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.SUSPENDED, _S.QUEUED}),
     _S.SUSPENDED: frozenset({_S.QUEUED, _S.CANCELLED, _S.FAILED}),

@@ -27,7 +27,7 @@ def _matches(pattern: str, text: str) -> bool:
         return True  # pydantic's patterns know words that Python's do not, such as \p{L}
 
 
-_TYPES: Mapping[str, Callable[[Any], bool]] = {
+TYPES: Mapping[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
     "string": lambda value: isinstance(value, str),
@@ -53,6 +53,20 @@ _BOUNDS: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
 }
 
 
+#: The words that hold schemas in their turn: one, some by their names, or a list of them.
+SUBSCHEMAS: Mapping[str, str] = {
+    "properties": "by_name",
+    "additionalProperties": "one",
+    "items": "one",
+    "prefixItems": "list",
+    "anyOf": "list",
+    "oneOf": "list",
+    "allOf": "list",
+}
+#: The words that are checked, without those that lead elsewhere.
+KNOWN_WORDS = frozenset({"type", "required", *_BOUNDS, *SUBSCHEMAS})
+
+
 def faults_of(value: Any, schema: Schema, *, what: str = "the answer") -> list[str]:
     """Name everything in a value that is not as the schema asks, each with its place; empty if it fits."""
     faults = _faults(value, schema, schema, "")
@@ -65,7 +79,7 @@ def _faults(value: Any, schema: Schema, root: Schema, place: str) -> Iterator[st
     here = place or _ROOT
     types = schema.get("type", [])
     names: list[str] = [types] if isinstance(types, str) else types
-    if names and not any(_TYPES.get(name, _anything)(value) for name in names):
+    if names and not any(TYPES.get(name, _anything)(value) for name in names):
         yield f"{here} must be of type {' or '.join(names)}"
         return
     for word, (holds, complaint) in _BOUNDS.items():

@@ -3,40 +3,63 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
-from orchestrator.contracts.policy import Deadline, Positive, RetryPolicy, Timeouts, Value
+from orchestrator.contracts.inputs import Inputs
+from orchestrator.contracts.kinds import (
+    KINDS,
+    NAME_PATTERN,
+    NODE_KINDS,
+    Branch,
+    Branches,
+    Celery,
+    CeleryTask,
+    DottedPath,
+    Function,
+    Kind,
+    Name,
+    Tool,
+    ToolUse,
+    listed,
+)
+from orchestrator.contracts.policy import Deadline, RetryPolicy, Timeouts, Value
 
-#: Ids of tasks and names of agents: they become routing keys, queue names and Celery task names.
-NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+__all__ = [
+    "KINDS",
+    "MODEL_PATTERN",
+    "MODEL_RULE",
+    "NAME_PATTERN",
+    "NODE_KINDS",
+    "OUTPUT",
+    "RESERVED_TASK_IDS",
+    "Branch",
+    "CeleryTask",
+    "Compensation",
+    "DottedPath",
+    "Fallback",
+    "Kind",
+    "ModelName",
+    "Name",
+    "OnError",
+    "SystemPrompt",
+    "TaskDefinition",
+    "ToolUse",
+    "WorkflowDefinition",
+    "find_references",
+    "replace_references",
+]
 
-#: No task has this id: it addresses every task of a run in messages.
+#: No task has this id: it addresses every task of a run in messages, or the run's input.
 RESERVED_TASK_IDS = frozenset({"all", "input"})
 
-#: Tasks that name a Python function or a Celery task instead of an agent. These words stand in the place of their agent,
-#: in queues, listings and Flower, so no plugin has such a name.
-NODE_KINDS = ("function", "celery")
+#: The id of what makes a run's output where its workflow says what that is: no task has it then.
+OUTPUT = "output"
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
-
-
-_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-
-
-def _dotted_path(path: str) -> str:
-    module, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
-    if not _DOTTED.fullmatch(module) or not _DOTTED.fullmatch(attribute):
-        raise ValueError(f"{path!r} names nothing that can be imported: write package.module:name")
-    return path
-
-
-#: Where something is in a Python module: `package.module:name`, or with a dot in place of the colon.
-DottedPath = Annotated[str, AfterValidator(_dotted_path)]
 
 
 #: What agents say that they can do: a task may ask for any agent that can, and a message too.
@@ -56,69 +79,54 @@ class Fallback(Value):
     fallback: Name
 
 
-class CeleryTask(Value):
-    """A task of the user's own Celery app, by its registered name; it runs on that app's own workers.
-
-    `app` is where the app is (`module:attribute`), by default what NIGHTFLEET_CELERY_APP of the worker says. `queue` is
-    one of the app's own; without it the app's routes decide. After `timeout` without a result the task is revoked.
-    """
-
-    task: str = Field(min_length=1, max_length=255)
-    app: DottedPath | None = None
-    queue: str | None = Field(default=None, min_length=1, max_length=255)
-    timeout: Positive | None = None
-
-
-def _as_celery_task(value: Any) -> Any:
-    if not isinstance(value, str | dict | CeleryTask | None):
-        raise ValueError("write `celery: registered.task.name`, or an object with task, app, queue and timeout")  # noqa: TRY004
-    return {"task": value} if isinstance(value, str) else value  # pyright: ignore[reportUnknownVariableType]
-
-
 OnError = Literal["fail", "continue"] | Fallback
-
-_NODE_ADVICE = {
-    "function": "write `function: package.module:name`",
-    "celery": "write `celery: registered.task.name`",
-}
 
 
 def _agent_of_a_node(given: Any) -> Any:
-    """Give what names a function or a Celery task the word for it as its agent."""
+    """Give what names something else than an agent the word for it as its agent."""
     if isinstance(given, dict) and not given.get("agent"):  # pyright: ignore[reportUnknownMemberType]
-        named: list[str] = [kind for kind in NODE_KINDS if given.get(kind) is not None]  # pyright: ignore[reportUnknownMemberType]
+        named: list[str] = [kind for kind in KINDS if given.get(kind) is not None]  # pyright: ignore[reportUnknownMemberType]
         return {**given, "agent": named[0]} if named else given  # pyright: ignore[reportUnknownVariableType]
     return given  # pyright: ignore[reportUnknownVariableType]
 
 
-def _check_kind(agent: str, function: str | None, celery: CeleryTask | None, capability: str | None = None) -> None:
+def _check_kind(given: TaskDefinition | Compensation) -> None:
     """Raise ValueError where it is not exactly one thing that is to be done."""
-    named = [kind for kind, value in zip(NODE_KINDS, (function, celery), strict=True) if value is not None]
-    if capability is not None:
+    fields = type(given).model_fields
+    possible = [kind for kind in KINDS if kind in fields]
+    named = [kind for kind in possible if getattr(given, kind) is not None]
+    agent = given.agent
+    if getattr(given, "capability", None) is not None:
         if agent or named:
-            given = " and ".join([*named, *([] if agent in NODE_KINDS or not agent else ["agent"]), "capability"])
+            found = listed([*named, *([] if agent in KINDS or not agent else ["agent"]), "capability"], "and")
             raise ValueError(
-                f"a task is one of agent, function, celery and capability, and this one has {given}: keep one"
+                f"a task is one of agent, capability, {listed(possible, 'and')}, and this one has {found}: keep one"
             )
         return
     if not agent:
-        raise ValueError("what the task does is missing: give it an agent, a function or a celery task")
+        raise ValueError(f"what the task does is missing: give it one of agent, {listed(possible, 'and')}")
     if len(named) > 1 or (named and agent != named[0]):
-        given = " and ".join(named if agent in NODE_KINDS else ["agent", *named])
-        raise ValueError(f"a task is one of agent, function and celery, and this one has {given}: keep one")
-    if agent in NODE_KINDS and not named:
-        raise ValueError(f"{agent!r} is no agent: {_NODE_ADVICE[agent]}")
+        found = listed(named if agent in KINDS else ["agent", *named], "and")
+        raise ValueError(f"a task is one of agent, {listed(possible, 'and')}, and this one has {found}: keep one")
+    if agent in KINDS and not named:
+        what = KINDS[agent].write if agent in possible else f"{agent} undoes nothing"
+        raise ValueError(f"{agent!r} is no agent: {what}")
+    lacking = KINDS[agent].lacks if agent in KINDS else frozenset[str]()
+    if extra := [name for name in fields if name in lacking and getattr(given, name) != fields[name].default]:
+        if {"model", "system"}.issuperset(extra):
+            raise ValueError(f"model and system are about an agent, and this task is a {agent}: leave them out")
+        raise ValueError(f"{listed(extra, 'and')} would mean nothing to a {agent}: leave out")
 
 
-def _does(agent: str, function: str | None, celery: CeleryTask | None, capability: str | None = None) -> str:
-    if capability is not None:
+def _does(given: TaskDefinition | Compensation) -> str:
+    if (capability := getattr(given, "capability", None)) is not None:
         return f"capability {capability}"
-    named = function or (celery and celery.task)
-    return f"{agent} {named}" if named else agent
+    kind = KINDS.get(given.agent)
+    return given.agent if kind is None else f"{kind.name} {kind.shown(getattr(given, kind.name))}"
 
 
 class Compensation(Value):
-    """What undoes a task that has succeeded when its run fails or is cancelled: an agent, a function or a Celery task.
+    """What undoes a task that has succeeded when its run fails or is cancelled: an agent, or what else a task may be.
 
     It gets `{input, output}` of that task, or its own `input`, in which `${...}` stands for the run's input and the
     outputs of that task and of those in its `after`. `partial` undoes it too if it began and did not succeed.
@@ -128,9 +136,10 @@ class Compensation(Value):
     input: dict[str, Any] | None = None
     retry: RetryPolicy = RetryPolicy()
     timeouts: Timeouts = Timeouts()
-    function: DottedPath | None = None
-    celery: Annotated[CeleryTask | None, BeforeValidator(_as_celery_task)] = None
+    function: Function = None
+    celery: Celery = None
     partial: bool = False
+    tool: Tool = None
 
     @model_validator(mode="before")
     @classmethod
@@ -139,17 +148,17 @@ class Compensation(Value):
 
     @model_validator(mode="after")
     def _exactly_one_kind(self) -> Self:
-        _check_kind(self.agent, self.function, self.celery)
+        _check_kind(self)
         return self
 
     @property
     def does(self) -> str:
         """Who does the work, for people."""
-        return _does(self.agent, self.function, self.celery)
+        return _does(self)
 
     def references(self) -> tuple[str, ...]:
         """Give the paths inside every `${...}` of the declared input."""
-        return tuple(_find_references(self.input)) if self.input is not None else ()
+        return find_references(self.input)
 
 
 def _as_compensation(value: Any) -> Any:
@@ -158,18 +167,31 @@ def _as_compensation(value: Any) -> Any:
     return {"agent": value} if isinstance(value, str) else value  # pyright: ignore[reportUnknownVariableType]
 
 
+def _as_several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Undone = Annotated[
+    Compensation | None, BeforeValidator(_as_compensation, json_schema_input_type=str | Compensation | None)
+]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_as_several, json_schema_input_type=Name | tuple[Name, ...])]
+
+
 class TaskDefinition(Value):
     """One node: an agent, what it waits for, what it gets, and what happens when it fails.
 
-    In place of an agent it may name a Python `function` (`package.module:name`) or a `celery` task of the user's own;
-    `agent` is then that word. Or it names a `capability`, and `agent` is empty: when a run is submitted it gets the least busy of
-    the agents that have it, and keeps that one. `input` maps names to JSON values in which `${task.field}` and
-    `${input.field}` are replaced; without it the task gets the run's input (a first task), its one predecessor's output,
-    or `{id: output}` of several. `when` is a CEL condition over `input` and the outputs of the tasks in `after`, by id; a
-    task whose condition is false is skipped. `compensate` undoes the task when its run fails or is cancelled after it has
-    succeeded. `model` and `system` are asked, and said to the model, in place of the agent's own.
+    In place of an agent it may name a Python `function` (`package.module:name`), a `celery` task of the user's own, a `tool`
+    (`kit.name`), or be a `condition`, which chooses one of its branches; `agent` is then that word. Or it names a
+    `capability`, and `agent` is empty: when a run is submitted it gets the least busy of the agents that have it, and keeps
+    that one. `input` maps names to JSON values in which `${task.field}` and `${input.field}` are replaced; without it the
+    task gets the run's input (a first task), its one predecessor's output, or `{id: output}` of several. `when` is a CEL
+    condition over `input` and the outputs of the tasks in `after`, by id; a task whose condition is false is skipped.
+    `branch` names the branches of conditions in `after` that it belongs to. `compensate` undoes the task when its run fails
+    or is cancelled after it has succeeded. `model` and `system` are asked, and said to the model, in place of the agent's
+    own.
     """
 
+    # What is stored leaves out defaults and keeps this order: both are part of every digest. New fields go to the end.
     id: Name
     agent: Name = ""
     after: tuple[Name, ...] = ()
@@ -178,12 +200,15 @@ class TaskDefinition(Value):
     retry: RetryPolicy = RetryPolicy()
     timeouts: Timeouts = Timeouts()
     on_error: OnError = "fail"
-    function: DottedPath | None = None
-    celery: Annotated[CeleryTask | None, BeforeValidator(_as_celery_task)] = None
-    compensate: Annotated[Compensation | None, BeforeValidator(_as_compensation)] = None
+    function: Function = None
+    celery: Celery = None
+    compensate: Undone = None
     model: ModelName | None = None
     system: SystemPrompt | None = None
     capability: Capability | None = None
+    tool: Tool = None
+    condition: Branches = None
+    branch: Names = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -192,34 +217,61 @@ class TaskDefinition(Value):
 
     @model_validator(mode="after")
     def _exactly_one_kind(self) -> Self:
-        _check_kind(self.agent, self.function, self.celery, self.capability)
-        if self.agent in NODE_KINDS and (self.model or self.system) is not None:
-            raise ValueError(f"model and system are about an agent, and this task is a {self.agent}: leave them out")
-        if isinstance(self.on_error, Fallback) and self.on_error.fallback in NODE_KINDS:
+        _check_kind(self)
+        if isinstance(self.on_error, Fallback) and self.on_error.fallback in KINDS:
             raise ValueError(f"on_error: a fallback is an agent, and {self.on_error.fallback!r} is none")
         return self
 
     @property
+    def kind(self) -> Kind | None:
+        """Which kind of task it is beside those of agents, None for one of these."""
+        return KINDS.get(self.agent)
+
+    @property
     def does(self) -> str:
         """Who does the work, for people: `reader`, `function module:name`, `celery images.resize`, `capability review`."""
-        return _does(self.agent, self.function, self.celery, self.capability)
+        return _does(self)
 
     def references(self) -> tuple[str, ...]:
         """Give the paths inside every `${...}` of the declared input, such as `reader.text`."""
-        return tuple(_find_references(self.input)) if self.input is not None else ()
+        return find_references(self.input)
 
 
 class WorkflowDefinition(Value):
     """Tasks and their dependencies: any acyclic graph. `planning.validate` tells whether it can run.
 
     `digest` addresses the content: two equal workflows have one, whatever built them. A run that has not ended within
-    its `deadline`, in seconds from its submit, fails.
+    its `deadline`, in seconds from its submit, fails. `inputs` are the JSON Schemas of the fields of the run's input, by
+    name; those with a `default` may be left out. `output` is the run's output in place of that of its ends: names with
+    values in which `${task.field}` and `${input.field}` are replaced, or one such reference.
     """
 
     schema_version: Literal[1] = 1
     name: str = Field(default="workflow", min_length=1, max_length=200)
     tasks: tuple[TaskDefinition, ...]
     deadline: Deadline | None = None
+    inputs: Inputs | None = None
+    output: dict[str, Any] | str | None = None
+
+    @field_validator("output")
+    @classmethod
+    def _leads_somewhere(cls, output: Any) -> Any:
+        if isinstance(output, str) and not find_references(output):
+            raise ValueError(f"{output!r} is always the same: write `output: ${{task.field}}`, or names with values")
+        return output
+
+    @classmethod
+    def stored(cls, text: str, digest: str) -> Self:
+        """Give a definition as it was stored, with the digest that it was stored by: a database may have put keys in order."""
+        found = cls.model_validate_json(text)
+        vars(found)["digest"] = digest
+        return found
+
+    def with_tasks(self, tasks: Iterable[TaskDefinition]) -> WorkflowDefinition:
+        """Give the same workflow with other tasks."""
+        # A copy would keep what is computed once.
+        kept = {name: getattr(self, name) for name in WorkflowDefinition.model_fields if name != "tasks"}
+        return WorkflowDefinition(**kept, tasks=tuple(tasks))
 
     @cached_property
     def by_id(self) -> dict[str, TaskDefinition]:
@@ -227,10 +279,23 @@ class WorkflowDefinition(Value):
         return {task.id: task for task in self.tasks}
 
     @cached_property
+    def nodes(self) -> tuple[TaskDefinition, ...]:
+        """The tasks, and behind them what makes the run's output, where the workflow says what that is.
+
+        That waits for every end, and for each task whose output is part of it.
+        """
+        if self.output is None:
+            return self.tasks
+        waited_for = {before for task in self.tasks for before in task.after}
+        told = {path.partition(".")[0] for path in find_references(self.output)}
+        after = tuple(task.id for task in self.tasks if task.id in told or task.id not in waited_for)
+        return (*self.tasks, TaskDefinition(id=OUTPUT, agent=OUTPUT, after=after, input={OUTPUT: self.output}))
+
+    @cached_property
     def successors(self) -> dict[str, tuple[str, ...]]:
-        """For each task the ids that wait for it, in the order in which they were written."""
-        following: dict[str, list[str]] = {task.id: [] for task in self.tasks}
-        for task in self.tasks:
+        """For each node the ids that wait for it, in the order in which they were written."""
+        following: dict[str, list[str]] = {task.id: [] for task in self.nodes}
+        for task in self.nodes:
             for before in task.after:
                 following[before].append(task.id)
         return {key: tuple(ids) for key, ids in following.items()}
@@ -275,7 +340,8 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _find_references(value: Any) -> Iterator[str]:
+def find_references(value: Any) -> tuple[str, ...]:
+    """Give the paths inside every `${...}` of a value."""
     found: list[str] = []
     replace_references(value, found.append)
-    return iter(found)
+    return tuple(found)

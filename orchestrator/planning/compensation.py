@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.contracts.run import AgentRunResult, AgentRunState
-from orchestrator.contracts.workflow import Compensation, TaskDefinition
+from orchestrator.contracts.workflow import KINDS, Compensation, TaskDefinition
 from orchestrator.errors import InputInvalid
 from orchestrator.planning.compose import UniqueIds
 from orchestrator.planning.inputs import Upstream, task_input
@@ -46,16 +46,23 @@ def undos_of(tasks: Sequence[TaskDefinition], predecessors: Sequence[Sequence[in
     return tuple(sorted(made, key=lambda undo: (-undo.stage, undo.of)))
 
 
-def undo_input(undo: Undo, of: TaskDefinition, run_input: Any, upstream: Mapping[str, Upstream]) -> Any:
+def undo_input(
+    undo: Undo,
+    of: TaskDefinition,
+    run_input: Any,
+    upstream: Mapping[str, Upstream],
+    passed: Sequence[str] | None = None,
+) -> Any:
     """Give what a compensation gets: its declared input, or `{input, output}` of the task that it undoes.
 
-    `upstream` has that task and those before it. The output is None where the task did not succeed.
+    `upstream` has that task and those before it; `passed` is as in `task_input`, of that task. The output is None where the
+    task did not succeed.
     """
     if undo.task.input is not None:
         return task_input(undo.task, run_input, upstream)
     done = upstream[of.id]
     try:
-        given = task_input(of, run_input, upstream)
+        given = task_input(of, run_input, upstream, passed)
     except InputInvalid:
         if done.succeeded:
             raise
@@ -85,6 +92,5 @@ def _as_task(task: TaskDefinition, compensation: Compensation, unique: UniqueIds
         retry=compensation.retry,
         timeouts=compensation.timeouts,
         on_error="continue",
-        function=compensation.function,
-        celery=compensation.celery,
+        **{kind: getattr(compensation, kind) for kind, each in KINDS.items() if each.undoes},
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from orchestrator.contracts.kinds import ELSE, Branch
 from orchestrator.contracts.workflow import TaskDefinition, replace_references
 from orchestrator.planning import condition
 
@@ -112,8 +113,15 @@ def _rename_task(task: TaskDefinition, names: Mapping[str, str]) -> TaskDefiniti
             "input": replace_references(task.input, rename_reference),
             "when": task.when and condition.rename(task.when, names),
             "compensate": undo,
+            "condition": None
+            if task.condition is None
+            else tuple(_rename_branch(each, names) for each in task.condition),
         }
     )
+
+
+def _rename_branch(branch: Branch, names: Mapping[str, str]) -> Branch:
+    return branch if branch.when == ELSE else branch.model_copy(update={"when": condition.rename(branch.when, names)})
 
 
 def _with_suffix(base: str, suffix: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
+from orchestrator.contracts.kinds import ELSE
 from orchestrator.contracts.policy import RetryPolicy, Timeouts
-from orchestrator.contracts.workflow import Fallback, TaskDefinition, WorkflowDefinition
+from orchestrator.contracts.workflow import OUTPUT, Fallback, TaskDefinition, WorkflowDefinition, find_references
+from orchestrator.planning.branches import conditions_before
 from orchestrator.planning.validate import topological
 
 _NOT_PLAIN = re.compile(r"[^\w .,:;!?=()\[\]{}'+*/-]")
@@ -22,6 +24,8 @@ def as_text(workflow: WorkflowDefinition) -> str:
           2  summarizer  after reader
              critic      after reader; on error continue
           3  editor      after summarizer, critic
+
+    Where the workflow says what its output is, a last line tells from which tasks.
     """
     stages = _stages(workflow)
     width = max((len(_title(task)) for task in workflow.tasks), default=0)
@@ -30,29 +34,44 @@ def as_text(workflow: WorkflowDefinition) -> str:
         for index, task in enumerate(stage):
             label = "" if index else str(number)
             lines.append(f"{label:>3}  {_title(task):<{width}}  {'; '.join(_notes(task))}".rstrip())
+    if workflow.output is not None:
+        told = dict.fromkeys(path.partition(".")[0] for path in find_references(workflow.output))
+        lines.append(f"     {OUTPUT:<{width}}  from {', '.join(told)}".rstrip() if told else f"     {OUTPUT}")
     return "\n".join(lines)
 
 
 def as_mermaid(workflow: WorkflowDefinition) -> str:
     """Give a Mermaid flowchart: tasks as nodes, dependencies as arrows with the condition of what they lead to.
 
-    A task of a condition that waits for nothing has the condition in its node.
+    A task of a condition that waits for nothing has the condition in its node. A task that is a condition is a rhombus, and
+    the arrows from it have the names of its branches.
     """
     lines = ["flowchart TD"]
     for task in topological(workflow):
         condition = f"<br/>when {_escape(task.when)}" if task.when and not task.after else ""
-        lines.append(f'  {_node(task.id)}["{_escape(_title(task))}{condition}"]')
-    for task in workflow.tasks:
-        label = f'|"{_escape(task.when)}"|' if task.when else ""
-        lines += [f"  {_node(before)} -->{label} {_node(task.id)}" for before in task.after]
+        opening, closing = _shape(task, workflow)
+        lines.append(f'  {_node(task.id)}{opening}"{_escape(_title(task))}{condition}"{closing}')
+    for task in workflow.nodes:
+        taken = conditions_before(task, workflow.by_id)
+        for before in task.after:
+            branch = " or ".join(name for name in taken.get(before, ()) if name in task.branch)
+            words = "; ".join(filter(None, (branch, task.when)))
+            label = f'|"{_escape(words)}"|' if words else ""
+            lines.append(f"  {_node(before)} -->{label} {_node(task.id)}")
     return "\n".join(lines)
+
+
+def _shape(task: TaskDefinition, workflow: WorkflowDefinition) -> tuple[str, str]:
+    if task.condition is not None:
+        return "{", "}"
+    return ("[", "]") if task.id in workflow.by_id else ("([", "])")
 
 
 def _stages(workflow: WorkflowDefinition) -> list[list[TaskDefinition]]:
     """Give the tasks by the length of the longest path to them."""
     depths: dict[str, int] = {}
     stages: list[list[TaskDefinition]] = []
-    for task in topological(workflow):
+    for task in (each for each in topological(workflow) if each.id in workflow.by_id):
         depth = depths[task.id] = 1 + max((depths[before] for before in task.after), default=-1)
         if depth == len(stages):
             stages.append([])
@@ -61,12 +80,18 @@ def _stages(workflow: WorkflowDefinition) -> list[list[TaskDefinition]]:
 
 
 def _title(task: TaskDefinition) -> str:
+    if task.condition is not None:
+        return f"{task.id} (condition)"
     return task.id if task.id == task.does else f"{task.id} ({task.does})"
 
 
 def _notes(task: TaskDefinition) -> list[str]:
     """Say what is special about a task; defaults are not mentioned."""
     notes = [f"after {', '.join(task.after)}"] if task.after else []
+    if task.branch:
+        notes.append(f"branch {' or '.join(task.branch)}")
+    notes += [f"{branch.name} if {_one_line(branch.when)}" for branch in task.condition or () if branch.when != ELSE]
+    notes += [f"else {branch.name}" for branch in task.condition or () if branch.when == ELSE]
     if task.when:
         notes.append(f"when {_one_line(task.when)}")
     if task.retry != RetryPolicy():

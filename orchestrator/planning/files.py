@@ -13,34 +13,38 @@
       praise:   {agent: writer, after: [critic], when: "critic.score > 7"}
       rewrite:  {agent: writer, after: [critic], when: else}   # no other condition after the same tasks holds
 
-`tasks` may also be a list of tasks with their `id`.
+`tasks` may also be a list of tasks with their `id`. `defaults` are the retry, timeouts and on_error of tasks that say none.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from orchestrator.contracts.kinds import NODE_KINDS
+from orchestrator.contracts.permissions import Permissions
 from orchestrator.contracts.policy import RetryPolicy, Timeouts
 from orchestrator.contracts.workflow import (
     MODEL_RULE,
-    NODE_KINDS,
     CeleryTask,
     Compensation,
     TaskDefinition,
+    ToolUse,
     WorkflowDefinition,
 )
-from orchestrator.errors import UsageError, WorkflowInvalid
+from orchestrator.errors import UnknownAgent, UsageError, WorkflowInvalid
 from orchestrator.planning import condition
+from orchestrator.planning.defaults import DEFAULTS, TaskDefaults, merged
 from orchestrator.planning.expression import parse_expression
 from orchestrator.planning.hints import did_you_mean, kind_of, label_of
 from orchestrator.planning.source import Path, Source
-from orchestrator.planning.validate import MAX_PROBLEMS, validate
+from orchestrator.planning.validate import MAX_PROBLEMS, ToolFaults, validate
 
 MAX_BYTES = 32 * 1024 * 1024
 
@@ -54,7 +58,11 @@ _MODELS: Mapping[Path, type[BaseModel]] = {
     ("retry",): RetryPolicy,
     ("timeouts",): Timeouts,
     ("celery",): CeleryTask,
+    ("tool",): ToolUse,
+    ("tool", "permissions"): Permissions,
     ("compensate",): Compensation,
+    ("compensate", "tool"): ToolUse,
+    ("compensate", "tool", "permissions"): Permissions,
     ("compensate", "retry"): RetryPolicy,
     ("compensate", "timeouts"): Timeouts,
     ("compensate", "celery"): CeleryTask,
@@ -71,29 +79,41 @@ def resolve_workflow(source: str | WorkflowDefinition | TaskDefinition | FilePat
             return source
         case TaskDefinition():
             return WorkflowDefinition(tasks=(source,))
-        case str() if not _names_file(source):
+        case str() if not names_file(source):
             return parse_expression(source)
         case _:
             return load_workflow(source)
 
 
-def load_workflow(path: str | FilePath) -> WorkflowDefinition:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a workflow may name where it is checked: agents, and tools by what is wrong with a use of one."""
+
+    agents: Collection[str]
+    tool_faults: ToolFaults | None = None
+    #: What agents can do, None where nobody can tell.
+    capabilities: Collection[str] | None = None
+
+
+def load_workflow(path: str | FilePath, known: Known | None = None) -> WorkflowDefinition:
     """Give the workflow of a YAML or JSON file; raise WorkflowInvalid with every problem at its line and column.
 
-    Whether its agents are known is not checked here. Raise UsageError where there is no such file.
+    Whether its agents and tools are there is checked where it is said what is `known`; raise UnknownAgent where unknown agents
+    are all that is wrong. Raise UsageError where there is no such file.
     """
     origin = str(path)
     text = _read(FilePath(path), origin)
     source = Source(text, origin, is_json=origin.endswith(".json"))
-    return _workflow(source.data, origin, source.problem, source.problems)
+    return _workflow(source.data, origin, source.problem, source.problems, known)
 
 
 def workflow_from_data(data: Any, origin: str) -> WorkflowDefinition:
     """Give the workflow of data shaped like a workflow file; raise WorkflowInvalid with every problem at its place."""
-    return _workflow(data, origin, lambda _path, problem: problem, [])
+    return _workflow(data, origin, lambda _path, problem: problem, [], None)
 
 
-def _names_file(text: str) -> bool:
+def names_file(text: str) -> bool:
+    """Tell whether text that names a workflow is taken for a path."""
     try:
         return text.endswith(_SUFFIXES) or "/" in text or FilePath(text).is_file()
     except (OSError, ValueError):  # too long for a path, or with a null character
@@ -118,14 +138,19 @@ def _read(path: FilePath, origin: str) -> str:
     return text
 
 
-def _workflow(data: Any, origin: str, show: Callable[[Path, str], str], known: list[str]) -> WorkflowDefinition:
+def _workflow(
+    data: Any, origin: str, show: Callable[[Path, str], str], faults: list[str], known: Known | None
+) -> WorkflowDefinition:
     """Build and check: the tasks first, then their graph. `show` gives a problem with its line."""
     reader = _Reader()
     workflow = reader.workflow(data)
-    problems = known + [show(path, f"{label_of(path)}{what}") for path, what in reader.problems[: MAX_PROBLEMS + 1]]
+    problems = faults + [show(path, f"{label_of(path)}{what}") for path, what in reader.problems[: MAX_PROBLEMS + 1]]
     if workflow is not None and not problems:
         try:
-            validate(workflow, None)
+            validate(workflow, known and known.agents, known and known.capabilities, known and known.tool_faults)
+        except UnknownAgent as error:
+            lines = [show(reader.path_of(problem), problem) for problem in error.message.split("\n")]
+            raise UnknownAgent("\n".join(lines), details=error.details) from None
         except WorkflowInvalid as error:
             problems = [show(reader.path_of(problem), problem) for problem in error.problems]
     if workflow is None or problems:
@@ -147,22 +172,36 @@ class _Reader:
             what = "it is empty" if not data else f"it is {kind_of(data)}, but a workflow has the keys name and tasks"
             self.problems.append(((), f"{what}: {_SAMPLE}"))
             return None
+        keys = [*WorkflowDefinition.model_fields, DEFAULTS]
         for key in data:
-            if key not in WorkflowDefinition.model_fields:
-                self.problems.append(((key,), _unknown_key(str(key), WorkflowDefinition)))
-        read = [task for path, fields in self._entries(data.get("tasks")) for task in self._task(path, fields)]
-        rest = {key: data[key] for key in ("name", "schema_version", "deadline") if data.get(key) is not None}
+            if key not in keys:
+                self.problems.append(((key,), _unknown_key(str(key), keys)))
+        defaults = self._defaults(data.get(DEFAULTS))
+        entries = self._entries(data.get("tasks"))
+        read = [task for path, fields in entries for task in self._task(path, merged(defaults, fields))]
+        rest = {key: data[key] for key in keys if key not in {"tasks", DEFAULTS} and data.get(key) is not None}
         try:
             return WorkflowDefinition(tasks=tuple(self._without_else(read)), **rest)
         except ValidationError as error:
             self._add((), error)
             return None
 
+    def _defaults(self, given: Any) -> Mapping[str, Any]:
+        """Give what tasks have that say nothing else, as it is written; nothing of it where it has problems."""
+        if given is None:
+            return {}
+        try:
+            TaskDefaults.model_validate(given)
+        except ValidationError as error:
+            self._add((DEFAULTS,), error, {(): TaskDefaults})
+            return {}
+        return given
+
     def path_of(self, problem: str) -> Path:
         """Give the path in the data of what `tasks.editor.after: ...` is about."""
         first, *rest = problem.partition(": ")[0].split(".")
         if first != "tasks" or not rest:
-            return ()
+            return (first, *rest) if first in WorkflowDefinition.model_fields else ()
         return (*self._paths.get(rest[0], ("tasks", rest[0])), *rest[1:])
 
     def _entries(self, tasks: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -212,37 +251,64 @@ class _Reader:
             when = condition.none_of(*others) if task.when == _ELSE and others else task.when
             yield task.model_copy(update={"when": when})
 
-    def _add(self, path: Path, error: ValidationError) -> None:
+    def _add(self, path: Path, error: ValidationError, models: Mapping[Path, type[BaseModel]] | None = None) -> None:
         """Add pydantic's problems in our words, one for each place."""
         found: dict[Path, str] = {}
         for detail in error.errors(include_url=False):
-            place, what = _describe(detail)
+            place, what = _describe(detail, {**_MODELS, **(models or {})})
             # An agent that was not given is the id, and as wrong.
             if place != ("agent",) or what != found.get(("id",)):
                 found.setdefault(place, what)
         self.problems += [(path + (() if place == ("id",) else place), what) for place, what in found.items()]
 
 
-def _describe(error: ErrorDetails) -> tuple[Path, str]:
+def _describe(error: ErrorDetails, models: Mapping[Path, type[BaseModel]]) -> tuple[Path, str]:
     place = error["loc"]
-    if place[:1] == ("on_error",):
-        return ("on_error",), "expected fail, continue, or {fallback: another_agent}"
+    match place:
+        case ("on_error", *_):
+            return ("on_error",), "expected fail, continue, or {fallback: another_agent}"
+        case ("condition", _, *_):
+            return _of_branch(error)
+        case ("inputs", name, *_):
+            return _of_input(error, name)
+        case _:
+            return place, _what(error, models)
+
+
+def _what(error: ErrorDetails, models: Mapping[Path, type[BaseModel]]) -> str:
+    place = error["loc"]
     match error["type"]:
         case "extra_forbidden":
-            return place, _unknown_key(str(place[-1]), _MODELS.get(place[:-1], TaskDefinition))
+            return _unknown_key(str(place[-1]), list(models.get(place[:-1], TaskDefinition).model_fields))
         case "string_pattern_mismatch":
             given = error["input"]
             is_model = place[-1] == "model"
-            return place, f"{MODEL_RULE}, found {given!r}" if is_model else f"{given!r} is no name: {_NAME_RULE}"
+            return f"{MODEL_RULE}, found {given!r}" if is_model else f"{given!r} is no name: {_NAME_RULE}"
         case "tuple_type":
-            return place, f"expected a list of ids, found {kind_of(error['input'])}"
+            return f"expected a list of ids, found {kind_of(error['input'])}"
         case "value_error":
-            return place, error["msg"].removeprefix("Value error, ")
+            return error["msg"].removeprefix("Value error, ")
         case _:
             what = error["msg"].replace("datetime.timedelta(0)", "0 seconds")
-            return place, f"{what[:1].lower()}{what[1:]}, found {kind_of(error['input'])}"
+            return f"{what[:1].lower()}{what[1:]}, found {kind_of(error['input'])}"
 
 
-def _unknown_key(key: str, model: type[BaseModel]) -> str:
-    known = list(model.model_fields)
+def _of_input(error: ErrorDetails, name: str | int) -> tuple[Path, str]:
+    """Describe what is wrong with an input of the workflow, its name or its schema."""
+    if error["type"] != "input_schema":
+        return ("inputs", name), f"{name!r} is no name of an input: letters, digits and _, not a digit first"
+    told = error.get("ctx", {})
+    hint = did_you_mean(str(told["word"]), told["known"]) if told.get("word") else ""
+    return ("inputs", name, *told["path"]), f"{told['message']}{hint}"
+
+
+def _of_branch(error: ErrorDetails) -> tuple[Path, str]:
+    """Describe what is wrong with a branch, which stands in a file under its name."""
+    given: Any = error["input"]
+    if error["loc"][-1] == "name":
+        return ("condition", str(given)), f"{given!r} is no name: {_NAME_RULE}"
+    return ("condition",), f"a branch is taken by an expression, or `else`: found {kind_of(given)}"
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
     return f"unknown key {key!r}{did_you_mean(key, known) or ', the keys are ' + ', '.join(known)}"

@@ -42,7 +42,8 @@ def beginning(plan: Plan, states: Sequence[AgentRunState], anew: Collection[int]
             settled[position] = states[position]
         elif all(index in settled for index in before):
             # Decided as everywhere: what only has skipped tasks before it is skipped, with or without a condition.
-            if before and all(settled[index] is AgentRunState.SKIPPED for index in before):
+            is_output = position == plan.output_position
+            if before and not is_output and all(settled[index] is AgentRunState.SKIPPED for index in before):
                 settled[position] = AgentRunState.SKIPPED
                 skipped.append(position)
             else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 
 from orchestrator.clock import agent_run_id
-from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
+from orchestrator.contracts.workflow import OUTPUT, TaskDefinition, WorkflowDefinition
+from orchestrator.planning.branches import gate_of, passed_to, seen_by
 from orchestrator.planning.compensation import Undo, undos_of
 from orchestrator.planning.validate import topological
 
@@ -13,7 +14,8 @@ from orchestrator.planning.validate import topological
 class Plan:
     """A workflow in topological order: positions instead of names, and ids for any run of it.
 
-    Immutable once made.
+    What makes the run's output, where the workflow says what that is, stands among the tasks. `sees` are the positions whose
+    outputs a task may look at, `passed` the ids of those that it gets if it names no input. Immutable once made.
     """
 
     def __init__(self, workflow: WorkflowDefinition) -> None:
@@ -23,7 +25,19 @@ class Plan:
         self.predecessors = tuple(tuple(sorted(self.position[key] for key in task.after)) for task in self.tasks)
         following = workflow.successors
         self.successors = tuple(tuple(sorted(self.position[key] for key in following[task.id])) for task in self.tasks)
-        self.gated = tuple(task.when is not None for task in self.tasks)
+        by_id = {task.id: task for task in self.tasks}
+        #: Where the output of the run is made, if the workflow says what it is.
+        self.output_position = None if workflow.output is None else self.position[OUTPUT]
+        self.sees = tuple(tuple(sorted(self.position[key] for key in seen_by(task, by_id))) for task in self.tasks)
+        self.passed = tuple(passed_to(task, by_id) for task in self.tasks)
+        #: The conditions in CEL that must hold so that a task runs.
+        self.gates = tuple(tuple(filter(None, (gate_of(task, by_id), task.when))) for task in self.tasks)
+        #: What nobody runs: `advance` decides what comes of it.
+        self.settled = tuple(
+            index == self.output_position or (task.kind is not None and task.kind.settled)
+            for index, task in enumerate(self.tasks)
+        )
+        self.gated = tuple(bool(gates) or settled for gates, settled in zip(self.gates, self.settled, strict=True))
         #: For each position the capability that the task names in place of an agent: which one it gets differs from run to run.
         self.capabilities = tuple(task.capability for task in self.tasks)
 
@@ -50,8 +64,9 @@ class Plan:
 
     @cached_property
     def agents(self) -> frozenset[str]:
-        """The agents that its tasks and compensations name."""
-        named = (task.agent for task in (*self.tasks, *(undo.task for undo in self.undos)))
+        """The agents that its tasks and compensations name, without what needs no worker."""
+        run = (task for task, settled in zip(self.tasks, self.settled, strict=True) if not settled)
+        named = (task.agent for task in (*run, *(undo.task for undo in self.undos)))
         return frozenset(agent for agent in named if agent)
 
     @cached_property

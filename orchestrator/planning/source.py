@@ -40,11 +40,15 @@ _CORE_SCHEMA = {
 _SURROGATE_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 
 
+#: What plain text is read as.
+CORE_RESOLVERS = tuple((_TAG + kind, re.compile(rf"(?:{pattern})\Z")) for kind, pattern in _CORE_SCHEMA.items())
+
+
 class _Loader(_FastLoader):
     """Composes nodes; plain values are those of YAML 1.2's core schema that JSON has."""
 
     yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
-        None: [(_TAG + kind, re.compile(rf"(?:{pattern})\Z")) for kind, pattern in _CORE_SCHEMA.items()]
+        None: list(CORE_RESOLVERS)
     }
 
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain, islice
 from textwrap import shorten
+from typing import Any
 
-from orchestrator.contracts.workflow import NODE_KINDS, RESERVED_TASK_IDS, Fallback, TaskDefinition, WorkflowDefinition
+from orchestrator.contracts.kinds import ELSE, NODE_KINDS
+from orchestrator.contracts.workflow import (
+    OUTPUT,
+    RESERVED_TASK_IDS,
+    Fallback,
+    TaskDefinition,
+    ToolUse,
+    WorkflowDefinition,
+    find_references,
+)
 from orchestrator.errors import UnknownAgent, UnknownCapability, WorkflowInvalid
 from orchestrator.planning import condition
+from orchestrator.planning.branches import branch_problems, seen_by
 from orchestrator.planning.capabilities import nobody_can
 from orchestrator.planning.hints import did_you_mean
 
@@ -22,15 +34,22 @@ MAX_PROBLEMS = 100
 _MAX_CYCLE_SHOWN = 12
 
 
+#: Names what is wrong with the use of a tool and with the input that it is given: which of the two fields, and what.
+ToolFaults = Callable[[ToolUse, Mapping[str, Any] | None], Iterable[tuple[str, str]]]
+
+
 def validate(
-    workflow: WorkflowDefinition, known_agents: Collection[str] | None, capabilities: Collection[str] | None = None
+    workflow: WorkflowDefinition,
+    known_agents: Collection[str] | None,
+    capabilities: Collection[str] | None = None,
+    tool_faults: ToolFaults | None = None,
 ) -> None:
     """Return only if the workflow can run; else raise WorkflowInvalid with every problem and its place.
 
     Raise UnknownAgent or UnknownCapability when agents that are unknown, or capabilities that none has, are all that is
-    wrong. `known_agents` and `capabilities` are None where nobody can tell.
+    wrong. `known_agents`, `capabilities` and `tool_faults` are None where nobody can tell.
     """
-    found = _problems(workflow)
+    found = chain(_problems(workflow), () if tool_faults is None else _tool_problems(workflow, tool_faults))
     problems = list(islice(found, MAX_PROBLEMS))
     unknown = {} if known_agents is None else _unknown_agents(workflow, frozenset(known_agents).union(NODE_KINDS))
     lacking = {} if capabilities is None else _unknown_capabilities(workflow, capabilities)
@@ -51,13 +70,14 @@ def validate(
 
 
 def topological(workflow: WorkflowDefinition) -> tuple[TaskDefinition, ...]:
-    """Give each task after those it waits for, among the ready ones in the order of the definition."""
-    before = _predecessors(workflow.tasks)
+    """Give each node after those it waits for, among the ready ones in the order of the definition."""
+    nodes = workflow.nodes
+    before = _predecessors(nodes)
     order = _order(before)
-    if len(order) < len(workflow.tasks):
-        cycles = islice(_cycles(workflow.tasks, before, order), MAX_PROBLEMS)
+    if len(order) < len(nodes):
+        cycles = islice(_cycles(nodes, before, order), MAX_PROBLEMS)
         raise WorkflowInvalid(list(cycles), origin=f"workflow {workflow.name!r}")
-    return tuple(workflow.tasks[index] for index in order)
+    return tuple(nodes[index] for index in order)
 
 
 def _problems(workflow: WorkflowDefinition) -> Iterator[str]:
@@ -72,8 +92,10 @@ def _problems(workflow: WorkflowDefinition) -> Iterator[str]:
     yield from _id_problems(workflow)
     for task in workflow.tasks:
         yield from _after_problems(task, workflow)
+        yield from branch_problems(task, workflow.by_id)
         yield from _reference_problems(task, workflow)
         yield from _condition_problems(task, workflow)
+    yield from _output_problems(workflow)
     before = _predecessors(workflow.tasks)
     yield from _cycles(workflow.tasks, before, _order(before))
 
@@ -84,6 +106,8 @@ def _id_problems(workflow: WorkflowDefinition) -> Iterator[str]:
             yield f"tasks.{task_id}: {count} tasks have this id, give each its own"
         if task_id in RESERVED_TASK_IDS:
             yield f"tasks.{task_id}: this id is reserved, give the task another one"
+        if task_id == OUTPUT and workflow.output is not None:
+            yield f"tasks.{task_id}: this is the id of the workflow's own output, give the task another one"
 
 
 def _after_problems(task: TaskDefinition, workflow: WorkflowDefinition) -> Iterator[str]:
@@ -98,19 +122,26 @@ def _after_problems(task: TaskDefinition, workflow: WorkflowDefinition) -> Itera
 
 
 def _reference_problems(task: TaskDefinition, workflow: WorkflowDefinition) -> Iterator[str]:
-    reachable = {"input", *task.after}
-    yield from _path_problems(task.references, f"tasks.{task.id}.input", reachable, task, workflow)
+    reachable = {"input", *seen_by(task, workflow.by_id)}
+    why = partial(_out_of_reach, task=task, workflow=workflow)
+    yield from _path_problems(task.references, f"tasks.{task.id}.input", reachable, workflow, why)
     if task.compensate is not None:
         place = f"tasks.{task.id}.compensate.input"
-        yield from _path_problems(task.compensate.references, place, {*reachable, task.id}, task, workflow)
+        yield from _path_problems(task.compensate.references, place, {*reachable, task.id}, workflow, why)
+
+
+def _output_problems(workflow: WorkflowDefinition) -> Iterator[str]:
+    reachable = {"input", *workflow.by_id}
+    why = partial(_unheard_of, workflow=workflow)
+    yield from _path_problems(lambda: find_references(workflow.output), "output", reachable, workflow, why)
 
 
 def _path_problems(
     references: Callable[[], Iterable[str]],
     place: str,
     reachable: Collection[str],
-    task: TaskDefinition,
     workflow: WorkflowDefinition,
+    why_not: Callable[[str], str],
 ) -> Iterator[str]:
     try:
         paths = dict.fromkeys(references())
@@ -122,20 +153,26 @@ def _path_problems(
         if not all([name, *fields]):
             yield f"{place}: ${{{path}}} is no path, write ${{task.field}} or ${{input.field}}"
         elif name not in reachable:
-            yield f"{place}: ${{{path}}} {_out_of_reach(name, task, workflow)}"
+            yield f"{place}: ${{{path}}} {why_not(name)}"
+        elif name == "input" and workflow.inputs is not None and fields and fields[0] not in workflow.inputs:
+            hint = did_you_mean(fields[0], workflow.inputs) or ": add it to inputs"
+            yield f"{place}: ${{{path}}} is no input of the workflow{hint}"
 
 
 def _condition_problems(task: TaskDefinition, workflow: WorkflowDefinition) -> Iterator[str]:
-    if task.when is None:
-        return
-    place = f"tasks.{task.id}.when"
-    try:
-        condition.compiled(task.when)
-    except ValueError as error:
-        yield f"{place}: `{shorten(task.when, 80)}` is no condition: {error}"
-        return
-    for name in sorted(condition.names(task.when) - condition.TYPE_NAMES - {"input", *task.after}):
-        yield f"{place}: `{name}` {_out_of_reach(name, task, workflow)}"
+    place = f"tasks.{task.id}"
+    written = [] if task.when is None else [(f"{place}.when", task.when)]
+    written += [(f"{place}.condition.{each.name}", each.when) for each in task.condition or () if each.when != ELSE]
+    for where, text in written:
+        try:
+            condition.compiled(text)
+        except ValueError as error:
+            yield f"{where}: `{shorten(text, 80)}` is no condition: {error}"
+            continue
+        for name in sorted(condition.names(text) - condition.TYPE_NAMES - {"input", *seen_by(task, workflow.by_id)}):
+            yield f"{where}: `{name}` {_out_of_reach(name, task, workflow)}"
+    if task.condition is not None and all(each.when == ELSE for each in task.condition):
+        yield f"{place}.condition: it decides nothing: give a branch an expression, such as `good: score.passed`"
 
 
 def _out_of_reach(name: str, task: TaskDefinition, workflow: WorkflowDefinition) -> str:
@@ -144,7 +181,19 @@ def _out_of_reach(name: str, task: TaskDefinition, workflow: WorkflowDefinition)
         return "is this task itself, which has no output yet"
     if name in workflow.by_id:
         return f"is the output of a task that this one does not wait for: add {name!r} to after"
+    return _unheard_of(name, workflow)
+
+
+def _unheard_of(name: str, workflow: WorkflowDefinition) -> str:
     return f"is neither a task nor input{did_you_mean(name, [*workflow.by_id, 'input'])}"
+
+
+def _tool_problems(workflow: WorkflowDefinition, faults: ToolFaults) -> Iterator[str]:
+    for task in workflow.tasks:
+        used = [(f"tasks.{task.id}", task), (f"tasks.{task.id}.compensate", task.compensate)]
+        for place, each in used:
+            if each is not None and each.tool is not None:
+                yield from (f"{place}.{field}: {what}" for field, what in faults(each.tool, each.input))
 
 
 def _predecessors(tasks: tuple[TaskDefinition, ...]) -> list[list[int]]:

@@ -25,7 +25,7 @@ def changed(workflow: WorkflowDefinition, changes: Changes, *, of_agent: str | N
     if "agent" in wanted:
         wanted["capability"] = None  # an agent is named now
     tasks = (task.model_copy(update=wanted) if task.id in meant else task for task in workflow.tasks)
-    return WorkflowDefinition(name=workflow.name, tasks=tuple(tasks), deadline=workflow.deadline)
+    return workflow.with_tasks(tasks)
 
 
 def _meant(workflow: WorkflowDefinition, changes: Changes, of_agent: str | None) -> Sequence[TaskDefinition]:

@@ -140,7 +140,7 @@ def _insert(session: Session, plan: Plan, run_id: str, wanted: list[tuple[int, U
     rows: list[tuple[Any, ...]] = []
     for position, undo in wanted:
         first = undo.stage == first_stage
-        before = sorted((undo.of, *plan.predecessors[undo.of]))
+        before = sorted((undo.of, *plan.sees[undo.of]))
         rows.append(
             (
                 plan.id_at(run_id, position), DEFAULT_TENANT_ID, run_id, undo.task.id, position, undo.task.agent,

@@ -188,7 +188,7 @@ class Creation:
                     plan.id_at(run_id, position), DEFAULT_TENANT_ID, run_id, task.id, position, agent,
                     queue_of(agent), int(Priority.LATER if before else Priority.NEW),
                     (AgentRunState.QUEUED if ready else AgentRunState.BLOCKED).value,
-                    [plan.id_at(run_id, index) for index in before], plan.gated[position],
+                    [plan.id_at(run_id, index) for index in plan.sees[position]], plan.gated[position],
                     int(published), self.now if ready else None, self.now if published else None, assigned,
                 )
             )  # fmt: skip

@@ -176,11 +176,12 @@ class Runs:
         """Give the same inside a transaction: one that asks for a second connection waits for ever in a busy pool."""
         found = self._plans.get(workflow_id)
         if found is None:
-            text = _only(session.row("workflow_definition", id=workflow_id))
+            row = session.row("workflow_definition", id=workflow_id)
+            definition = WorkflowDefinition.stored(_only(row), str(row[1]) if row else "")
             with self._lock:
                 if len(self._plans) >= 512:
                     self._plans.clear()
-                found = self._plans[workflow_id] = Plan(WorkflowDefinition.model_validate_json(text))
+                found = self._plans[workflow_id] = Plan(definition)
         return found
 
     # Endings and new beginnings ----------------------------------------------------------------------------------------

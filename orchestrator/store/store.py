@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from orchestrator.store.subwork import Subworks
     from orchestrator.store.waits import Waits
     from orchestrator.store.webhooks import Webhooks
+    from orchestrator.store.workflows import Workflows
 
 
 class Store:
@@ -183,6 +184,13 @@ class Store:
         from orchestrator.store.receipts import Receipts
 
         return Receipts(self.database)
+
+    @cached_property
+    def workflows(self) -> Workflows:
+        """Definitions, and how much they are used."""
+        from orchestrator.store.workflows import Workflows
+
+        return Workflows(self.database)
 
     @cached_property
     def deletions(self) -> Deletions:

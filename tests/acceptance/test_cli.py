@@ -88,7 +88,7 @@ class TestRun:
         assert done.code == 0
         assert done.out.startswith("workflow: 3 tasks in 2 stages\n")
         assert "\n\nflowchart TD\n" in done.out
-        assert nf("run", "reader", "--mermaid").out == 'flowchart TD\n  task_reader["reader"]\n'
+        assert nf("workflows", "diagram", "reader", "--mermaid").out == 'flowchart TD\n  task_reader["reader"]\n'
         assert [task["id"] for task in nf("run", "reader", "--dry-run", "--json").json()["tasks"]] == ["reader"]
         assert nf("run", "reder", "--dry-run").code == 2
         assert not (nf.folder / ".nightfleet").exists()

@@ -260,15 +260,16 @@ def test_what_a_plugin_author_imports_brings_no_client_of_any_service() -> None:
 
 EXPORTS = [
     "AgentPool", "AgentRegistry", "AgentRunResult", "AgentRunState", "AgentState", "AnswerRefused", "Answered",
-    "AsyncOrchestrator", "AsyncRunHandle", "BatchFailure", "BatchOptions", "BatchProgress", "BatchResult", "Budget",
-    "BudgetExceeded", "BudgetSummary", "BudgetUnpriced", "Case", "CeleryTask", "Changes", "Comparison",
+    "AsyncOrchestrator", "AsyncRunHandle", "BatchFailure", "BatchOptions", "BatchProgress", "BatchResult", "Branch",
+    "Budget", "BudgetExceeded", "BudgetSummary", "BudgetUnpriced", "Case", "CeleryTask", "Changes", "Comparison",
     "Compensation", "Contains", "CostFilter", "CostLine", "DeadAgentRun", "Evaluation", "EvaluationReport",
     "EvaluationSummary", "Exact", "Experiment", "ExperimentReport", "Fallback", "Function", "Grade",
     "IdempotencyConflict", "ImportConflictError", "InputInvalid", "Judge", "Limits", "LiveAgent", "NightfleetError",
     "Normalized", "Number", "Orchestrator", "PoolSummary", "ProjectSummary", "Question", "QuestionNotFound",
     "Retention", "RetryPolicy", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunHandle", "RunNotFound",
     "RunResult", "RunState", "RunStateConflict", "RunSummary", "Schema", "ServiceUnavailable", "Settings",
-    "SharedValue", "SharedValues", "TaskDefinition", "Timeouts", "UnknownAgent", "UnknownCapability", "Usage", "UsageError", "ValueTooLarge",
+    "SharedValue", "SharedValues", "TaskDefinition", "Timeouts", "ToolUse",
+    "UnknownAgent", "UnknownCapability", "Usage", "UsageError", "ValueTooLarge",
     "Variant", "WorkerState", "WorkerSummary", "WorkflowDefinition", "WorkflowInvalid", "adaptive", "any_agent",
     "parallel", "sequential",
 ]  # fmt: skip

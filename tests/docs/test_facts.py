@@ -20,7 +20,8 @@ from pydantic import SecretStr
 from orchestrator.cli import cli
 from orchestrator.contracts.policy import RetryPolicy, Timeouts
 from orchestrator.contracts.run import AGENT_RUN_TRANSITIONS, RUN_TRANSITIONS
-from orchestrator.contracts.workflow import CeleryTask, Compensation, TaskDefinition, WorkflowDefinition
+from orchestrator.contracts.workflow import CeleryTask, Compensation, TaskDefinition, ToolUse, WorkflowDefinition
+from orchestrator.planning.defaults import TaskDefaults
 from orchestrator.settings import Settings
 from worker.emulator.faults import KINDS
 
@@ -152,11 +153,14 @@ def _shown(default: Any) -> str:
             return f"`{default}`"
 
 
-@pytest.mark.parametrize("model", [WorkflowDefinition, TaskDefinition, CeleryTask, Compensation, RetryPolicy, Timeouts])
+@pytest.mark.parametrize(
+    "model",
+    [WorkflowDefinition, TaskDefinition, CeleryTask, ToolUse, Compensation, RetryPolicy, Timeouts, TaskDefaults],
+)
 def test_every_key_of_a_workflow_file_is_documented(model: Any) -> None:
     rows = set(re.findall(r"^\| `([a-z_.]+)` \|", WORKFLOWS, flags=re.MULTILINE))
     prefixes = {CeleryTask: "celery.", Compensation: "compensate.", RetryPolicy: "retry.", Timeouts: "timeouts."}
-    prefix = prefixes.get(model, "")
+    prefix = {**prefixes, ToolUse: "tool.", TaskDefaults: "defaults."}.get(model, "")
     assert {f"{prefix}{name}" for name in model.model_fields} <= rows
 
 

@@ -54,7 +54,7 @@ def test_a_file_names_functions_and_celery_tasks(tmp_path: Any) -> None:
     [
         (
             "{agent: reader, function: 'a:b'}",
-            "2:3: tasks.t: a task is one of agent, function and celery, and this one has",
+            "2:3: tasks.t: a task is one of agent, function, celery, tool and condition, and this one has agent and fu",
         ),
         ("{function: 'a:b', celery: c}", "has function and celery: keep one"),
         ("{agent: celery}", "'celery' is no agent: write `celery: registered.task.name`"),
@@ -69,6 +69,19 @@ def test_a_file_names_functions_and_celery_tasks(tmp_path: Any) -> None:
         ("{celery: {task: c, timeout: 0}}", "tasks.t.celery.timeout: input should be greater than 0 seconds"),
         ("{celery: {task: c, app: proj}}", "2:25: tasks.t.celery.app: 'proj' names nothing that can be imported"),
         ("{celery: {queue: q}}", "tasks.t.celery.task: field required"),
+        ("{tool: [a]}", "2:7: tasks.t.tool: write `tool: kit.name`, or an object with name, options and permissions"),
+        ("{tool: a.b.c}", "'a.b.c' names no tool: write `tool: name`, or `tool: kit.name` for one of a kit"),
+        ("{tool: {name: files, optons: {}}}", "tasks.t.tool.optons: unknown key 'optons', did you mean 'options'?"),
+        ("{tool: {name: http, permissions: {netwrk: [a]}}}", "unknown key 'netwrk', did you mean 'network'?"),
+        (
+            "{tool: a, model: 'openai:x'}",
+            "model and system are about an agent, and this task is a tool: leave them out",
+        ),
+        ("{agent: tool}", "'tool' is no agent: write `tool: kit.name`"),
+        ("{agent: condition}", "'condition' is no agent: write `condition: {branch: expression, other: else}`"),
+        ("{compensate: {agent: condition}}", "'condition' is no agent: condition undoes nothing"),
+        ("{compensate: {tool: 5}}", "tasks.t.compensate.tool: write `tool: kit.name`, or an object"),
+        ("{on_error: {fallback: tool}}", "a fallback is an agent, and 'tool' is none"),
         ("{on_error: {fallback: function}}", "a fallback is an agent, and 'function' is none"),
     ],
 )
@@ -77,7 +90,7 @@ def test_what_is_wrong_with_one_is_told_at_its_place(tmp_path: Any, task: str, w
 
 
 def test_a_task_needs_something_to_do() -> None:
-    with pytest.raises(ValidationError, match="give it an agent, a function or a celery task"):
+    with pytest.raises(ValidationError, match="give it one of agent, function, celery, tool and condition"):
         TaskDefinition(id="t")
 
 
@@ -139,3 +152,37 @@ def test_nodes_are_parts_of_a_workflow_like_any_task() -> None:
         ("clean_2", "function myproject.text:clean"),
         ("critic", "critic"),
     ]
+
+
+def test_a_tool_is_named_alone_with_its_kit_or_with_options() -> None:
+    data = {
+        "a": {"tool": "high_water"},
+        "b": {"tool": "calculator.calculate"},
+        "c": {"tool": {"name": "files.read", "options": {"root": "./notes"}, "permissions": {"env": ["KEY"]}}},
+    }
+    a, b, c = workflow_from_data({"tasks": data}, "data").tasks
+    assert [(each.agent, each.does) for each in (a, b, c)] == [
+        ("tool", "tool high_water"),
+        ("tool", "tool calculator.calculate"),
+        ("tool", "tool files.read"),
+    ]
+    assert a.tool is not None and b.tool is not None and c.tool is not None  # noqa: PT018 - for the type checker
+    assert (a.tool.kit, a.tool.wanted, b.tool.kit, b.tool.wanted) == ("high_water", None, "calculator", "calculate")
+    assert (c.tool.options, c.tool.permissions.env) == ({"root": "./notes"}, ("KEY",))
+
+
+def test_what_is_wrong_with_a_tool_is_told_with_all_else_that_is_wrong() -> None:
+    data = {"tasks": {"a": {"tool": "tides", "input": {"port": "x"}}, "b": {"agent": "critic", "after": "a"}}}
+    workflow = workflow_from_data(data, "data")
+    seen: list[Any] = []
+
+    def faults(use: Any, given: Any) -> list[tuple[str, str]]:
+        seen.append((use.name, given))
+        return [("tool", "there is no tool 'tides'")]
+
+    with pytest.raises(WorkflowInvalid) as caught:
+        validate(workflow, [], faults)
+    first, second = caught.value.problems
+    assert first == "tasks.a.tool: there is no tool 'tides'"
+    assert second.startswith("tasks.b.agent: unknown agent 'critic'")
+    assert seen == [("tides", {"port": "x"})]

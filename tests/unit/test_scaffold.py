@@ -52,7 +52,8 @@ def test_a_project_of_any_name_has_sound_names_in_it(
 
 def test_a_project_has_everything_that_it_needs() -> None:
     assert set(project_files("press")) == {
-        ".env.example", ".gitignore", "Procfile", "README.md", "agents/headliner.py", "config/fleet.toml",
+        ".env.example", ".gitignore", ".schemas/workflow-file.json",
+        "Procfile", "README.md", "agents/headliner.py", "config/fleet.toml",
         "docker-compose.yml", "pytest.ini", "requirements.txt", "tests/test_headliner.py", "tests/test_workflow.py",
         "workflow.yaml",
     }  # fmt: skip
@@ -132,7 +133,7 @@ def test_the_name_that_was_meant_is_suggested() -> None:
         agent_files("Fact Checker", agents=Path("agents"))
 
 
-@pytest.mark.parametrize("name", ["function", "celery"])
+@pytest.mark.parametrize("name", ["function", "celery", "tool", "condition"])
 def test_a_reserved_name(name: str) -> None:
     with pytest.raises(UsageError, match="is reserved"):
         agent_files(name, agents=Path("agents"))

@@ -34,6 +34,7 @@ from worker.host import Host
 from worker.isolation.channel import ChannelClosed
 from worker.isolation.processes import Child, ForkServer
 from worker.isolation.serving import Serving
+from worker.nodes.builtin import is_built_in
 from worker.plugin import LoadedAgent
 from worker.pool import AGENT_THREADS, slot_lent
 from worker.post import Post
@@ -75,7 +76,7 @@ class Isolation:
     def wants(execution: Execution, loaded: LoadedAgent) -> bool:
         """Tell whether an agent run gets a process of its own. A Celery task does: that of its own app's worker."""
         alone = execution.claim.suspect or loaded.agent_class.isolation == "process"
-        return alone and execution.task.celery is None
+        return alone and not (is_built_in(loaded) and execution.task.celery is not None)
 
     def execute(self, execution: Execution, loaded: LoadedAgent, data: Any) -> str:
         """Run an agent on its input in a child; gives its output as JSON text, or raises its error.
@@ -111,7 +112,7 @@ class Isolation:
         return {
             "claim": asdict(execution.claim),
             "data": data,
-            "function": execution.task.function,
+            "node": execution.task.model_dump(mode="json") if is_built_in(loaded) else None,
             "card": loaded.card.model_dump(mode="json"),
             "agents_path": self.settings.agents_path,
             "base": str(self.base),

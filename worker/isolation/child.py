@@ -17,6 +17,7 @@ from typing import Any
 from orchestrator.clock import system_clock
 from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.jsonvalue import dump
+from orchestrator.contracts.workflow import TaskDefinition
 from orchestrator.errors import (
     AgentError,
     AgentFailed,
@@ -42,7 +43,7 @@ from worker.isolation.link import Link
 from worker.isolation.mail import RemoteMail
 from worker.isolation.remote import RemoteCallees, RemoteEvents, RemoteHost, RemoteJournal, RemoteLog
 from worker.loader import AgentLoader
-from worker.nodes.function import function_agent
+from worker.nodes.builtin import bound
 from worker.plugin import LoadedAgent
 from worker.tools.servers.adapters import use_adapters_file
 
@@ -109,10 +110,10 @@ class _Execution:
 
     def _loaded(self) -> LoadedAgent:
         order = self._order
-        if order["function"] is not None:
-            card = AgentCard.model_validate(order["card"])
-            return function_agent(order["function"], card, limit_bytes=order["limit_bytes"])
         loader = AgentLoader(order["agents_path"], base=Path(order["base"]))
+        if order["node"] is not None:
+            card, task = AgentCard.model_validate(order["card"]), TaskDefinition.model_validate(order["node"])
+            return bound(card, task, loader.registry, limit_bytes=order["limit_bytes"])
         try:
             return loader.load_from(order["card"]["origin"], self._claim.agent)
         except UnknownAgent as error:

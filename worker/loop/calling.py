@@ -106,10 +106,7 @@ def called(call: ToolCall, box: Toolbox, findings: Sequence[Finding] = ()) -> St
     try:
         asked = box.find(call.name)
         tells = (ToolError, *asked.tells)
-        arguments = asked.arguments_of(call)
-        if asked.wants_approval(arguments):
-            yield from _approved(asked, call, arguments)
-        result = yield from _result(asked, arguments, result_review(guards, call))
+        result = yield from performed(asked, call, result_review(guards, call))
     except tells as error:
         return (yield from guarded_result(guards, call, failed(call, error)))
     if isinstance(result, Passed):
@@ -121,6 +118,17 @@ def called(call: ToolCall, box: Toolbox, findings: Sequence[Finding] = ()) -> St
     if isinstance(message.content, str) and asked.shortened and not message.failed:
         return message.model_copy(update={"content": box.shorten(call, message.content)})
     return message
+
+
+def performed(asked: Tool, call: ToolCall, review: Callable[[Any], Passed | None] | None = None) -> Steps[Any]:
+    """Check the arguments of a call, ask a person where the tool wants that, and call it; gives its result, as it is.
+
+    Raises `ToolError` for arguments that do not fit and for a refusal, and what the tool raises.
+    """
+    arguments = asked.arguments_of(call)
+    if asked.wants_approval(arguments):
+        yield from _approved(asked, call, arguments)
+    return (yield from _result(asked, arguments, review))
 
 
 def _is_recorded(tool: Tool) -> bool:

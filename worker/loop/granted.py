@@ -48,6 +48,11 @@ class Granted:
         """The declared tools by name; a kit that a server tells of stands for its tools."""
         return tuple(name for each in self.tools for name in names_of(each))
 
+    @property
+    def usable(self) -> tuple[AnyTool, ...]:
+        """The declared tools, as they may be called."""
+        return tuple(map(self._permitted, self.tools))
+
     def options(self, model: str, options: CallOptions) -> CallOptions:
         """Give the options of a call with the tools that it has; raises `PermissionDenied` for what is not declared.
 
@@ -59,8 +64,8 @@ class Granted:
                 raise PermissionDenied(
                     f"the agent does not declare the fallback {each!r}: add permissions = Permissions(models=({each!r},))"
                 )
-        given = self.tools if "tools" not in options else tuple(self._given(each) for each in options["tools"])
-        tools = [each.permitted(self.permissions) if isinstance(each, Toolkit) else each for each in given]
+        given = self.tools if "tools" not in options else tuple(self.allowed(each) for each in options["tools"])
+        tools = list(map(self._permitted, given))
         return {**options, "tools": tools, "guards": (*self.guards, *options.get("guards", ()))}
 
     def env(self, name: str, default: str | None) -> str:
@@ -82,8 +87,8 @@ class Granted:
                     f"the agent does not declare that it calls {name!r}: add permissions = Permissions(agents=({name!r},))"
                 )
 
-    def _given(self, given: Any) -> Any:
-        """Give a tool of a call, which may need no more than is declared."""
+    def allowed(self, given: Any) -> Any:
+        """Give a tool of a call, which may need no more than is declared; raises `PermissionDenied`."""
         if isinstance(given, str | Mapping):
             given = self._named(given)
         if not isinstance(given, Tool | Toolkit | RemoteToolkit):
@@ -94,6 +99,9 @@ class Granted:
                 f"Permissions({lacking}), or declare it in the agent's `tools`"
             )
         return given
+
+    def _permitted(self, tool: Any) -> Any:
+        return tool.permitted(self.permissions) if isinstance(tool, Toolkit) else tool
 
     def _named(self, given: str | Mapping[str, Any]) -> AnyTool:
         name, _ = name_of(given)

@@ -1,9 +1,9 @@
-"""The built-in agents: `function` and `celery` stand for what a task of their kind names."""
+"""The built-in agents: `function`, `celery` and `tool` stand for what a task of their kind names."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,12 @@ from worker.agent import BaseAgent
 from worker.plugin import LoadedAgent, Shape
 
 if TYPE_CHECKING:
+    from orchestrator.contracts.workflow import TaskDefinition
     from orchestrator.settings import Settings
     from orchestrator.store.agent_runs import AgentRuns
     from worker.execution import Execution
     from worker.nodes.foreign_app import ForeignApp
+    from worker.tools.registry import ToolRegistry
 
 
 class _Unbound(BaseAgent):
@@ -38,12 +40,30 @@ BUILT_IN: Mapping[str, LoadedAgent] = MappingProxyType(
     {
         "celery": _built_in("celery", "Run a task of a Celery app and wait for its result."),
         "function": _built_in("function", "Call a Python function."),
+        "tool": _built_in("tool", "Call a tool."),
     }
 )
 
 
+def is_built_in(loaded: LoadedAgent) -> bool:
+    """Tell whether an agent stands for what a task names."""
+    return loaded.agent_class is _Unbound
+
+
+def bound(card: AgentCard, task: TaskDefinition, tools: Callable[[], ToolRegistry], *, limit_bytes: int) -> LoadedAgent:
+    """Give what a built-in agent stands for that runs our own process alone; it may import modules of the user's."""
+    if task.tool is not None:
+        from worker.nodes.tool import tool_agent
+
+        return tool_agent(task.tool, card, tools(), limit_bytes=limit_bytes)
+    from worker.nodes.function import function_agent
+
+    assert task.function is not None, "validated with the definition"
+    return function_agent(task.function, card, limit_bytes=limit_bytes)
+
+
 class Nodes:
-    """Makes of a claimed task that names a function or a Celery task what executes it; thread-safe."""
+    """Makes of a claimed task that names no agent what executes it; thread-safe."""
 
     def __init__(self, settings: Settings, agent_runs: AgentRuns) -> None:
         self._settings = settings
@@ -51,16 +71,13 @@ class Nodes:
         self._lock = threading.Lock()
         self._apps: dict[str, ForeignApp] = {}
 
-    def bind(self, loaded: LoadedAgent, execution: Execution) -> LoadedAgent:
+    def bind(self, loaded: LoadedAgent, execution: Execution, tools: ToolRegistry) -> LoadedAgent:
         """Give what a built-in agent stands for in this execution; any other agent is given back as it is."""
-        if loaded.agent_class is not _Unbound:
+        if not is_built_in(loaded):
             return loaded
-        task = execution.task
-        if task.function is not None:
-            from worker.nodes.function import function_agent
-
-            return function_agent(task.function, loaded.card, limit_bytes=self._settings.max_value_bytes)
-        return self._celery(loaded, execution)
+        if loaded.card.name == "celery":
+            return self._celery(loaded, execution)
+        return bound(loaded.card, execution.task, lambda: tools, limit_bytes=self._settings.max_value_bytes)
 
     def close(self) -> None:
         """Let go of the Celery apps."""

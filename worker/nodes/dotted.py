@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from orchestrator.contracts.workflow import NODE_KINDS
 from orchestrator.errors import PluginInvalid
 from orchestrator.planning.hints import did_you_mean
 
@@ -51,10 +50,10 @@ def _import(name: str, what: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise PluginInvalid(f"{what}: importing {name} fails: {error}: install what it needs") from None
-        kinds = " or ".join(f"`{kind}`" for kind in NODE_KINDS)
         raise PluginInvalid(
             f"{what}: there is no module {error.name!r} here: install it on every worker that serves "
-            f"such tasks, or start it in the folder of the project; NIGHTFLEET_QUEUES without {kinds} keeps them away"
+            "such tasks, or start it in the folder of the project; NIGHTFLEET_QUEUES without `function` or `celery` keeps "
+            "them away"
         ) from None
     except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -76,6 +76,18 @@ class ToolRegistry:
         name, _ = name_of(named)
         return None if name is None or name not in self._known else self._known[name].digest
 
+    def keeping(self, old: ToolRegistry) -> ToolRegistry:
+        """Give a registry with what `old` had in the place of what cannot be used here."""
+        broken = {problem.name for problem in self.problems}
+        origins = {problem.origin for problem in self.problems}
+        names = {each.name for each in self._registered}
+        kept = [
+            each
+            for each in old._registered  # of its own class
+            if each.name not in names and (each.name in broken or each.origin in origins)
+        ]
+        return ToolRegistry([*self._registered, *kept], self.problems) if kept else self
+
     def resolve(self, named: Named) -> AnyTool:
         """Give the tool or kit that is meant; raises `PluginInvalid` for a name that nobody has, and options that do not fit."""
         if isinstance(named, Tool | Toolkit | RemoteToolkit):

@@ -113,6 +113,10 @@ UPDATE @run SET state = 'succeeded', finished_at = now() WHERE id = :run_id AND 
 -- skip_row: a blocked agent run that will never be needed
 UPDATE @agent_run SET state = 'skipped', finished_at = now() WHERE id = :id AND state = 'blocked'
 
+-- settle_row: a blocked agent run that is decided without a worker, and what has come of it
+UPDATE @agent_run SET state = 'succeeded', output = :output/*pg ::jsonb*/, finished_at = now()
+WHERE id = :id AND state = 'blocked'
+
 -- requeue: put a running agent run back, by its holder, due in some seconds and not yet published
 /*pg WITH r AS MATERIALIZED (
     SELECT id FROM @run WHERE id = :run_id AND state IN ('pending', 'running') FOR SHARE

@@ -23,7 +23,7 @@ INSERT INTO @workflow (id, tenant_id, digest, name, definition, created_at)
 VALUES (:id, :tenant_id, :digest, :name, :definition/*pg ::jsonb*/, now()) ON CONFLICT DO NOTHING
 
 -- workflow_definition: the definition that runs keep
-SELECT definition FROM @workflow WHERE id = :id
+SELECT definition, digest FROM @workflow WHERE id = :id
 
 -- runs_by_keys: the runs that used idempotency keys first
 SELECT idempotency_key, id, workflow_id, input_digest FROM @run
