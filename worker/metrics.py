@@ -14,7 +14,7 @@ from orchestrator.errors import AgentCrashed
 from orchestrator.observability.endpoint import Endpoint
 from orchestrator.observability.metrics import BUCKETS, FleetMetrics, Probe, Registry, make_registry, serve
 from orchestrator.store.readings import Readings
-from worker.execution import Done, Failed, Ignored, Retrying, Verdict, Waiting
+from worker.execution import Deferred, Done, Failed, Ignored, Retrying, Verdict, Waiting
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -82,6 +82,8 @@ class WorkMeter:
                 self._suspensions.labels(agent).inc()
             case Ignored():
                 self._lost.labels(agent).inc()
+            case Deferred():
+                pass  # it has not begun
 
     def run_ended(self, run_id: str, state: RunState) -> None:
         self._runs.labels(state.value).inc()
