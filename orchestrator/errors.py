@@ -7,6 +7,7 @@
     │   ├── WorkflowInvalid         every problem of a workflow at once
     │   ├── UnknownAgent            no worker has announced it, no plugin defines it
     │   │   └── UnknownCapability   no agent that is known has it
+    │   ├── UnknownRecipient        a message to nobody, or to several
     │   ├── InputInvalid            a value that is no JSON, or not what the agent declares
     │   ├── ValueTooLarge           an input or output over the limit
     │   ├── IdempotencyConflict     the same key with another input
@@ -29,6 +30,10 @@
     │   ├── AgentTimeout            a soft or hard limit was reached
     │   ├── OutputInvalid           the output is no JSON, or not what the agent declares
     │   ├── QuestionExpired         nobody has answered in time
+    │   ├── MessageTimeout          no message has come in time
+    │   ├── RecipientEnded          a message to an agent that has ended
+    │   ├── MailboxFull             as many messages wait as may
+    │   ├── NoMessageCanCome        who could send one waits too, or has ended
     │   ├── CallFailed              an agent that was called has failed for good
     │   ├── CallLimitExceeded       calls are nested too deep, or a run has too many
     │   ├── AgentCrashed            it ended its process, alone in it, too often
