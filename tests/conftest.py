@@ -73,13 +73,13 @@ def pgbouncer_url() -> str:
 
 
 @contextmanager
-def _opened(url: str, *, prepare: bool = True, copied: bool = True) -> Generator[Database]:
-    """Give a database of a test's own; on Postgres that is a schema, dropped at the end."""
+def _opened(url: str, *, prepare: bool = True, copied: bool = True, made_at: str | None = None) -> Generator[Database]:
+    """Give a database of a test's own; on Postgres that is a schema, made at `made_at` and dropped at the end."""
     name = f"test_{secrets.token_hex(8)}"
     database = Database(url, schema=name, pool_size=24, connect_timeout=timedelta(seconds=30), prepare=prepare)
     try:
         if copied:
-            schemas.make(url, name)
+            schemas.make(made_at or url, name)
         else:
             schema.upgrade(database)
         yield database
@@ -120,9 +120,9 @@ def pgvector(pgvector_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def bounced(pgbouncer_url: str) -> Iterator[Database]:
-    """The same behind PgBouncer in transaction mode, without prepared statements."""
-    with _opened(pgbouncer_url, prepare=False) as database:
+def bounced(pgbouncer_url: str, postgres_url: str) -> Iterator[Database]:
+    """The same behind PgBouncer in transaction mode, without prepared statements; what makes a copy changes its session."""
+    with _opened(pgbouncer_url, prepare=False, made_at=postgres_url) as database:
         yield database
 
 

@@ -9,6 +9,8 @@ import asyncio
 import itertools
 import multiprocessing
 import os
+import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ from orchestrator.store.store import Store
 from worker.calls.desk import Desk
 from worker.calls.models import Models
 from worker.calls.place import Place
+from worker.effects.patience import patiently
 from worker.effects.progress import NotYet, Progress
 from worker.llm.base import LLMRequest, Message
 from worker.llm.providers import Providers
@@ -76,6 +79,13 @@ class Counts:
         self.failures += more.failures
 
 
+@dataclass(frozen=True)
+class Broken:
+    """What a process says that can't go on."""
+
+    traceback: str
+
+
 # The processes, as a test sees them -----------------------------------------------------------------------------------
 
 
@@ -97,7 +107,9 @@ class Process:
     def told(self) -> Any:
         """Wait for what it says: that it is ready, or in the end what it has counted."""
         assert self._ours.poll(_PATIENCE_SECONDS), "a caller says nothing"
-        return self._ours.recv()
+        said = self._ours.recv()
+        assert not isinstance(said, Broken), f"a caller is broken: {said.traceback}"
+        return said
 
     def kill(self) -> None:
         self._process.kill()
@@ -159,16 +171,20 @@ def main(told: Connection, environment: Mapping[str, str]) -> None:
     """Do one job after the other, until killed."""
     os.environ |= environment
     store = Store.from_settings(Settings.load())
-    while True:
-        job: Job = told.recv()
-        told.send(asyncio.run(_Work(store, job).run(told)))
+    try:
+        while True:
+            job: Job = told.recv()
+            told.send(asyncio.run(_Work(store, job).run(told)))
+    except Exception:
+        told.send(Broken(traceback.format_exc()))
+        raise
 
 
 class _Database:
-    """A database that is there."""
+    """A database that may be away for a moment, as executions see it: many processes connect to it at once."""
 
     def patiently(self, work: Callable[[], T]) -> T:
-        return work()
+        return patiently(work, _PATIENCE_SECONDS, threading.Event().wait)
 
 
 class _Work:

@@ -247,6 +247,8 @@ def test_a_worker_says_that_it_is_idle_while_it_has_a_free_slot_and_a_connection
         installation.until(idle, "a new worker is idle")
         run = installation.orchestrator.submit("blocker", {"until": str(until)})
         installation.until(lambda: installation.executions("begin"), "its slot is taken")
+        # What it said before counts for two beats: the process that beats for it hears of a change a moment later.
+        installation.until(lambda: not idle(), "it says so")
         assert still(False)
         until.touch()
         assert run.wait(60).state == "succeeded"
