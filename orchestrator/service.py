@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.advance import error_info
 from orchestrator.assigning import Assigner
 from orchestrator.binding import Binder
-from orchestrator.broker.address import address_of, is_other
-from orchestrator.clock import Clock, ids, position_of, system_clock
+from orchestrator.clock import Clock, ids, system_clock
 from orchestrator.contracts.budget import NOBODY, Charge
 from orchestrator.contracts.dispatch import queue_of
 from orchestrator.contracts.event import RunEvent
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.run import (
-    AgentRunResult,
-    AgentRunState,
     RunFilter,
     RunResult,
     RunState,
     RunSummary,
 )
-from orchestrator.contracts.subwork import SubworkState, parent_task
-from orchestrator.contracts.usage import Usage
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import (
     InputInvalid,
@@ -39,16 +32,14 @@ from orchestrator.failpoints import failpoint
 from orchestrator.kernel import Kernel
 from orchestrator.planner import Planner
 from orchestrator.planning.canvas import compose, messages_of
-from orchestrator.planning.compensation import told_of
 from orchestrator.planning.files import resolve_workflow
 from orchestrator.planning.frontier import Plan
-from orchestrator.planning.inputs import Upstream, run_input_of, run_output
-from orchestrator.settings import Settings
+from orchestrator.planning.inputs import run_input_of
+from orchestrator.snapshot import snapshot_of
 from orchestrator.store.arms import create_arms
 from orchestrator.store.creation import Arm, Created, NewRun
-from orchestrator.store.database import Session, moment, times
+from orchestrator.store.database import Session
 from orchestrator.store.repairs import TAKEN_AT_ONCE
-from orchestrator.store.runs import parse
 from orchestrator.store.unsending import unsend
 from orchestrator.stream import events_of
 
@@ -205,53 +196,7 @@ class Service:
 
     def snapshot(self, run_id: str) -> RunResult:
         """Give the run as it is now; raises `RunNotFound`."""
-        head = self._store.runs.head(run_id)
-        rows = self._store.runs.parts(run_id)
-        plan = self._store.runs.plan(head.workflow_id)
-        parts = tuple(_agent_run_result(row, plan) for row in rows)
-        outputs = {part.task: Upstream(part.state, part.output, part.error) for part in parts}
-        state = RunState(head.state)
-        ending = parse(head.ending)
-        error = head.error or (ending and ending["error"] and json.dumps(ending["error"]))
-        return RunResult(
-            id=head.id,
-            project=head.project,
-            workflow=head.workflow,
-            state=state,
-            input=parse(head.input),
-            output=run_output(plan.workflow, outputs) if state is RunState.SUCCEEDED else None,
-            error=error_info(error),
-            agent_runs=parts,
-            usage=sum((part.usage for part in parts), Usage()),
-            warnings=(*told_of(parts), *self._warnings(state, rows, plan, outputs)),
-            ending=ending and RunState(ending["state"]),
-            created_at=moment(head.created_at),
-            started_at=times(head.started_at),
-            finished_at=times(head.finished_at),
-            deadline_at=times(head.deadline_at),
-            forked_from=head.forked_from,
-            user=head.user,
-            variant=head.variant,
-        )
-
-    def _warnings(
-        self, state: RunState, rows: Sequence[Sequence[Any]], plan: Plan, outputs: Mapping[str, Upstream]
-    ) -> tuple[str, ...]:
-        if state is RunState.SUCCEEDED:
-            skipped = [key for key in plan.workflow.ends if outputs[key].state is AgentRunState.SKIPPED]
-            if len(skipped) == len(plan.workflow.ends):
-                return (f"no end of the workflow was reached: {', '.join(skipped)} skipped by conditions",)
-            return ()
-        waiting = {row[15]: row[2] for row in rows if row[3] == AgentRunState.QUEUED}
-        if state.final or not waiting:
-            return ()
-        brokers = self._store.fleet.brokers(waiting, lease_ttl_seconds=self.lease_ttl_seconds)
-        paused = {pool.agent for pool in self._store.pools.bounded() if pool.paused}
-        told = (
-            _warning(self.kernel.settings, waiting[queue], brokers.get(queue), is_paused=waiting[queue] in paused)
-            for queue in sorted(waiting)
-        )
-        return tuple(filter(None, told))
+        return snapshot_of(self.kernel, run_id)
 
     def state(self, run_id: str) -> RunState:
         """Give the run's state; raises `RunNotFound`."""
@@ -319,22 +264,6 @@ class Service:
         return found
 
 
-def _warning(settings: Settings, agent: str, brokers: set[str | None] | None, *, is_paused: bool) -> str | None:
-    """Say why an agent that waits may wait for ever, if it may."""
-    if is_paused:
-        return f"agent {agent!r} is paused: it waits until `nightfleet agents resume {agent}`"
-    if not brokers:
-        return f"no live worker serves agent {agent!r}: it waits until one with this plugin starts"
-    ours = address_of(settings)
-    there = sorted(broker for broker in brokers if broker is not None and ours is not None)
-    if ours is None or len(there) < len(brokers) or not all(is_other(broker, ours) for broker in there):
-        return None
-    return (
-        f"agent {agent!r} waits for workers that use another broker or namespace: they consume from "
-        f"{', '.join(there)}, and this process publishes to {ours}"
-    )
-
-
 def _created(kernel: Kernel, arms: Sequence[Arm], project: str) -> list[Created]:
     """Create runs; those that an embedded process has created or found by their keys are its own then."""
     own, store = kernel.own_runs, kernel.store
@@ -380,30 +309,3 @@ def submitted(inputs: Iterable[Any], size: int) -> Iterator[list[Any]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def _agent_run_result(row: Sequence[Any], plan: Plan) -> AgentRunResult:
-    undo = plan.undo_at(position_of(row[0]))
-    return AgentRunResult(
-        id=row[0],
-        task=row[1],
-        agent=row[2],
-        state=AgentRunState(row[3]),
-        epoch=row[4],
-        failures=row[5],
-        crashes=row[6],
-        worker=row[7],
-        model=row[8],
-        output=parse(row[9]),
-        error=error_info(row[10]),
-        usage=Usage() if row[11] is None else Usage.model_validate_json(row[11]),
-        queued_at=times(row[12]),
-        started_at=times(row[13]),
-        finished_at=times(row[14]),
-        undoes=None if undo is None else plan.tasks[undo.of].id,
-        copied=row[4] == 0 and row[13] is not None,
-        waiting_for=row[17] if row[3] == AgentRunState.SUSPENDED else None,
-        wake_at=times(row[18]) if row[3] == AgentRunState.SUSPENDED else None,
-        called_by=parent_task(row[1]),
-        superseded=row[19] == SubworkState.VOID,
-    )

@@ -310,6 +310,7 @@ LIMITS = {"module": 400, "class": 250, "function": 60, "parameters": 8}
 BIGGER = {
     "class orchestrator.client.Orchestrator": "a producer's whole surface, one short method for each use case",
     "module orchestrator.client": "the same, and what each of them guarantees",
+    "class orchestrator.aio.AsyncOrchestrator": "the same with `await`",
     "module orchestrator.aio": "the same with `await`",
     "module orchestrator.store.tables": "one schema, read as one",
     "parameters orchestrator.aio.submit": "as the blocking one",

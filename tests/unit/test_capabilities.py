@@ -81,7 +81,7 @@ def test_a_file_names_a_capability(tmp_path: Path) -> None:
 def test_a_file_that_names_an_agent_too_is_refused_at_its_line(tmp_path: Path) -> None:
     path = tmp_path / "w.yaml"
     path.write_text("tasks:\n  judge: {capability: review, agent: critic}\n")
-    with pytest.raises(WorkflowInvalid, match=r":2:3: tasks\.judge: a task is one of agent, function, celery and cap"):
+    with pytest.raises(WorkflowInvalid, match=r":2:3: tasks\.judge: a task is one of agent, capability, function"):
         load_workflow(path)
 
 

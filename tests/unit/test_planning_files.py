@@ -176,7 +176,7 @@ tasks:
         ),
         (
             "press.yaml:11:10: tasks.last.zebra: unknown key 'zebra', the keys are id, agent, after, input, when, "
-            "retry, timeouts, on_error, function, celery, compensate, model, system, tool, condition, branch, capability"
+            "retry, timeouts, on_error, function, celery, compensate, model, system, capability, tool, condition, branch"
         ),
         "press.yaml:2:1: name: string should have at least 1 character, found ''",
     ]

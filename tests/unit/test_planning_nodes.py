@@ -181,7 +181,7 @@ def test_what_is_wrong_with_a_tool_is_told_with_all_else_that_is_wrong() -> None
         return [("tool", "there is no tool 'tides'")]
 
     with pytest.raises(WorkflowInvalid) as caught:
-        validate(workflow, [], faults)
+        validate(workflow, [], tool_faults=faults)
     first, second = caught.value.problems
     assert first == "tasks.a.tool: there is no tool 'tides'"
     assert second.startswith("tasks.b.agent: unknown agent 'critic'")

@@ -66,7 +66,7 @@ class Installation:
         runtime = SimpleNamespace(run=self._run, advancer=SimpleNamespace(send=self.sent.extend))
         register(self.app, cast("Runtime", runtime), ["a0", "a1", "a2", "end"])
 
-    def _run(self, agent_run_id: str, carries: frozenset[str], claimed: Callable[[], None]) -> Verdict:
+    def _run(self, agent_run_id: str, carries: frozenset[str], claimed: Callable[[], None], agent: str) -> Verdict:
         return self.verdict
 
     def deliver(self, message: TaskMessage) -> None:

@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -488,7 +489,8 @@ def test_no_effect_begins_once_an_execution_is_unwound() -> None:
 def execution_of(account: Account) -> Execution:
     """Make an execution of which nobody asks what it executes."""
     nothing = cast("Any", None)
-    return Execution(nothing, nothing, account, nothing, 0.0)
+    claim = cast("Any", SimpleNamespace(has_subwork=False))
+    return Execution(claim, nothing, account, nothing, 0.0)
 
 
 def test_an_agent_run_is_let_go_only_when_what_was_under_way_is_recorded() -> None:
