@@ -4,6 +4,7 @@ A step is a task without a place in a workflow: an agent, whoever has a capabili
 again one of these. Each call of a step is an agent run of the same run.
 """
 
+# pyright: reportImportCycles=false
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +15,7 @@ from orchestrator.contracts.kinds import Name
 from orchestrator.contracts.policy import Value
 
 if TYPE_CHECKING:
+    # Steps are tasks, and tasks have steps: in types alone.
     from orchestrator.contracts.workflow import TaskDefinition
 
 #: The id of a step: nobody refers to it.
