@@ -126,8 +126,10 @@ class CallAgent(Waiting):
         return (yield Settle(attempt, _raising(_failed(self.order, failure))))
 
     def recall(self, recorder: Recorder, slot: Slot, outcome: JsonValue) -> Generator[Operation, Any, Any]:
-        callees = _callees_of(recorder)
-        return (yield Blocking(recorder.motion, slot, lambda: callees.ends(outcome["subwork"])))
+        callees, identity = _callees_of(recorder), outcome["subwork"]
+        if callees.at_hand(identity):
+            return callees.ends(identity)
+        return (yield Blocking(recorder.motion, slot, lambda: callees.ends(identity)))
 
     def decode(self, recorded: JsonValue) -> Any:
         ends: Sequence[Ended] = recorded
