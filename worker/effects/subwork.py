@@ -235,7 +235,7 @@ def _asked(order: Order) -> dict[str, Any]:
 def _called(order: Order) -> str:
     """Name what is called, for people: the agent, or what its caller calls it."""
     does = order.agent if order.step is None else order.step.does
-    return does if order.label is None else f"{order.label} ({does})"
+    return does if order.label in (None, does) else f"{order.label}: {does}"
 
 
 def _check(what: str, output: Any, options: Mapping[str, Any], known: Any) -> None:
