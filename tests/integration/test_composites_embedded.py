@@ -283,10 +283,9 @@ def made_up(chance: Random) -> dict[str, Any]:
 
 
 def outcome_of(result: RunResult) -> dict[str, str]:
-    """Give how the tasks of a run ended that an agent did."""
-    return {
-        part.task: str(part.state) for part in result.agent_runs if part.agent != "condition" and not part.called_by
-    }
+    """Give how the tasks of a run ended that were executed."""
+    ran = [part for part in result.agent_runs if not part.called_by and part.state != "skipped"]
+    return {part.task: str(part.state) for part in ran if part.agent != "condition" and part.task != "output"}
 
 
 def inside_of(result: RunResult, task: str) -> dict[str, str]:

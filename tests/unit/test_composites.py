@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import BaseModel
@@ -54,6 +55,14 @@ def test_a_step_of_a_loop_may_have_an_input_of_its_own_every_time() -> None:
         loop={"do": {"agent": "total", "input": {"a": "${input.n}", "b": "${output}"}}, "until": "output.n > 9"}
     )
     assert run(loop, {"n": 4}, total=REAL) == {"n": 12}
+
+
+def test_what_has_not_been_given_yet_is_null_to_a_step_of_a_loop() -> None:
+    recorder = Recorder()
+    step = {"agent": "total", "input": {"n": "${input.n}", "last": "${output.n}"}}
+    loop = task(loop={"do": step, "until": "iteration == 2"})
+    run_agent(loop, {"n": 1}, calls={"total": REAL}, agents_path=AGENTS, recorder=recorder)
+    assert [call.input for call in recorder.called] == [{"n": 1, "last": None}, {"n": 1, "last": 1}]
 
 
 def test_a_loop_that_does_not_come_to_its_end_fails_or_gives_what_was_last() -> None:
@@ -159,8 +168,11 @@ def test_every_other_name_goes_to_otherwise() -> None:
 def test_a_choice_that_leads_nowhere_is_an_error_that_says_what_there_is(
     router: dict[str, Any], answer: Any, said: str
 ) -> None:
+    def pick(_: Any) -> Any:
+        return answer
+
     with pytest.raises(InputInvalid, match=said):
-        run(task(router={"by": "pick", "routes": {"up": "plus"}, **router}), {"n": 1}, pick=lambda _: answer)
+        run(task(router={"by": "pick", "routes": {"up": "plus"}, **router}), {"n": 1}, pick=pick)
 
 
 # Nested workflows -----------------------------------------------------------------------------------------------------
@@ -235,7 +247,7 @@ class Asking(BaseAgent):
         return self.asked(ctx, data)
 
 
-def asking(asked: Any) -> Asking:
+def asking(asked: Callable[[Context, Any], Any]) -> Asking:
     agent = Asking()
     agent.asked = asked
     return agent
@@ -273,7 +285,7 @@ def test_what_means_nothing_to_a_call_is_refused(given: dict[str, Any], said: st
     with pytest.raises(InputInvalid, match=said):
         run_agent(asking(lambda ctx, data: ctx.call(task(**given), data)), {}, calls={"plus": {}})
     with pytest.raises(TypeError, match="call an agent by its name, or a TaskDefinition, not 3"):
-        run_agent(asking(lambda ctx, data: ctx.call(3, data)), {})
+        run_agent(asking(lambda ctx, data: ctx.call(cast("Any", 3), data)), {})
 
 
 def test_what_is_said_with_a_call_goes_before_what_its_task_says() -> None:
