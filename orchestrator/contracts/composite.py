@@ -42,7 +42,7 @@ def _without_place(step: TaskDefinition) -> TaskDefinition:
         )
     if step.agent == "condition":
         raise ValueError("a condition decides about other tasks of a workflow, and a step has none: use a router")
-    return step
+    return step if step.id == STEP else step.model_copy(update={"id": STEP})
 
 
 #: Text is the name of an agent.
@@ -188,3 +188,8 @@ COMPOSITES: dict[str, type[Value]] = {
     "consensus": Consensus,
     "handoff": Handoff,
 }
+
+
+def know_tasks(task: type[TaskDefinition]) -> None:
+    """Tell what steps are, once that is made. Each of these classes is built when it is first used by itself."""
+    globals()[task.__name__] = task

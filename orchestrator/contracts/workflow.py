@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
-from orchestrator.contracts.composite import COMPOSITES, Consensus, Handoff, LeaderFollower, Loop, Map, Member, Router
+from orchestrator.contracts import composite
+from orchestrator.contracts.composite import Consensus, Handoff, LeaderFollower, Loop, Map, Router
 from orchestrator.contracts.inputs import Inputs
 from orchestrator.contracts.kinds import (
     KINDS,
@@ -341,9 +342,7 @@ class WorkflowDefinition(Value):
 
 
 # Steps are tasks, and tasks have steps.
-_NAMES = {"TaskDefinition": TaskDefinition}
-for _made in (Member, *COMPOSITES.values()):
-    _made.model_rebuild(_types_namespace=_NAMES)
+composite.know_tasks(TaskDefinition)
 TaskDefinition.model_rebuild()
 WorkflowDefinition.model_rebuild()
 
