@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 #: The id of a step: nobody refers to it.
 STEP = "step"
 #: What only a task of a workflow can have.
-_PLACED = ("after", "when", "branch", "compensate")
+PLACED = ("after", "when", "branch", "compensate")
 MAX_MEMBERS = 100
 
 
-def _as_step(value: Any) -> Any:
+def _read_step(value: Any) -> Any:
     match value:
         case str():
             return {"id": STEP, "agent": value}
@@ -35,8 +35,9 @@ def _as_step(value: Any) -> Any:
             return value
 
 
-def _without_place(step: TaskDefinition) -> TaskDefinition:
-    if given := [name for name in _PLACED if getattr(step, name)]:
+def as_step(step: TaskDefinition) -> TaskDefinition:
+    """Give a task as a step; raises ValueError for what a step cannot be."""
+    if given := [name for name in PLACED if getattr(step, name)]:
         raise ValueError(
             f"{' and '.join(given)} would mean nothing to a step: say it of the task that the step is part of"
         )
@@ -46,7 +47,7 @@ def _without_place(step: TaskDefinition) -> TaskDefinition:
 
 
 #: Text is the name of an agent.
-Step = Annotated["TaskDefinition", BeforeValidator(_as_step), AfterValidator(_without_place)]
+Step = Annotated["TaskDefinition", BeforeValidator(_read_step), AfterValidator(as_step)]
 
 
 class Member(Value):

@@ -198,7 +198,8 @@ def _named(members: Any) -> str:
 
 
 def _made_of_others(name: str, write: str, shown: Callable[[Any], str]) -> Kind:
-    return Kind(name, write, shown, undoes=False)
+    # Its time limits would bound nothing: it waits for others, and a wait does not count.
+    return Kind(name, write, shown, lacks=frozenset({"model", "system", "timeouts"}), undoes=False)
 
 
 #: These words stand in the place of an agent, in queues, listings and Flower, so no plugin has such a name.

@@ -9,7 +9,7 @@ from orchestrator.contracts.kinds import ELSE
 from orchestrator.contracts.policy import RetryPolicy, Timeouts
 from orchestrator.contracts.workflow import OUTPUT, Fallback, TaskDefinition, WorkflowDefinition, find_references
 from orchestrator.planning.branches import conditions_before
-from orchestrator.planning.validate import topological
+from orchestrator.planning.graph import topological
 
 _NOT_PLAIN = re.compile(r"[^\w .,:;!?=()\[\]{}'+*/-]")
 

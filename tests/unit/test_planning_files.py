@@ -10,7 +10,7 @@ from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import UsageError, WorkflowInvalid
 from orchestrator.planning.builders import adaptive, sequential
 from orchestrator.planning.files import load_workflow, resolve_workflow, workflow_from_data
-from orchestrator.planning.validate import MAX_PROBLEMS
+from orchestrator.planning.graph import MAX_PROBLEMS
 
 PRESS_REVIEW = """\
 name: press-review
