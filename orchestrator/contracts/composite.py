@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STEP = "step"
 #: What only a task of a workflow can have.
 PLACED = ("after", "when", "branch", "compensate")
+NO_PLACE = "would mean nothing to a step: say it of the task that the step is part of"
 MAX_MEMBERS = 100
 
 
@@ -38,9 +39,7 @@ def _read_step(value: Any) -> Any:
 def as_step(step: TaskDefinition) -> TaskDefinition:
     """Give a task as a step; raises ValueError for what a step cannot be."""
     if given := [name for name in PLACED if getattr(step, name)]:
-        raise ValueError(
-            f"{' and '.join(given)} would mean nothing to a step: say it of the task that the step is part of"
-        )
+        raise ValueError(f"{' and '.join(given)} {NO_PLACE}")
     if step.agent == "condition":
         raise ValueError("a condition decides about other tasks of a workflow, and a step has none: use a router")
     return step if step.id == STEP else step.model_copy(update={"id": STEP})

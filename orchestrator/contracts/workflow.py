@@ -64,7 +64,8 @@ OUTPUT = "output"
 #: The field of a map's input that has its list, where that is what a reference leads to.
 ITEMS = "items"
 
-_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+#: One reference in a text; in parentheses where it leads.
+REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
 #: What agents say that they can do: a task may ask for any agent that can, and a message too.
@@ -98,7 +99,7 @@ def _agent_of_a_node(given: Any) -> Any:
 def _with_items(given: Any) -> Any:
     """Give a map over what a reference leads to that as a field of its input, in which references are replaced."""
     match given:
-        case {"map": {"over": str(over)} as mapped} if _REFERENCE.fullmatch(over):  # pyright: ignore[reportUnknownVariableType]
+        case {"map": {"over": str(over)} as mapped} if REFERENCE.fullmatch(over):  # pyright: ignore[reportUnknownVariableType]
             fields: dict[str, Any] = given  # pyright: ignore[reportUnknownVariableType]
             own = {**(fields.get("input") or {})}
             if own.setdefault(ITEMS, over) != over:
@@ -353,10 +354,10 @@ def replace_references(value: Any, resolve: Any) -> Any:
     """Give `value` with each `${path}` replaced by `resolve(path)`: as a whole where it stands alone, else as text."""
     match value:
         case str():
-            whole = _REFERENCE.fullmatch(value)
+            whole = REFERENCE.fullmatch(value)
             if whole:
                 return resolve(whole[1].strip())
-            return _REFERENCE.sub(lambda found: _as_text(resolve(found[1].strip())), value)
+            return REFERENCE.sub(lambda found: _as_text(resolve(found[1].strip())), value)
         case dict():
             return {key: replace_references(item, resolve) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
         case list() | tuple():

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.contracts.composite import PLACED, STEP, as_step
+from orchestrator.contracts.composite import NO_PLACE, PLACED, STEP, as_step
 from orchestrator.contracts.kinds import KINDS, NAME_PATTERN, NODE_KINDS
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import UsageError, WorkflowInvalid
@@ -192,12 +192,13 @@ class Reader:
     def _entries(self, tasks: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Give each task's fields with their path; its id is a field, whatever it is in the data."""
         if isinstance(tasks, Mapping):
-            for key, fields in tasks.items():  # pyright: ignore[reportUnknownVariableType]
+            named: Mapping[Any, Any] = tasks
+            for key, fields in named.items():
                 if isinstance(fields, Mapping | None) and "id" not in (fields or {}):
-                    yield (*path, str(key)), {"id": key, **(fields or {})}  # pyright: ignore[reportUnknownArgumentType]
+                    yield (*path, key), {"id": key, **(fields or {})}
                 else:
                     what = "the id of a task is its key: remove this one" if isinstance(fields, Mapping) else _A_TASK
-                    self._problem((*path, str(key)), what)  # pyright: ignore[reportUnknownArgumentType]
+                    self._problem((*path, key), what)
         elif isinstance(tasks, list | tuple):
             for index, fields in enumerate(tasks):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
                 if isinstance(fields, Mapping) and "id" in fields:
@@ -302,17 +303,14 @@ class Reader:
             self._problem((*path, "id"), "nobody refers to a step, so it has no id: leave it out")
         if name is not None and fields.keys().isdisjoint(("agent", "capability", *NODE_KINDS)):
             fields["agent"] = name
-        is_text = isinstance(given, str)
+        for word in PLACED:
+            if fields.pop(word, None) is not None:
+                self._problem((*path, word), f"{word} {NO_PLACE}")
         made = self._built(path, place, merged(defaults, {**fields, "id": STEP}, is_step=True), defaults)
-        if made is None:
-            return _UNREAD
-        if is_text and made.workflow is not None and isinstance(self._places.get(f"{place}.workflow"), tuple):
-            self._places[f"{place}.workflow"] = path
         try:
-            return as_step(made)
+            return _UNREAD if made is None else as_step(made)
         except ValueError as error:
-            placed = next((each for each in PLACED if each in fields), None)
-            self._problem((*path, *([placed] if placed else [])), str(error))
+            self._problem(path, str(error))
             return _UNREAD
 
     def _without_else(self, tasks: list[tuple[TaskDefinition, Path]]) -> Iterator[TaskDefinition]:

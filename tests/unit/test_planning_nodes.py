@@ -54,7 +54,7 @@ def test_a_file_names_functions_and_celery_tasks(tmp_path: Any) -> None:
     [
         (
             "{agent: reader, function: 'a:b'}",
-            "2:3: tasks.t: a task is one of agent, function, celery, tool and condition, and this one has agent and fu",
+            "2:3: tasks.t: a task is one of agent, function, celery, tool, condition, workflow, loop, map, router, leader_fo",
         ),
         ("{function: 'a:b', celery: c}", "has function and celery: keep one"),
         ("{agent: celery}", "'celery' is no agent: write `celery: registered.task.name`"),
@@ -90,7 +90,7 @@ def test_what_is_wrong_with_one_is_told_at_its_place(tmp_path: Any, task: str, w
 
 
 def test_a_task_needs_something_to_do() -> None:
-    with pytest.raises(ValidationError, match="give it one of agent, function, celery, tool and condition"):
+    with pytest.raises(ValidationError, match="give it one of agent, function, celery, tool, condition, workflow, loop"):
         TaskDefinition(id="t")
 
 
