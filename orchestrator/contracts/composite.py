@@ -120,8 +120,8 @@ class Router(Value):
     replaced. Any other name goes to `otherwise`; without one the task fails.
     """
 
-    routes: Members
     by: Step | None = None
+    routes: Members
     choice: str = Field(default="choice", min_length=1, max_length=500)
     otherwise: Step | None = None
 

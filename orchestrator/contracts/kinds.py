@@ -187,11 +187,15 @@ def _agent_names(team: Any) -> str:
 
 
 def _workflow_name(workflow: Any) -> str:
-    return str(workflow.name)
+    # Of most nobody has said a name.
+    return str(workflow.name) if workflow.name != "workflow" else f"of {_listed([task.id for task in workflow.tasks])}"
 
 
 def _named(members: Any) -> str:
-    names = [member.name for member in members]
+    return _listed([member.name for member in members])
+
+
+def _listed(names: list[str]) -> str:
     return ", ".join(
         names if len(names) <= _SHOWN_MEMBERS else [*names[:_SHOWN_MEMBERS], f"{len(names) - _SHOWN_MEMBERS} more"]
     )

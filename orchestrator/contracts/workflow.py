@@ -103,7 +103,9 @@ def _with_items(given: Any) -> Any:
             fields: dict[str, Any] = given  # pyright: ignore[reportUnknownVariableType]
             own = {**(fields.get("input") or {})}
             if own.setdefault(ITEMS, over) != over:
-                raise ValueError(f"what `over` leads to becomes the field {ITEMS!r} of its input, which says that itself")
+                raise ValueError(
+                    f"what `over` leads to becomes the field {ITEMS!r} of its input, which says that itself"
+                )
             return {**fields, "input": own, "map": {**mapped, "over": ITEMS}}
         case _:
             return given  # pyright: ignore[reportUnknownVariableType]

@@ -22,7 +22,9 @@ _NO_UNDO = (
     "a task of a nested workflow cannot be undone by itself: let the task that the workflow is have a `compensate`, which "
     "gets what the whole has given"
 )
-_NO_DEADLINE = "a nested workflow is a part of a run and has no deadline: give one to the workflow that has it as a task"
+_NO_DEADLINE = (
+    "a nested workflow is a part of a run and has no deadline: give one to the workflow that has it as a task"
+)
 
 
 def inside_problems(task: TaskDefinition, place: str) -> Iterator[str]:

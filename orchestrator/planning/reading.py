@@ -99,9 +99,7 @@ class Reader:
         finally:
             self._shelf.stack.pop()
 
-    def _workflow(
-        self, data: Any, path: Path, place: str, defaults: Mapping[str, Any]
-    ) -> WorkflowDefinition | None:
+    def _workflow(self, data: Any, path: Path, place: str, defaults: Mapping[str, Any]) -> WorkflowDefinition | None:
         """Give the definition, which is incomplete if there are problems; `place` begins those of its tasks."""
         if not isinstance(data, Mapping) or not data:
             what = "it is empty" if not data else f"it is {kind_of(data)}, but a workflow has the keys name and tasks"
@@ -144,7 +142,9 @@ class Reader:
                 self._places[place] = path
                 made = self._workflow(given, path, f"{place}.", defaults)
             case _:
-                self._problem(path, f"expected a file, an expression, or a workflow with its tasks, found {kind_of(given)}")
+                self._problem(
+                    path, f"expected a file, an expression, or a workflow with its tasks, found {kind_of(given)}"
+                )
                 made = None
         return WorkflowDefinition(tasks=(_UNREAD,)) if made is None else made
 
@@ -174,9 +174,7 @@ class Reader:
         self._places[place] = self._shelf.readers[key]
         return self._shelf.readers[key].workflow
 
-    def _expression(
-        self, text: str, path: Path, place: str, defaults: Mapping[str, Any]
-    ) -> WorkflowDefinition | None:
+    def _expression(self, text: str, path: Path, place: str, defaults: Mapping[str, Any]) -> WorkflowDefinition | None:
         self._places[place] = path
         try:
             tasks = parse_expression(text).tasks

@@ -80,9 +80,7 @@ def everything(workflow: WorkflowDefinition) -> Iterator[tuple[str, TaskDefiniti
 
 def deepest(workflow: WorkflowDefinition) -> tuple[int, str]:
     """Give how deep tasks of a workflow stand inside of others, and the place of the deepest: 0 where none is."""
-    found = (
-        (depth, place) for task in workflow.tasks for place, _, depth in _walked(task, f"tasks.{task.id}")
-    )
+    found = ((depth, place) for task in workflow.tasks for place, _, depth in _walked(task, f"tasks.{task.id}"))
     return max(found, key=lambda each: each[0], default=(0, ""))
 
 

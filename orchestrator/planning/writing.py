@@ -44,7 +44,7 @@ def _workflow(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _task(fields: dict[str, Any]) -> dict[str, Any]:
-    name, agent = fields.pop("id"), fields.get("agent")
+    name, agent = fields.pop("id"), fields.get("agent", "")
     if agent in KINDS or agent == name:
         del fields["agent"]
     if "condition" in fields:

@@ -115,9 +115,7 @@ def task(chance: random.Random, number: int, depth: int = 0) -> TaskDefinition:
         }
         lacks = KINDS[kind].lacks if kind in KINDS else frozenset[str]()
         unsaid = {"compensate"} if depth else set[str]()
-        fields |= {
-            key: each for key, each in more.items() if key not in {*lacks, *unsaid} and chance.random() < 0.4
-        }
+        fields |= {key: each for key, each in more.items() if key not in {*lacks, *unsaid} and chance.random() < 0.4}
         if kind == "map" and chance.random() < 0.4:
             fields["map"]["over"] = "${input.z}"
     return TaskDefinition.model_validate(fields)
@@ -165,7 +163,9 @@ def composite(chance: random.Random, kind: str, depth: int) -> dict[str, Any]:
 def step(chance: random.Random, place: str, depth: int) -> Any:
     if chance.random() < 0.4:
         return chance.choice(("critic", "step", "z"))
-    kind = chance.choice([each for each in ("agent", *KINDS) if each != "condition"] if depth < 3 else ["agent", "tool"])
+    kind = chance.choice(
+        [each for each in ("agent", *KINDS) if each != "condition"] if depth < 3 else ["agent", "tool"]
+    )
     made = said(chance, kind, 0, depth)
     names = NAMES.get(place, NAMES.get(place.partition(".")[0], ()))
     if names and chance.random() < 0.4:
@@ -178,7 +178,9 @@ def step(chance: random.Random, place: str, depth: int) -> Any:
 def nested(chance: random.Random, depth: int) -> WorkflowDefinition:
     tasks = tuple(task(chance, number, depth) for number in range(chance.randrange(1, 3)))
     return belonging(
-        WorkflowDefinition(name=chance.choice(("inner", "workflow")), tasks=tasks, output=chance.choice((None, "${t0}")))
+        WorkflowDefinition(
+            name=chance.choice(("inner", "workflow")), tasks=tasks, output=chance.choice((None, "${t0}"))
+        )
     )
 
 
@@ -242,6 +244,13 @@ def test_the_schema_for_editors_takes_every_short_form() -> None:
             "d": {"condition": "critic.x", "after": "critic"},
             "t": {"tool": "calculator.calculate", "after": "c", "branch": "good", "input": {"expression": "1"}},
             "u": {"celery": "a.b", "after": ["c", "d"], "branch": ["good", "then"]},
+            "v": {"workflow": "reader | critic"},
+            "w": {"workflow": {"tasks": {"reader": None, "critic": {"after": "reader"}}, "output": "${critic}"}},
+            "x": {"loop": {"do": "reader | critic", "until": "output.x"}},
+            "y": {"map": {"do": {"tool": "calculator.calculate"}, "over": "${u.items}"}, "after": "u"},
+            "z": {"router": {"routes": {"reader": None, "b": "critic", "c": {"loop": {"do": "a", "until": "true"}}}}},
+            "l": {"leader_follower": {"leader": "a", "followers": ["b", {"name": "c", "do": "b"}, {"name": "d"}]}},
+            "k": {"consensus": {"members": {"a": {"retry": {"retries": 1}}}, "rule": {"at_least": 1}}},
         },
         "output": "${t}",
     }
@@ -263,6 +272,12 @@ def test_the_schema_for_editors_takes_every_short_form() -> None:
         {"tasks": {"a": {}}, "inputs": {"a b": "str"}},
         {"tasks": {"a": {}}, "inptus": {}},
         {"tasks": {"a": {"tool": {"nmae": "x"}}}},
+        {"tasks": {"a": {"loop": {"until": "x"}}}},
+        {"tasks": {"a": {"loop": {"do": {"agent": "x", "after": "b"}, "until": "x"}}}},
+        {"tasks": {"a": {"router": {"routes": {"A b": "x"}}}}},
+        {"tasks": {"a": {"router": {"routes": {"b": {"agnt": "x"}}}}}},
+        {"tasks": {"a": {"handoff": {"agents": []}}}},
+        {"tasks": {"a": {"workflow": {"taks": {}}}}},
     ],
 )
 def test_the_schema_for_editors_marks_what_a_check_refuses(data: Any) -> None:
