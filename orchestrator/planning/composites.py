@@ -41,6 +41,13 @@ class TaskOptions(TypedDict, total=False):
     compensate: Compensation | str
 
 
+class ConsensusOptions(TaskOptions, total=False):
+    """What may be said of a consensus beside."""
+
+    answer: str
+    quorum: int
+
+
 def loop(
     do: Step,
     *,
@@ -113,20 +120,21 @@ def consensus(
     members: Steps,
     *,
     rule: RuleOption = "majority",
-    answer: str = "answer",
-    quorum: int | None = None,
     max_rounds: int = 3,
     unmet: Unmet = "fail",
     decides: Step | None = None,
-    **options: Unpack[TaskOptions],
+    **options: Unpack[ConsensusOptions],
 ) -> TaskDefinition:
     """Ask all members, and again with what the others said, until they agree by a rule; gives answer, votes and rounds.
 
-    `rule` is `majority`, `unanimous`, `plurality`, or `{"at_least": 2}` (below 1 a share of those that answered). Without
-    agreement after `max_rounds` the task fails, gives the `last` round's most frequent answer, or what the step `decides`.
+    `rule` is `majority`, `unanimous`, `plurality`, or `{"at_least": 2}` (below 1 a share of those that answered). `answer` is
+    the field that is compared; a round with fewer answers than `quorum` (all) fails the task. Without agreement after
+    `max_rounds` it fails, gives the `last` round's most frequent answer, or what the step `decides`.
     """
-    said = {"members": _named(members), "rule": rule, "answer": answer, "quorum": quorum, "max_rounds": max_rounds}
-    return _task("consensus", {**said, "unmet": unmet, "decides": decides and _step(decides)}, options)
+    given: dict[str, Any] = {**options}
+    own = {name: given.pop(name) for name in ("answer", "quorum") if name in given}
+    said = {"members": _named(members), "rule": rule, "max_rounds": max_rounds, "unmet": unmet, **own}
+    return _task("consensus", {**said, "decides": decides and _step(decides)}, given)
 
 
 def handoff(

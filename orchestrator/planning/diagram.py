@@ -50,7 +50,7 @@ def _inside(task: TaskDefinition) -> Iterator[str]:
         yield from lines
         return
     steps = list(labels_of(task))
-    if all(label == step.does or label == "do" for label, step in steps) and not any(map(_is_special, steps)):
+    if all(label in {step.does, "do"} for label, step in steps) and not any(map(_is_special, steps)):
         return
     labels = max((len(label) for label, _ in steps), default=0)
     width = max((len(step.does) for _, step in steps), default=0)

@@ -72,14 +72,15 @@ class Reader:
 
     def shown(self, problem: str) -> str:
         """Give a problem such as `tasks.editor.after: ...` with the line that it is about."""
-        data, path = self._at(problem.partition(": ")[0].split("."))
+        data, path = self.at(problem.partition(": ")[0].split("."))
         return data.show(path, problem)
 
-    def _at(self, steps: list[str]) -> tuple[Data, Path]:
+    def at(self, steps: list[str]) -> tuple[Data, Path]:
+        """Give where a place is: in which file, and where in that."""
         for count in range(len(steps), 0, -1):
             known = self._places.get(".".join(steps[:count]))
             if isinstance(known, Reader):
-                return known._at(steps[count:])
+                return known.at(steps[count:])
             if known is not None:
                 return self._data, (*known, *steps[count:])
         return self._data, tuple(steps) if steps and steps[0] in WorkflowDefinition.model_fields else ()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from orchestrator.contracts.composite import AtLeast, Unmet
+from orchestrator.contracts.composite import AtLeast, Map, Unmet
 from orchestrator.contracts.kinds import ELSE
 from orchestrator.contracts.policy import RetryPolicy, Timeouts
 from orchestrator.contracts.workflow import ITEMS, Fallback, TaskDefinition
@@ -62,18 +62,13 @@ def own_notes_of(task: TaskDefinition) -> Iterator[str]:
     if task.loop is not None:
         yield f"until {one_line(task.loop.until)}"
     if task.map is not None:
-        if task.map.over is not None:
-            over = (task.input or {}).get(ITEMS) if task.map.over == ITEMS else None
-            yield f"over {one_line(over) if isinstance(over, str) else task.map.over}"
-        if task.map.max_concurrency is not None:
-            yield f"{task.map.max_concurrency:,} at once"
+        yield from _of_map(task.map, task)
     if task.router is not None and task.router.choice != "choice":
         yield f"by {one_line(task.router.choice)}"
-    if task.consensus is not None:
-        if task.consensus.rule != "majority":
-            yield f"{_rule(task.consensus.rule)}"
-        if task.consensus.quorum is not None:
-            yield f"quorum {task.consensus.quorum}"
+    if task.consensus is not None and task.consensus.rule != "majority":
+        yield _rule(task.consensus.rule)
+    if task.consensus is not None and task.consensus.quorum is not None:
+        yield f"quorum {task.consensus.quorum}"
     if task.handoff is not None:
         yield f"{task.handoff.first or task.handoff.agents[0].name} first"
     if task.agent in _BOUNDS:
@@ -88,6 +83,14 @@ def one_line(text: str) -> str:
 def count(number: int, one: str, many: str | None = None) -> str:
     """Give a number with what is counted."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _of_map(mapped: Map, task: TaskDefinition) -> Iterator[str]:
+    if mapped.over is not None:
+        over = (task.input or {}).get(ITEMS) if mapped.over == ITEMS else None
+        yield f"over {one_line(over) if isinstance(over, str) else mapped.over}"
+    if mapped.max_concurrency is not None:
+        yield f"{mapped.max_concurrency:,} at once"
 
 
 def _bound(composite: Any, field: str, counted: str) -> Iterator[str]:

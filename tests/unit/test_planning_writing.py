@@ -123,23 +123,17 @@ def task(chance: random.Random, number: int, depth: int = 0) -> TaskDefinition:
 
 def said(chance: random.Random, kind: str, number: int, depth: int) -> dict[str, Any]:
     """What makes a task one of its kind."""
-    match kind:
-        case "agent":
-            return {"agent": "critic", "model": "openai:x"}
-        case "itself":
-            return {"agent": f"t{number}"}
-        case "function":
-            return {"function": "a.b:c"}
-        case "celery":
-            return {"celery": chance.choice(({"task": "a.b"}, {"task": "a.b", "queue": "q", "timeout": 2.5}))}
-        case "tool":
-            return {"tool": chance.choice(({"name": "a.b"}, {"name": "files", "options": {"root": value(chance, 3)}}))}
-        case "condition":
-            return {"condition": {f"z{number}": "input.a > 1", f"b{number}": "input.b", f"a{number}": "else"}}
-        case "workflow":
-            return {"workflow": nested(chance, depth + 1)}
-        case _:
-            return {kind: composite(chance, kind, depth + 1)}
+    plain: dict[str, dict[str, Any]] = {
+        "agent": {"agent": "critic", "model": "openai:x"},
+        "itself": {"agent": f"t{number}"},
+        "function": {"function": "a.b:c"},
+        "celery": {"celery": chance.choice(({"task": "a.b"}, {"task": "a.b", "queue": "q", "timeout": 2.5}))},
+        "tool": {"tool": chance.choice(({"name": "a.b"}, {"name": "files", "options": {"root": value(chance, 3)}}))},
+        "condition": {"condition": {f"z{number}": "input.a > 1", f"b{number}": "input.b", f"a{number}": "else"}},
+    }
+    if kind in plain:
+        return plain[kind]
+    return {kind: nested(chance, depth + 1) if kind == "workflow" else composite(chance, kind, depth + 1)}
 
 
 def composite(chance: random.Random, kind: str, depth: int) -> dict[str, Any]:
