@@ -73,6 +73,19 @@ def test_each_message_is_received_once_and_in_the_order_of_its_sender(tmp_path: 
                 assert got == {other: list(range(20)) for other in tasks if other != task}
 
 
+@pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("kind", ["", "isolated_"])
+def test_many_that_are_sent_at_once_are_received_once_and_in_their_order(
+    tmp_path: Path, broker: str, kind: str
+) -> None:
+    with talking_fleet(tmp_path, broker=broker, concurrency=1, mailbox_size=150) as installation:
+        for _ in range(2):
+            installation.start_worker()
+        flood = together(flooder=f"{kind}flooder", drain=f"{kind}drain")
+        run = installation.orchestrator.submit(flood, {"times": 20, "size": 50})
+        assert outputs(run)["drain"] == list(range(1000))
+
+
 def test_one_that_starts_after_a_message_was_sent_gets_it(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     hearers = tuple(TaskDefinition(id=f"hearer_{number}", agent="hearer") for number in range(3))
