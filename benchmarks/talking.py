@@ -9,6 +9,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from harness import HERE, OURS, Bench, BenchmarkError, Child, Row, expect, interleaved, wait_for
@@ -123,7 +125,7 @@ class Kombu:
         self.consumer.resume()
 
     def move(self, count: int) -> float:
-        from kombu import Queue
+        from kombu.entity import Queue
         from kombu.messaging import Producer
 
         with Connection(self.url) as connection, connection.channel() as channel:
@@ -237,14 +239,14 @@ def _queues(bench: Bench) -> int:
 
 
 def _threads(child: Child) -> int:
-    return len(os.listdir(f"/proc/{child.process.pid}/task"))
+    return len([*Path(f"/proc/{child.process.pid}/task").iterdir()])
 
 
 # The other processes --------------------------------------------------------------------------------------------------
 
 
-def _consume(url: str, name: str, count: int) -> int:
-    from kombu import Queue
+def _consume(url: str, name: str, count: int) -> dict[str, Any]:
+    from kombu.entity import Queue
     from kombu.messaging import Consumer
 
     got = 0
@@ -260,7 +262,7 @@ def _consume(url: str, name: str, count: int) -> int:
         with Consumer(channel, [Queue(name, durable=True)], callbacks=[take]):
             while got < count:
                 connection.drain_events(timeout=60)
-    return got
+    return {"n": got}
 
 
 def main() -> None:
@@ -277,10 +279,10 @@ def main() -> None:
             print(json.dumps(found), file=answers, flush=True)
 
     if len(sys.argv) > 1:
-        answer(lambda count: {"n": _consume(*sys.argv[1:], count)})
+        answer(partial(_consume, sys.argv[1], sys.argv[2]))
         return
     with tempfile.TemporaryDirectory() as home, Orchestrator.embedded(home, agents_path=AGENTS) as nf:
-        answer(lambda batches, times: _measure_embedded(nf, batches, times))
+        answer(partial(_measure_embedded, nf))
 
 
 if __name__ == "__main__":

@@ -76,4 +76,5 @@ class Idler(BaseAgent):
     """Wait for a message from outside."""
 
     def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        del data
         return {"n": ctx.receive(sender="@outside").body}
