@@ -182,19 +182,6 @@ def states(installation: Fleet) -> list[tuple[str, str]]:
     return installation.query("SELECT task, state FROM agent_run")
 
 
-def test_many_runs_that_each_tell_ten_others_reach_them_all(tmp_path: Path) -> None:
-    hearers = {f"hearer_{number}": "hearer" for number in range(10)}
-    with talking_fleet(tmp_path, concurrency=20, suspend_after=0.2) as installation:
-        for _ in range(2):
-            installation.start_worker()
-        news = together(announcer="announcer", **hearers)
-        runs = installation.orchestrator.submit_many(news, [{"say": number} for number in range(30)])
-        for number, run in enumerate(runs):
-            found = outputs(run)
-            assert {found[task]["body"] for task in hearers} == {number}
-        assert installation.query("SELECT state, count(*) FROM agent_message GROUP BY 1") == [("taken", 300)]
-
-
 def test_every_message_is_in_the_log_of_its_workers_with_run_and_agent(tmp_path: Path) -> None:
     with talking_fleet(tmp_path, log_level="INFO", log_format="json") as installation:
         installation.start_worker()
