@@ -27,12 +27,13 @@ from orchestrator.store.tables import agent_message
 from orchestrator.stream import events_of
 
 ANY = Filter()
+PLAN = plan_of(task("a"), task("b"), task("c"))
 _numbers = count()
 
 
 @pytest.fixture
 def steps(store: Store) -> Steps:
-    return Steps(store, plan_of(task("a"), task("b"), task("c")))
+    return Steps(store, PLAN)
 
 
 class Talk:
