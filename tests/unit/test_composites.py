@@ -164,7 +164,11 @@ def test_every_other_name_goes_to_otherwise() -> None:
         ({}, {"choice": "upp"}, "there is no route 'upp', did you mean 'up'.*give the router an `otherwise`"),
         ({}, {"choice": None}, "no route was chosen"),
         ({}, {"choice": 3}, "`choice: choice` is 3, and the name of a route is text"),
-        ({"choice": "result.way"}, {"result": {"to": 1}}, r"what pick gives, refers to .*has no 'way'"),
+        (
+            {"choice": "result.way"},
+            {"result": {"to": 1}},
+            r"`choice` refers to \$\{by.result.way\}, but by.result has no 'way'",
+        ),
         ({}, "up", "is 'up', without fields"),
     ],
 )
