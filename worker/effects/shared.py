@@ -28,7 +28,7 @@ from worker.effects.motion import Motion
 from worker.effects.parking import Park, Wait
 from worker.effects.recorder import Operation, Recorder, Waiting
 from worker.effects.scopes import leave_scope
-from worker.effects.waits import LONGEST_SECONDS, Settle, parking_of
+from worker.effects.waits import LONGEST_SECONDS, Settle, listening, parking_of
 
 #: Between two tries of an update that others were quicker than: at first, and at most.
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.002, 0.02
@@ -167,6 +167,7 @@ class Watch(Waiting):
         parking = parking_of(recorder)
         attempt = Attempt(recorder.writer, self, recorder.scopes.here(), slot)
         look = partial(_Looking, recorder.motion, slot)
+        hints = parking.hints("keys")
         since = self.since if entry is None else entry.outcome["since"]
         if since is None:
             since = self._reached((yield look(self._first_look())))
@@ -183,11 +184,16 @@ class Watch(Waiting):
         interest = Interest("keys", watch_of(self.namespace, self.key, prefix=self.prefix, since=since))
         until = None if left is None else system_clock.monotonic() + left
         waiting_for = recorder.writer.redact(f"waits for a change of {self.told()}")
+        stays = False
         while not self._is_new(found, since) and not parking.is_over(until):
             look_at = system_clock.monotonic() + parking.look_seconds
-            wait = Wait(slot.scope, waiting_for, until, look_at, interest)
+            wait = Wait(slot.scope, waiting_for, until, look_at, interest, hints)
             yield Park(parking, wait, recorder.scopes)
-            found = yield look(self._look(since))
+            if not stays:
+                yield listening(recorder, slot)  # as a call does that stays here
+                stays = True
+            hints = parking.hints("keys")
+            found = yield look(self._look(since, stays=True))
         outcome = found if self._is_new(found, since) else None
         return (yield Settle(attempt, lambda: outcome))
 
@@ -202,10 +208,10 @@ class Watch(Waiting):
             return int(found)
         return 0 if found is None else int(found["version"])
 
-    def _look(self, since: int) -> Look:
+    def _look(self, since: int, *, stays: bool = False) -> Look:
         if self.prefix:
-            return Look(op="changes", namespace=self.namespace, key=self.key, since=since)
-        return Look(op="get", namespace=self.namespace, key=self.key)
+            return Look(op="changes", namespace=self.namespace, key=self.key, since=since, stays=stays)
+        return Look(op="get", namespace=self.namespace, key=self.key, stays=stays)
 
     def _is_new(self, found: Any, since: int) -> bool:
         if self.prefix or not found:

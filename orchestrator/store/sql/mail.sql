@@ -126,6 +126,9 @@ VALUES (
 )
 ON CONFLICT (id) DO NOTHING */
 
+-- mail_known: what was sent by an id
+SELECT recipient_id, type, body FROM @agent_message WHERE id = :id
+
 -- mail_insert: a message on SQLite, which gives no numbers; one writer at a time does
 INSERT INTO @agent_message (
     run_id, number, id, tenant_id, sender, sender_id, sent_scope, sent_number, recipient, recipient_id, type, priority, body, wants_reply, answers, state, reason,
