@@ -12,16 +12,20 @@ from typing import Any, cast
 import pytest
 from sharing import BOUNDS, StoreGround
 from sqlalchemy import func, select
-from steps import DONE, Steps, plan_of, race, spread, task, wait_for_lock
+from steps import DONE, WORKER, Steps, plan_of, race, spread, task, wait_for_lock
 
 from orchestrator.advance import Advancer
 from orchestrator.clock import ids
-from orchestrator.contracts.effect import Slot
+from orchestrator.contracts.effect import Entry, EntryState, Slot, fingerprint
 from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.contracts.shared import Change, Look, watch_of
-from orchestrator.errors import ClaimLost, RunNotFound, ValueTooLarge
+from orchestrator.contracts.subwork import Order
+from orchestrator.errors import ClaimLost, InputInvalid, RunNotFound, ValueTooLarge
 from orchestrator.failpoints import FailpointError, armed
+from orchestrator.journal.encoding import pack
+from orchestrator.journal.rows import columns_of
+from orchestrator.planning.frontier import Plan
 from orchestrator.sharing import shared_values
 from orchestrator.store.agent_runs import Claim, Outcome
 from orchestrator.store.arrivals import ARRIVALS, HOLDS
@@ -393,6 +397,39 @@ def test_bytes_and_keys_of_a_fork_are_those_that_it_has(source: tuple[Steps, str
         query = select(func.sum(shared_version.c.size)).where(shared_version.c.run_id == forked)
         assert (row["changes"], row["keys"]) == (7, 4)
         assert row["bytes"] == connection.execute(query).scalar_one()
+
+
+def test_a_fork_begins_with_what_sub_work_has_written_that_kept_tasks_had_called(store: Store) -> None:
+    steps = Steps(store, CHAIN)
+    [run_id] = steps.start()
+    ground = StoreGround(store)
+    for name in "ab":
+        claim = steps.claim(run_id, name)
+        child = called(store, steps.plan, claim)
+        ground.set(child, "plan", name, namespace="")
+        ground.set(child, "draft", name, namespace=child.task)
+        store.subwork.finish(child, DONE, asked=False)
+        store.subwork.finish_caller(claim, steps.plan, DONE)
+        Advancer(store, cast("Any", Nobody())).advance(run_id)
+    store.runs.fail(
+        steps.claim(run_id, "c"), Outcome(AgentRunState.FAILED, error='{"code":"agent_failed","message":"no"}')
+    )
+    forked = fork(steps, run_id, "b")
+    assert shared(store, forked) == {("", "plan"): "a", ("a-1", "draft"): "a"}
+    look = Look(op="get", namespace="a-1", key="nothing")
+    assert store.shared.look(forked, look) is None, "it has a part, though nobody of this run has called it"
+    with pytest.raises(InputInvalid, match="its tasks are a, b, c, a-1"):
+        store.shared.look(forked, look.model_copy(update={"namespace": "nobody"}))
+
+
+def called(store: Store, plan: Plan, claim: Claim) -> Claim:
+    """Give the claim of what a claim calls."""
+    entry = Entry(Slot("", 77), "call", fingerprint("call", None), EntryState.BEGUN)
+    columns = columns_of(claim, pack(entry, limit_bytes=1000).entry)
+    [ready] = store.subwork.begin(claim, plan, Order("helper", ("1",)), columns, most=10).ready
+    found = store.agent_runs.claim(ready.id, WORKER)
+    assert found is not None
+    return found
 
 
 def test_a_retry_of_the_run_finds_what_it_has_shared(source: tuple[Steps, str]) -> None:

@@ -180,6 +180,18 @@ WHERE run_id = :run_id AND state || '' = 'taken' AND (sender_id IS NOT NULL OR s
 SELECT number, id, sender, recipient, type, priority, body, wants_reply, answers, created_at, state, reason, expires_at, ended_at
 FROM @agent_message WHERE run_id = :run_id AND number > :after ORDER BY number LIMIT :most
 
+-- mail_past: messages of a run to some tasks that are no replies, as far as they were sent by what is recorded
+-- Who was set back to before a sending has sent anew since, perhaps: its record is younger than the message then.
+SELECT m.number, m.id, m.tenant_id, m.sender, m.recipient, m.type, m.priority, m.body, m.wants_reply, m.created_at, m.expires_at
+FROM @agent_message m
+WHERE m.run_id = :run_id AND m.number > :after AND m.recipient = ANY(:recipients::text[]) AND m.answers IS NULL
+  AND m.sender <> :runtime AND NOT EXISTS (
+    SELECT 1 FROM @journal j
+    WHERE j.agent_run_id = m.sender_id AND j.scope = m.sent_scope AND j.number = m.sent_number
+      AND (j.state = 'void' OR j.recorded_at > m.created_at)
+)
+ORDER BY m.number LIMIT :most
+
 -- mail_told: what watchers of a run have not been told yet; of a run that goes on, what nobody can come before any more
 -- Numbers are in the order of commits for one recipient, and not for a run.
 SELECT number, id, sender, recipient, type, priority, body, wants_reply, answers, created_at

@@ -146,8 +146,16 @@ WHERE run_id = :run_id AND namespace = :namespace AND present AND substr(key, 1,
 -- shared_position: the number of the last change
 SELECT changes FROM @shared_context WHERE run_id = :run_id
 
--- shared_tasks: the tasks that a run has
-SELECT task FROM @agent_run WHERE run_id = :run_id ORDER BY position
+-- shared_tasks: the tasks that a run has; and those that have a part, which in a fork may be sub-work of its source
+SELECT task FROM (
+    SELECT task, position FROM @agent_run WHERE run_id = :run_id
+    UNION
+    SELECT namespace, 2147483647 FROM @shared_key k WHERE run_id = :run_id AND namespace <> ''
+      AND NOT EXISTS (SELECT 1 FROM @agent_run a WHERE a.run_id = :run_id AND a.task = k.namespace)
+) t ORDER BY position
+
+-- shared_writers: the tasks that have written something, of sub-work too
+SELECT DISTINCT task FROM @shared_version WHERE run_id = :run_id
 
 -- shared_past: every version that some tasks of a run have made, in the order in which they did, as many as are wanted
 SELECT namespace, key, number, tenant_id, body, size, task, created_at FROM (
