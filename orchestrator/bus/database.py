@@ -126,7 +126,7 @@ class DatabaseMail:
     def members(self, run_id: str) -> list[tuple[str, str, str]]:
         """Give id, task and agent of the agent runs of a run."""
         rows = self._database.execute(lambda session: session.rows("mail_members", run_id=run_id))
-        return [(row[0], row[1], row[7]) for row in rows]
+        return [(row[0], row[1], row[2]) for row in rows]
 
     def history(self, run_id: str) -> Iterator[MailRecord]:
         """Give all messages of a run, in the order in which they were sent."""

@@ -17,11 +17,12 @@ from typing import Any
 
 from orchestrator.clock import jitter, system_clock
 from orchestrator.context.base import Sharing
-from orchestrator.contracts.effect import Entry, Slot
+from orchestrator.contracts.effect import Entry, EntryState, Slot
 from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.jsonvalue import JsonValue
+from orchestrator.contracts.mail import RUNTIME, Filter, Found
 from orchestrator.contracts.shared import GLOBAL, Change, Look, watch_of
-from orchestrator.errors import StateConflict
+from orchestrator.errors import NightfleetError, StateConflict
 from worker.effects.attempt import Attempt, Blocking, Host, Stored
 from worker.effects.base import Flow
 from worker.effects.motion import Motion
@@ -174,6 +175,8 @@ class Watch(Waiting):
         found = None if self.since is None and entry is None else (yield look(self._look(since)))
         if self._is_new(found, since):
             return (yield Settle(attempt, lambda: found))
+        if entry is not None and (told := (yield from self._told(recorder, slot))) is not None:
+            return told
         left = self.timeout
         if entry is None:
             begin = partial(recorder.writer.begin, self, slot, outcome={"since": since})
@@ -196,6 +199,26 @@ class Watch(Waiting):
             found = yield look(self._look(since, stays=True))
         outcome = found if self._is_new(found, since) else None
         return (yield Settle(attempt, lambda: outcome))
+
+    def decode(self, recorded: JsonValue) -> Any:
+        if isinstance(recorded, dict) and "never" in recorded:
+            raise NightfleetError.from_data(recorded["never"])
+        return recorded
+
+    def _told(self, recorder: Recorder, slot: Slot) -> Generator[Operation, Any, JsonValue]:
+        """Take what Nightfleet has said while it was suspended: that no change can come any more; None if it has not."""
+        mail, claim, writer = parking_of(recorder).mail, recorder.writer.claim, recorder.writer
+        if mail is None:
+            return None
+        said: Found | None = (
+            yield Blocking(recorder.motion, slot, lambda: mail.look(claim, Filter(sender=RUNTIME)))
+        ).found
+        if said is None:
+            return None
+        outcome: JsonValue = {"never": said.message.body}
+        done = writer.entry(self, slot, EntryState.DONE, outcome=outcome)
+        taken = yield Blocking(recorder.motion, slot, partial(mail.take, claim, done, said.number))
+        return outcome if taken else None
 
     def _first_look(self) -> Look:
         if self.prefix:
