@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 from sharing import BOUNDS, StoreGround
-from sqlalchemy import func, select
-from steps import DONE, WORKER, Steps, plan_of, race, spread, task, wait_for_lock
+from sqlalchemy import func, select, update
+from steps import DONE, WORKER, Steps, ago, plan_of, race, spread, task, wait_for_lock
 
 from orchestrator.advance import Advancer
 from orchestrator.clock import ids
@@ -56,6 +56,34 @@ def key(name: str, since: int = 0, namespace: str = "") -> dict[str, Any]:
 
 def prefix(name: str, since: int = 0, namespace: str = "") -> dict[str, Any]:
     return watch_of(namespace, name, prefix=True, since=since)
+
+
+def test_a_change_says_whether_somebody_waits_for_it_in_another_process(ground: StoreGround) -> None:
+    claim = ground.claim()
+
+    def change(name: str) -> bool:
+        written = Change(namespace="", key="plan", value=name)
+        return ground.shared.change(claim, written, ground.entry(name)).watched
+
+    in_fleet = ground.store.database.dialect == "postgresql"
+    assert not change("first")
+    assert ground.shared.look(claim.run_id, Look(op="get", key="nothing")) is None
+    assert not change("nobody stays")
+    assert ground.shared.look(claim.run_id, Look(op="get", key="nothing", stays=True)) is None
+    assert change("watched") is in_fleet
+    with ground.store.database.connect() as connection:
+        connection.execute(update(shared_context).values(watched_until=ago(ground.store.database, 1)))
+    assert not change("nobody has looked lately")
+
+
+def test_one_may_watch_a_run_that_has_shared_nothing_yet(ground: StoreGround) -> None:
+    claim = ground.claim()
+    assert ground.shared.look(claim.run_id, Look(op="changes", stays=True)) == []
+    written = ground.shared.change(claim, Change(namespace="", key="plan", value=1), ground.entry("x"))
+    assert (written.outcome, written.watched) == (
+        {"version": 1, "number": 1},
+        ground.store.database.dialect == "postgresql",
+    )
 
 
 def woken_by(ground: StoreGround, claim: Claim, name: str, namespace: str = "") -> bool:
