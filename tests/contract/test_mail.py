@@ -516,8 +516,7 @@ def test_a_call_whose_agent_waits_for_its_caller_is_told_to_that_agent(talk: Tal
     talk.steps.store.waits.suspend(talk.claims["a"], left_seconds=None, waiting_for="calls", interests=[calling])
     told = Stranded(talk.steps.store.database).release_stuck()
     assert [each.id for each in told] == [child.id], "a goes on when that has ended, and may send to b"
-    found = talk.mail.look(child, Filter(sender="a"), 1).found
-    assert found is not None
+    [found] = talk.mail.look(child, Filter(sender="a"), 1).found
     assert "a-1 waits for a; a waits for a-1, which it has called" in found.message.body["message"]
     assert found.message.body["details"] == {"waits": {"a-1": ["a"], "a": ["a-1"]}}
 
