@@ -180,7 +180,8 @@ class Runtime:
 
     @property
     def _settlement(self) -> Settlement:
-        return Settlement(self.store, self.advancer, self.settings, self.meter, self.redact, worker_id=self.worker_id)
+        told = self.post.tell_callers
+        return Settlement(self.store, self.advancer, self.settings, self.meter, self.redact, told, self.worker_id)
 
     def _conclude(self, execution: Execution, carries: frozenset[str]) -> Verdict:
         """Execute a claim and record what came of it."""
@@ -349,7 +350,7 @@ def _host_of(runtime: Runtime, execution: Execution) -> Host:
     place = database.patiently(lambda: _place_of(claim, usd, runtime.store))
     models = Models(runtime.desk, place, database, ShownAnswers(runtime.show, claim, database))
     remembering = Remembering(runtime.memory, claim, models, database)
-    return Host(models, runtime.loop, remembering, sharing_of(runtime.store, runtime.advancer, claim))
+    return Host(models, runtime.loop, remembering, sharing_of(runtime.store, runtime.advancer, runtime.post, claim))
 
 
 def _place_of(claim: Claim, usd: Decimal | None, store: Store) -> Place:

@@ -250,8 +250,13 @@ def _reach(session: Session, recipient: Sequence[Any], letter: Letter, sender: s
         wakes(each, sender, letter.type, letter.answers) for each in wanted
     ):
         return Posted()
-    woken = session.row("mail_wake", id=letter.recipient_id)
-    return Posted() if woken is None else Posted(woken=(Dispatch(woken[0], woken[1], woken[2], woken[3]),))
+    return Posted(woken=wake(session, letter.recipient_id))
+
+
+def wake(session: Session, agent_run_id: str) -> tuple[Dispatch, ...]:
+    """Queue an agent run that is suspended, in a transaction that holds it; gives what is to be published."""
+    row = session.row("mail_wake", id=agent_run_id)
+    return () if row is None else (Dispatch(row[0], row[1], row[2], row[3]),)
 
 
 def _too_late(session: Session, letter: Letter, recipient: AgentRunState) -> str | None:
@@ -296,8 +301,8 @@ def first_meant(session: Session, agent_run_id: str, wanted: Filter, most: int =
 
 
 def member_of(row: Row) -> Member:
-    """Give an agent run as it is in a row of `mail_members`."""
-    identity, task, state, epoch, wake_at, listening, predecessors, _ = row
+    """Give an agent run as it is in a row of `mail_waiters`."""
+    identity, task, state, epoch, wake_at, listening, predecessors, gated, subwork = row
     before = (
         json.loads(predecessors) if isinstance(predecessors, str) and predecessors.startswith("[") else predecessors
     )
@@ -309,6 +314,9 @@ def member_of(row: Row) -> Member:
         timed=wake_at is not None,
         listening=json.loads(listening or "{}") if state == AgentRunState.SUSPENDED else {},
         predecessors=frozenset(map(str, before)),
+        subwork=subwork,
+        # Nothing else is blocked, and follows nobody.
+        compensates=state == AgentRunState.BLOCKED and not before and not gated and subwork is None,
     )
 
 
