@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from emulated import emulated
 
-from orchestrator import Orchestrator, RunHandle, Settings, WorkflowDefinition
+from orchestrator import Budget, Orchestrator, RunHandle, Settings, WorkflowDefinition
 from orchestrator.clock import system_clock
 from orchestrator.commands import render
+from orchestrator.contracts.money import to_nanousd
 from orchestrator.contracts.run import AgentRunResult, RunResult
 from orchestrator.errors import WorkflowInvalid
 from worker.replay import replay_run
@@ -352,3 +355,30 @@ def compare(alone: RunResult, nested: RunResult, made: str) -> None:
         assert alone.error is not None
         assert nested.error is not None
         assert alone.error.code in {nested.error.code, (nested.error.cause or {}).get("code")}, made
+
+
+# Money ----------------------------------------------------------------------------------------------------------------
+
+ASKING = """
+from worker.agent import BaseAgent, Context
+
+class Asking(BaseAgent):
+    model = "openai:emulated-small"
+
+    def execute(self, data: dict, ctx: Context) -> dict:
+        return {"text": ctx.llm(f"number {data.get('n', 0)}", max_output_tokens=50), "n": data.get("n", 0) + 1}
+"""
+LIMIT = Decimal("0.001")
+PRICES = '[[prices]]\nmodel = "openai:emulated-small"\ninput = 1\noutput = 1\n'
+
+
+def test_a_budget_of_a_run_holds_for_all_that_a_loop_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = {"id": "t", "loop": {"do": "asking", "until": "output.n > 500", "max_iterations": 600}}
+    with emulated(tmp_path, monkeypatch, ASKING, PRICES) as nf:
+        run = nf.submit(workflow(loop), {}, budget=Budget(usd=LIMIT, on_cap="fail"))
+        error, result = error_of(run), run.snapshot()
+        assert error.cause is not None
+        assert (error.code, error.cause["code"]) == ("call_failed", "budget_exceeded")
+        done = [part for part in result.agent_runs if part.called_by and part.state == "succeeded"]
+        assert 0 < len(done) < 500, error.message
+        assert 0 < result.usage.cost_nanousd <= to_nanousd(LIMIT)
