@@ -95,7 +95,7 @@ def _size_problems(workflow: WorkflowDefinition, tasks: Placed, max_depth: int |
     most = MAX_DEPTH if max_depth is None else min(max_depth, MAX_DEPTH)
     if depth > most:
         bound = " (NIGHTFLEET_MAX_CALL_DEPTH)" if most == max_depth else ""
-        yield f"{place}: it stands inside of {depth} others, and at most {most} are possible{bound}: take it apart"
+        yield f"{place}: it stands inside of {depth} others, and {most} is the most{bound}: take it apart"
 
 
 def _problems(workflow: WorkflowDefinition, tasks: Placed) -> Iterator[str]:
