@@ -13,10 +13,14 @@ from orchestrator.broker.hints import Hints
 from orchestrator.bus.addresses import Recipient, resolve
 from orchestrator.bus.rows import letter_id, packed
 from orchestrator.clock import ids
-from orchestrator.contracts.jsonvalue import dump
-from orchestrator.contracts.mail import HIGHEST, LOWEST, NORMAL, OUTSIDE, Letter, MailRecord, Sent
-from orchestrator.errors import InputInvalid, MailboxFull, RecipientEnded, RunNotFound
+from orchestrator.contracts.jsonvalue import dump, storable
+from orchestrator.contracts.mail import HIGHEST, LIMIT, LOWEST, NORMAL, OUTSIDE, Letter, MailRecord, Sent
+from orchestrator.errors import InputInvalid, MailboxFull, RecipientEnded
 from orchestrator.kernel import Kernel
+from orchestrator.store.runs import check_id, not_found
+
+#: Of a type.
+_MOST_CHARACTERS = 200
 
 
 class Messages:
@@ -40,8 +44,11 @@ class Messages:
         """Send a message to an agent of a run, where its sender is `@outside`; the same key sends it once.
 
         Raises `RunNotFound`, `UnknownRecipient`, `RunStateConflict` for a run that has ended, `RecipientEnded`, `MailboxFull`,
-        and `InputInvalid` or `ValueTooLarge` for what no message can be.
+        `IdempotencyConflict` for a key that another message had, and `InputInvalid` or `ValueTooLarge` for what no message
+        can be.
         """
+        if not type or len(type) > _MOST_CHARACTERS:
+            raise InputInvalid(f"the type of a message is a word of at most {_MOST_CHARACTERS} characters")
         if not LOWEST <= priority <= HIGHEST:
             raise InputInvalid(f"a message has a priority from {LOWEST} to {HIGHEST}, and {priority} is none")
         seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
@@ -49,10 +56,10 @@ class Messages:
             raise InputInvalid(f"ttl={ttl!r} is no duration: give seconds or a timedelta, above 0")
         plain = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
         limit = self._kernel.settings.max_message_bytes
-        text = dump(plain, what="the body of a message", limit_bytes=limit, error=InputInvalid)
+        text = dump(plain, what="the body of a message", limit_bytes=limit, error=InputInvalid, limit=LIMIT)
         [recipient] = resolve(to, self._recipients(run_id))
         identity = ids.new() if idempotency_key is None else letter_id(run_id, idempotency_key)
-        letter = Letter(identity, recipient.task, recipient.id, type, packed(text), priority, seconds)
+        letter = Letter(identity, recipient.task, recipient.id, storable(type), packed(text), priority, seconds)
         posted = self._mail.deliver(run_id, letter, sender=OUTSIDE)
         for refusal in posted.refusals:
             if refusal.why == "full":
@@ -73,9 +80,10 @@ class Messages:
         return self._mail.history(run_id)
 
     def _recipients(self, run_id: str) -> list[Recipient]:
+        check_id(run_id)
         members = self._mail.members(run_id)
         if not members:
-            raise RunNotFound(f"there is no run {run_id}")
+            raise not_found(run_id)
         ttl = self._kernel.settings.lease_ttl.total_seconds()
         cards = (card for card, _ in self._kernel.store.fleet.agents(lease_ttl_seconds=ttl))
         capabilities = {card.name: tuple(card.capabilities) for card in cards}

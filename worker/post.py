@@ -1,10 +1,14 @@
-"""The mail of the executions of one process: addresses, rows, and who is told to look when something has come."""
+"""The mail of the executions of one process: addresses, rows, and who is told to look when something has come.
+
+That may be mail, the end of what was called, or a change of what is shared. Nobody depends on being told: it spares a
+wait that its agent's other branches keep in the process the time until it looks by itself.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,6 +22,7 @@ from orchestrator.bus.database import DatabaseMail
 from orchestrator.bus.rows import packed
 from orchestrator.clock import run_id_of
 from orchestrator.contracts.effect import Entry
+from orchestrator.contracts.interest import InterestKind
 from orchestrator.contracts.mail import Filter, Letter, Look, Posted
 from orchestrator.errors import InputInvalid
 from orchestrator.observability.logging import get_logger
@@ -32,9 +37,9 @@ log = get_logger("nightfleet.mail")
 
 
 class Waiter(Protocol):
-    """Who looks for mail when it is told to."""
+    """Who looks for what it waits for when it is told to, for all of that or for one kind."""
 
-    def poke(self) -> None: ...
+    def poke(self, kind: InterestKind | None = None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -48,67 +53,105 @@ class Post:
     hints: Hints | None = None
     #: How many messages each agent has sent and received here.
     counts: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
-    _waiting: dict[str, Waiter] = field(default_factory=dict[str, Waiter])
+    #: By run and agent run.
+    _waiting: dict[str, dict[str, Waiter]] = field(default_factory=dict[str, "dict[str, Waiter]"])
+    #: Those who hear of other processes.
+    _listening: set[str] = field(default_factory=set[str])
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def parking(self, execution: Execution, events: Events, moment_seconds: float) -> Parking:
         """Give where the effects of an execution wait, mail among what they wait for."""
         parking = Parking(execution.motion, events, moment_seconds)
-        parking.mail = self.mailbox(execution.plan, parking, execution.claim.agent)
+        parking.mail = self.mailbox(execution, parking)
         return parking
 
-    def mailbox(self, plan: Plan, waiter: Waiter, agent: str) -> Mailbox:
-        """Give the mail of one execution."""
-        loaded = self.agents.agents.get(agent)
-        return Mailbox(self, plan, waiter, None if loaded is None else loaded.agent_class.RECEIVES)
-
-    def arrive(self, agent_run_id: str, waiter: Waiter) -> None:
-        """Tell an execution of its mail from now on."""
+    def mailbox(self, execution: Execution, waiter: Waiter) -> Mailbox:
+        """Give the mail of one execution, which is told from now on of what happens in this process."""
+        claim = execution.claim
         with self.lock:
-            known = agent_run_id in self._waiting
-            self._waiting[agent_run_id] = waiter
+            self._waiting.setdefault(claim.run_id, {})[claim.id] = waiter
+        loaded = self.agents.agents.get(claim.agent)
+        return Mailbox(self, execution.plan, waiter, None if loaded is None else loaded.agent_class.RECEIVES)
+
+    def listen(self, agent_run_id: str, waiter: Waiter) -> None:
+        """Tell an execution of what happens in other processes too."""
+        run_id = run_id_of(agent_run_id)
+        with self.lock:
+            known = agent_run_id in self._listening
+            self._listening.add(agent_run_id)
+            self._waiting.setdefault(run_id, {})[agent_run_id] = waiter
         if not known and self.hints is not None:
-            self.hints.listen(run_id_of(agent_run_id))
+            self.hints.listen(run_id)
 
     @contextmanager
     def told(self, agent_run_id: str) -> Generator[None]:
-        """Tell an execution of its mail, once it looks for some, until the end of a `with` block."""
+        """Tell an execution of what comes until the end of a `with` block."""
         try:
             yield
         finally:
             self._leave(agent_run_id)
 
     def _leave(self, agent_run_id: str) -> None:
+        run_id = run_id_of(agent_run_id)
         with self.lock:
-            known = self._waiting.pop(agent_run_id, None) is not None
+            known = agent_run_id in self._listening
+            self._listening.discard(agent_run_id)
+            here = self._waiting.get(run_id, {})
+            here.pop(agent_run_id, None)
+            if not here:
+                self._waiting.pop(run_id, None)
         if known and self.hints is not None:
-            self.hints.ignore(run_id_of(agent_run_id))
+            self.hints.ignore(run_id)
 
     def tell(self, run_id: str, letters: Sequence[Letter], posted: Posted) -> None:
         """Publish who was woken, and let those look that are running, here or elsewhere."""
         if posted.woken:
             self.advancer.republish(posted.woken)
-        running = set(posted.running)
-        with self.lock:
-            here = [waiter for identity in running if (waiter := self._waiting.get(identity)) is not None]
-            away = running.difference(self._waiting)
-        _poke(here)
-        if away and self.hints is not None:
-            tasks = [letter.recipient for letter in letters if letter.recipient_id in away]
-            self.hints.publish(run_id, [ALL] if len(tasks) > 1 else tasks)
+        self._tell_running(
+            run_id, {letter.recipient_id: letter.recipient for letter in letters}, posted.running, "mail"
+        )
+
+    def tell_callers(self, run_id: str, callers: Mapping[str, str]) -> None:
+        """Let those look, by id and task, that are running and have called for what has just ended."""
+        self._tell_running(run_id, callers, tuple(callers), "calls")
+
+    def tell_changed(self, run_id: str, elsewhere: bool) -> None:  # noqa: FBT001 - what is told is what came of a change
+        """Let those look that wait for a change of what their run shares: of this process, and those `elsewhere`."""
+        self._poke(self._here(run_id), "keys")
+        if elsewhere and self.hints is not None:
+            self.hints.publish(run_id, [ALL])
 
     def heard(self, run_id: str, task: str) -> None:
         """Let those look that a hint is for: all of the run, since a look costs little and a run has few here."""
         del task
-        with self.lock:
-            meant = [waiter for identity, waiter in self._waiting.items() if run_id_of(identity) == run_id]
-        _poke(meant)
+        self._poke(self._here(run_id), None)
 
     def missed(self) -> None:
         """Let all look: hints may have been lost."""
         with self.lock:
-            meant = list(self._waiting.values())
-        _poke(meant)
+            meant = [waiter for here in self._waiting.values() for waiter in here.values()]
+        self._poke(meant, None)
+
+    def _here(self, run_id: str) -> list[Waiter]:
+        with self.lock:
+            return list(self._waiting.get(run_id, {}).values())
+
+    def _tell_running(
+        self, run_id: str, tasks: Mapping[str, str], running: Collection[str], kind: InterestKind
+    ) -> None:
+        """Let those look that are running, in this process or in another one, which hears a hint."""
+        with self.lock:
+            known = self._waiting.get(run_id, {})
+            here = [known[identity] for identity in running if identity in known]
+            away = {tasks[identity] for identity in running if identity not in known}
+        self._poke(here, kind)
+        if away and self.hints is not None:
+            self.hints.publish(run_id, [ALL] if len(away) > 1 else away)
+
+    @staticmethod
+    def _poke(waiters: Iterable[Waiter], kind: InterestKind | None) -> None:
+        for waiter in waiters:
+            waiter.poke(kind)
 
     def close(self) -> None:
         """Hear no hints any more."""
@@ -126,6 +169,9 @@ class Mailbox:
     receives: Any = None
     #: The agents of tasks, as far as the rows of the run were read.
     agents: dict[str, str] = field(default_factory=dict[str, str])
+
+    def listen(self, claim: Claim) -> None:
+        self.post_office.listen(claim.id, self.waiter)
 
     def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
         plan = self.plan
@@ -174,7 +220,7 @@ class Mailbox:
 
     def look(self, claim: Claim, wanted: Filter, most: int) -> Look:
         # Before the first look, so that whatever comes after it is told.
-        self.post_office.arrive(claim.id, self.waiter)
+        self.listen(claim)
         return self.post_office.mail.look(claim, wanted, most)
 
     def take(self, claim: Claim, entry: Entry, numbers: Sequence[int]) -> bool:
@@ -195,8 +241,3 @@ class Mailbox:
     def _count(self, claim: Claim, direction: str, messages: int) -> None:
         with self.post_office.lock:
             self.post_office.counts[claim.agent, direction] += messages
-
-
-def _poke(waiters: Iterable[Waiter]) -> None:
-    for waiter in waiters:
-        waiter.poke()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.advance import Advancer
 from orchestrator.clock import system_clock
 from orchestrator.contracts.run import AgentRunState, ErrorInfo
+from orchestrator.contracts.subwork import parent_task
 from orchestrator.contracts.workflow import Fallback
 from orchestrator.errors import AgentCrashed, ClaimLost, NightfleetError
 from orchestrator.failpoints import failpoint
@@ -43,6 +45,8 @@ class Settlement:
     settings: Settings
     meter: Meter
     redact: Redact
+    #: Tells callers of a run that are running to look, by id and task.
+    tell_callers: Callable[[str, Mapping[str, str]], None]
     worker_id: str
 
     def death(self, execution: Execution, how: str) -> Verdict:
@@ -145,8 +149,11 @@ class Settlement:
         return verdict
 
     def _count_end(self, execution: Execution, finished: Finish) -> None:
+        claim = execution.claim
         if finished.ended:
-            self.meter.run_ended(execution.claim.run_id, finished.state)
+            self.meter.run_ended(claim.run_id, finished.state)
+        if finished.callers:
+            self.tell_callers(claim.run_id, dict.fromkeys(finished.callers, parent_task(claim.task) or claim.task))
 
     def _requeue(self, execution: Execution, verdict: Retrying, info: str, **how: Any) -> Verdict:
         failpoint("before_requeue")

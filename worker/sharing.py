@@ -14,6 +14,7 @@ from orchestrator.contracts.shared import Change, Look
 from orchestrator.errors import NightfleetError
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.store import Store
+from worker.post import Post
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class ClaimSharing:
     claim: Claim
     #: Publishes what a change has queued in a run; what is not published now is the sweep's.
     publish: Callable[[str], None] = lambda _: None
+    #: Lets those of a run look that wait for a change and are running here; with the second, elsewhere too.
+    tell: Callable[[str, bool], None] = lambda _, __: None
 
     def look(self, look: Look) -> JsonValue:
         return self.store.look(self.claim.run_id, look)
@@ -32,6 +35,7 @@ class ClaimSharing:
         changed = self.store.change(self.claim, change, entry)
         if changed.woken:
             self.publish(self.claim.run_id)
+        self.tell(self.claim.run_id, changed.watched)
         return changed.outcome
 
     def turn(self, namespace: str, key: str) -> AbstractContextManager[None]:
@@ -41,7 +45,7 @@ class ClaimSharing:
         return self.store.line(self.claim.run_id, namespace, key, lost=lost)
 
 
-def sharing_of(store: Store, advancer: Advancer, claim: Claim) -> ClaimSharing:
+def sharing_of(store: Store, advancer: Advancer, post: Post, claim: Claim) -> ClaimSharing:
     """Give what a claim shares in an installation."""
 
     def publish(run_id: str) -> None:
@@ -49,4 +53,4 @@ def sharing_of(store: Store, advancer: Advancer, claim: Claim) -> ClaimSharing:
         with suppress(NightfleetError):
             advancer.republish(store.repairs.take_due([run_id]))
 
-    return ClaimSharing(store.shared, claim, publish)
+    return ClaimSharing(store.shared, claim, publish, post.tell_changed)

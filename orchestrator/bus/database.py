@@ -17,14 +17,15 @@ from orchestrator.bus.rows import (
     refusal_of,
     results_of,
     send_from,
+    unpacked,
 )
 from orchestrator.contracts.effect import Entry
 from orchestrator.contracts.mail import OUTSIDE, AgentMessage, Filter, Letter, Look, MailRecord, Posted
-from orchestrator.errors import RunStateConflict
+from orchestrator.errors import IdempotencyConflict, RunStateConflict
 from orchestrator.group_commit import GroupCommit
 from orchestrator.journal.database import Answer, DatabaseJournal, Write, each_once
 from orchestrator.store.agent_runs import Claim
-from orchestrator.store.database import Database, Session
+from orchestrator.store.database import Database, Row, Session
 
 _HISTORY_PAGE = 500
 
@@ -98,11 +99,15 @@ class DatabaseMail:
     def deliver(self, run_id: str, letter: Letter, *, sender: str = OUTSIDE) -> Posted:
         """Send a letter to an agent run from outside of it, once for each id of a letter.
 
-        Raises `RunStateConflict` for a run that has ended.
+        Raises `RunStateConflict` for a run that has ended, and `IdempotencyConflict` where another letter has this id.
         """
 
         def work(session: Session) -> Posted:
             row = session.row("lock_active_run", run_id=run_id)
+            known = session.row("mail_known", id=letter.id)
+            if known is not None:
+                # Also when the run or its recipient has ended since: it was sent.
+                return _same(known, letter)
             if row is None:
                 raise RunStateConflict(f"run {run_id} has ended: nobody in it receives messages any more")
             refusal = refusal_of(session, letter, self._most)
@@ -121,7 +126,7 @@ class DatabaseMail:
     def members(self, run_id: str) -> list[tuple[str, str, str]]:
         """Give id, task and agent of the agent runs of a run."""
         rows = self._database.execute(lambda session: session.rows("mail_members", run_id=run_id))
-        return [(row[0], row[1], row[7]) for row in rows]
+        return [(row[0], row[1], row[2]) for row in rows]
 
     def history(self, run_id: str) -> Iterator[MailRecord]:
         """Give all messages of a run, in the order in which they were sent."""
@@ -160,3 +165,14 @@ class DatabaseMail:
         if self._database.dialect == "postgresql":
             return results_of(postings, session.rows("mail_record", **parameters_of_postings(postings, self._most)))
         return {posting.key: post_one(session, posting, self._most) for posting in postings}
+
+
+def _same(known: Row, letter: Letter) -> Posted:
+    """Give what came of sending a letter that was sent before; raises `IdempotencyConflict` for another one."""
+    recipient_id, kind, body = known
+    if (recipient_id, kind) != (letter.recipient_id, letter.type) or unpacked(body) != unpacked(letter.body):
+        raise IdempotencyConflict(
+            f"another message was sent to this run with this idempotency key, as {letter.id}: each message needs its own",
+            details={"message_id": letter.id},
+        )
+    return Posted()

@@ -1,21 +1,21 @@
-"""What the sweep does for mail: messages that nobody will receive, and agent runs that nobody will send one."""
+"""What the sweep does for mail: messages that nobody will receive, and agent runs that nobody will bring what they wait for."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 
-from orchestrator.bus.rows import member_of, packed, send_from
-from orchestrator.bus.stuck import Member, stuck
-from orchestrator.clock import ids
+from orchestrator.bus.rows import member_of, packed, send_from, wake
+from orchestrator.bus.stuck import Member, held_up, stuck
+from orchestrator.clock import ids, run_id_of
 from orchestrator.contracts.dispatch import Dispatch
-from orchestrator.contracts.mail import HIGHEST, RUNTIME, Letter
+from orchestrator.contracts.mail import HIGHEST, OUTSIDE, RUNTIME, Letter
 from orchestrator.errors import NoMessageCanCome
 from orchestrator.store.database import Database, Session
 
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
-_STUCK_PAGE = 500
+_STUCK_PAGE = 200
 
 
 class Stranded:
@@ -32,7 +32,7 @@ class Stranded:
         )
 
     def release_stuck(self, runs: Collection[str] | None = None) -> list[Dispatch]:
-        """Tell agent runs that no message can come any more for which they wait; of `runs` only, if given.
+        """Tell agent runs that nobody can bring any more what they wait for; of `runs` only, if given.
 
         Gives them, to be published.
         """
@@ -40,29 +40,44 @@ class Stranded:
         woken: list[Dispatch] = []
         after = _FIRST_ID
         while True:
-            place = {"after": after, "most": _STUCK_PAGE}
+            place = {"after": after, "most": _STUCK_PAGE, "outside": OUTSIDE}
             rows = self._database.execute(lambda session, place=place: session.rows(look, **place))
-            for (run_id,) in rows:
-                if runs is None or run_id in runs:
-                    woken += self._release_stuck_of(run_id)
+            found = [run_id for (run_id,) in rows if runs is None or run_id in runs]
+            for run_id, members in self._members(found).items():
+                if stuck(members):
+                    woken += self._database.transact(partial(_tell_stuck, run_id=run_id, members=members))
             if len(rows) < _STUCK_PAGE:
                 return woken
             after = rows[-1][0]
 
-    def _release_stuck_of(self, run_id: str) -> list[Dispatch]:
-        rows = self._database.execute(lambda session: session.rows("mail_members", run_id=run_id))
-        members = {row[0]: member_of(row) for row in rows}
-        woken: list[Dispatch] = []
-        for identity, error in stuck(list(members.values())).items():
-            tell = partial(self._tell_stuck, run_id=run_id, member=members[identity], error=error)
-            woken += self._database.transact(tell)
-        return woken
+    def _members(self, run_ids: Sequence[str]) -> dict[str, list[Member]]:
+        rows = self._database.execute(lambda session: session.rows("mail_waiters", run_ids=list(run_ids)))
+        found: dict[str, list[Member]] = {}
+        for row in rows:
+            found.setdefault(run_id_of(row[0]), []).append(member_of(row))
+        return found
 
-    def _tell_stuck(self, session: Session, *, run_id: str, member: Member, error: NoMessageCanCome) -> list[Dispatch]:
-        if session.row("lock_active_run", run_id=run_id) is None:
-            return []
-        if session.row("mail_waiting_still", id=member.id, epoch=member.epoch) is None:
-            return []
-        body = packed(json.dumps(error.to_data()))
-        letter = Letter(ids.new(), member.task, member.id, "error", body, priority=HIGHEST)
-        return list(send_from(session, self._database.dialect, run_id, RUNTIME, letter).woken)
+
+def _tell_stuck(session: Session, *, run_id: str, members: Sequence[Member]) -> list[Dispatch]:
+    """Tell those of a run who are stuck, if all that hold them up are as they were: else somebody may help them by now."""
+    if session.row("lock_active_run", run_id=run_id) is None:
+        return []
+    seen = held_up(members)
+    held = {row[0]: (row[1], row[2]) for row in session.rows("hold_agent_runs", ids=sorted(seen))}
+    if any(held.get(identity) != (state.value, epoch) for identity, (state, epoch) in seen.items()):
+        return []
+    told = stuck(members)
+    return [
+        dispatch
+        for member in members
+        if member.id in told
+        for dispatch in _tell(session, run_id, member, told[member.id])
+    ]
+
+
+def _tell(session: Session, run_id: str, member: Member, error: NoMessageCanCome) -> tuple[Dispatch, ...]:
+    body = packed(json.dumps(error.to_data()))
+    letter = Letter(ids.new(), member.task, member.id, "error", body, priority=HIGHEST)
+    woken = send_from(session, session.dialect, run_id, RUNTIME, letter).woken
+    # One that waits for a change listens for no mail: it is woken all the same, and finds it.
+    return woken or wake(session, member.id)

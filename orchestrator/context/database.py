@@ -53,6 +53,9 @@ class _Write:
         return len(self.body or b"") + sum(len(content.plain) for content in self.contents)
 
 
+#: For how long others tell of changes after a look of somebody who stays in a process and looks again and again.
+_WATCHED_SECONDS = 20.0
+
 #: A key: of which run, in which namespace.
 _Key = tuple[str, str, str]
 #: Of a row of the journal.
@@ -80,6 +83,8 @@ class DatabaseShared:
         self._lines = Lines(self._database)
 
     def look(self, run_id: str, look: Look) -> JsonValue:
+        if look.stays and self._database.dialect == "postgresql":  # embedded, there is no other process
+            self._database.execute(lambda session: session.run("shared_watch", run_id=run_id, seconds=_WATCHED_SECONDS))
         return self._reading.look(run_id, look)
 
     def everything(self, run_id: str) -> Iterator[dict[str, Any]]:
@@ -141,13 +146,15 @@ class _Transaction:
     #: What stands in places of the journal and is not to be replaced.
     _taken: set[tuple[str, Slot]] = field(default_factory=set[tuple[str, Slot]])
     _epochs: dict[str, int] = field(default_factory=dict[str, int])
+    _watched: set[str] = field(default_factory=set[str])
     #: Those who wait for a change, by run, with what they wait for.
     _listeners: dict[str, dict[str, list[Any]]] = field(default_factory=dict[str, dict[str, list[Any]]])
     _writing: Writing = field(default_factory=Writing)
 
     def make(self, group: Sequence[_Write]) -> list[_Answer]:
         held = hold(self.session, {write.claim.run_id for write in group})
-        self._totals = {run_id: Totals(*row) for run_id, row in held.items()}
+        self._totals = {run_id: Totals(*row[:3]) for run_id, row in held.items()}
+        self._watched = {run_id for run_id, row in held.items() if row[3]}
         counted = {run_id: totals.changes for run_id, totals in self._totals.items()}
         self._hold_agent_runs(group)
         self._read(group)
@@ -216,7 +223,9 @@ class _Transaction:
         if made is not None:
             self._heads[write.key] = Head(made.version, made.present)
             self._add_version(write, made)
-        return Changed(entry.outcome, made is not None and self._wake(write))
+        if made is None:
+            return Changed(entry.outcome)
+        return Changed(entry.outcome, woken=self._wake(write), watched=claim.run_id in self._watched)
 
     def _row_of(self, write: _Write) -> Row | None:
         """Give what stands in the place of a change in the journal, where that is not to be replaced."""

@@ -15,11 +15,18 @@ JsonValue = Any
 _SCALARS = (str, int, float, bool, type(None))
 
 
-def dump(value: JsonValue, *, what: str, limit_bytes: int, error: type[NightfleetError] = OutputInvalid) -> str:
+def dump(
+    value: JsonValue,
+    *,
+    what: str,
+    limit_bytes: int,
+    error: type[NightfleetError] = OutputInvalid,
+    limit: str = "NIGHTFLEET_MAX_VALUE_BYTES",
+) -> str:
     """Give `value` as compact JSON text of at most `limit_bytes`; raise `error` naming the place of what is no JSON.
 
-    `what` begins the messages ("the output of agent 'reader'"). Text that Postgres cannot store (U+0000, half of a
-    surrogate pair) is refused here, by place, rather than there.
+    `what` begins the messages ("the output of agent 'reader'"), `limit` is the setting that they name. Text that Postgres
+    cannot store (U+0000, half of a surrogate pair) is refused here, by place, rather than there.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -34,7 +41,7 @@ def dump(value: JsonValue, *, what: str, limit_bytes: int, error: type[Nightflee
     if size > limit_bytes:
         raise ValueTooLarge(
             f"{what} has {size:,} bytes, the limit is {limit_bytes:,}: pass a reference to it (a path, an URL), or raise "
-            f"NIGHTFLEET_MAX_VALUE_BYTES"
+            f"{limit}"
         )
     return text
 

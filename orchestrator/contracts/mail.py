@@ -24,6 +24,10 @@ RUNTIME = "@nightfleet"
 LOWEST, NORMAL, HIGHEST = 0, 4, 9
 
 
+#: The setting that bounds a body.
+LIMIT = "NIGHTFLEET_MAX_MESSAGE_BYTES"
+
+
 class MailState(StrEnum):
     """`dead`: nobody will receive it, its `reason` says why."""
 

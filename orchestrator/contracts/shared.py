@@ -64,6 +64,8 @@ class Look(Value):
     key: str = ""
     since: int = 0
     limit: int = Field(default=MOST_VALUES, ge=1, le=MOST_VALUES)
+    #: Whoever asks stays in its process until there is an answer: who changes something in another one is to tell it.
+    stays: bool = False
 
 
 class Change(Value):
@@ -82,10 +84,14 @@ class Change(Value):
 
 
 class Changed(NamedTuple):
-    """What came of a change: the outcome that is recorded, and whether it has queued who waited for it, to be published."""
+    """What came of a change: the outcome that is recorded, and whether it has queued who waited for it, to be published.
+
+    `watched`: somebody waits for a change of what this run shares in a process, perhaps in another one.
+    """
 
     outcome: JsonValue
     woken: bool = False
+    watched: bool = False
 
 
 def checked_key(key: Any) -> str:

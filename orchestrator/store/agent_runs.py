@@ -86,13 +86,14 @@ class Outcome:
 class Finish:
     """What the end of an agent run set free. `undecided` says that a condition waits for `advance`.
 
-    `state` is what the run has ended as, if it has.
+    `state` is what the run has ended as, if it has. `callers` are running, and have called for what has an outcome now.
     """
 
     ended: bool
     undecided: bool
     released: tuple[Dispatch, ...]
     state: RunState = RunState.SUCCEEDED
+    callers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,11 @@ class Session:
         self._database = database
         self._connection = connection
 
+    @property
+    def dialect(self) -> str:
+        """`postgresql` or `sqlite`."""
+        return self._database.dialect
+
     def rows(self, statement: str, **parameters: Any) -> list[Row]:
         """Run a named statement and give all its rows."""
         cursor = self._execute(statement, parameters)

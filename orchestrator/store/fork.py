@@ -15,6 +15,7 @@ from orchestrator.planning.fork import Beginning, beginning
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.creation import Creation, NewRun, Place, database_now
 from orchestrator.store.database import Database, Session
+from orchestrator.store.mail_past import copy_mail
 from orchestrator.store.runs import Runs, not_found
 from orchestrator.store.shared_past import copy_shared
 
@@ -99,7 +100,12 @@ def _begin(session: Session, new: NewFork, begin: Beginning) -> list[Dispatch]:
     # What somebody has redriven a task with holds for as long as all before it is what it was.
     redriven = [*begin.kept, *(position for position in begin.first if position not in new.given)]
     session.run("copy_inputs", run_id=new.id, source=new.source, positions=redriven)
-    copy_shared(session, new.source, new.id, [plan.tasks[position].id for position in begin.kept])
+    kept = {plan.tasks[position].id for position in begin.kept}
+    copy_shared(session, new.source, new.id, kept)
+    settled = {*begin.kept, *begin.skipped}
+    open_ones = (position for position in range(len(plan.tasks)) if position not in settled)
+    anew = {plan.tasks[position].id: plan.id_at(new.id, position) for position in open_ones}
+    copy_mail(session, new.source, new.id, kept=kept, anew=anew, now=database_now(session))
     for position in begin.skipped:
         session.run("skip_row", id=plan.id_at(new.id, position))
     for position, left in begin.left.items():

@@ -211,7 +211,7 @@ class Runs:
         Where it did what can be undone, it ends after that; it counts as ended from now on. `if_so` is asked when nobody
         else can change the run any more; if it says no, nothing is done.
         """
-        _check_id(run_id)
+        check_id(run_id)
 
         def work(session: Session) -> bool:
             workflow_id = _lock_open(session, run_id)
@@ -243,7 +243,7 @@ class Runs:
 
     def abandon(self, run_id: str) -> bool:
         """End a run that is being undone, at once: what is not undone stays as it is. False for every other run."""
-        _check_id(run_id)
+        check_id(run_id)
         return self._database.transact(lambda session: abandon_undoing(session, run_id))
 
     def reopen(self, run_id: str, also: Callable[[Session], None] | None = None) -> tuple[Dispatch, ...]:
@@ -253,7 +253,7 @@ class Runs:
         is done in the same transaction, before anything is queued; what it raises leaves the run as it is.
         Raises `RunNotFound`, and `RunStateConflict` for what cannot be opened.
         """
-        _check_id(run_id)
+        check_id(run_id)
 
         def work(session: Session) -> tuple[Dispatch, ...]:
             row = session.row("lock_run", run_id=run_id)
@@ -274,7 +274,7 @@ class Runs:
 
     def head(self, run_id: str) -> Head:
         """Give the run's own row; raises `RunNotFound`."""
-        _check_id(run_id)
+        check_id(run_id)
         row = self._database.execute(lambda session: session.row("run_head", run_id=run_id))
         if row is None:
             raise not_found(run_id)
@@ -286,7 +286,7 @@ class Runs:
 
     def state(self, run_id: str) -> RunState:
         """Give the run's state; raises `RunNotFound`."""
-        _check_id(run_id)
+        check_id(run_id)
         row = self._database.execute(lambda session: session.row("run_pulse", run_id=run_id))
         if row is None:
             raise not_found(run_id)
@@ -318,7 +318,8 @@ class Runs:
         return self._database.execute(lambda session: session.rows("events_after", run_id=run_id, after=after))
 
 
-def _check_id(run_id: str) -> None:
+def check_id(run_id: str) -> None:
+    """Raise `RunNotFound` for a text that is no id."""
     # Postgres would refuse the text as no UUID, SQLite would find nothing.
     if not _ID.fullmatch(run_id):
         raise not_found(run_id)

@@ -11,7 +11,10 @@ from orchestrator.store.database import Row, Session
 
 
 def hold(session: Session, run_ids: Collection[str]) -> dict[str, Row]:
-    """Hold what some runs share, and give what it comes to: changes, keys and bytes, by run. Before any agent run is held."""
+    """Hold what some runs share, before any agent run is held.
+
+    Gives what it comes to, by run: changes, keys and bytes; and whether somebody waits for a change in a process.
+    """
     wanted = sorted(run_ids)
     rows = {row[0]: row[1:] for row in session.rows("shared_hold", run_ids=wanted)}
     if missing := [run_id for run_id in wanted if run_id not in rows]:

@@ -1,9 +1,10 @@
-"""What a fork begins with of what its run has shared: that which the tasks that it keeps have written."""
+"""What a fork begins with of what its run has shared: that which the tasks that it keeps, and their sub-work, have written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from orchestrator.contracts.subwork import root_task
 from orchestrator.journal.encoding import expand, references
 from orchestrator.store.database import Row, Session
 
@@ -13,11 +14,14 @@ _VERSIONS = ("run_id", "namespace", "key", "version", "tenant_id", "number", "bo
 _KEYS = ("run_id", "namespace", "key", "tenant_id", "version", "number", "present")
 
 
-def copy_shared(session: Session, source: str, run_id: str, tasks: Sequence[str]) -> None:
-    """Write for a new run what some tasks of another one have written, in the order in which they did.
+def copy_shared(session: Session, source: str, run_id: str, kept: Collection[str]) -> None:
+    """Write for a new run what some tasks of another one have written, and what they had called, in the order in which they did.
 
     Versions count anew, without those of other tasks: they have not happened yet.
     """
+    tasks = [row[0] for row in session.rows("shared_writers", run_id=source) if root_task(row[0]) in kept]
+    if not tasks:
+        return
     heads: dict[tuple[str, str], tuple[str, int, int, bool]] = {}
     number = size = since = 0
     while rows := _page(session, source, since, tasks):

@@ -65,6 +65,14 @@ class _Held:
 
 
 @dataclass(frozen=True, slots=True)
+class _Freed:
+    """What ends have queued, and the callers that are running and may look at once."""
+
+    released: tuple[Dispatch, ...] = ()
+    callers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _End:
     """A request to record how an agent run of sub-work has ended."""
 
@@ -189,7 +197,7 @@ def end_one(session: Session, agent_run_id: str, parent_id: str, subwork_id: str
     """Count an agent run of sub-work that has just failed, in a transaction that holds the run alone; gives what is queued."""
     held = _hold(session, [parent_id])
     stop_below(session, [agent_run_id])
-    return _counted(session, {subwork_id: (1, 1)}, held)
+    return _counted(session, {subwork_id: (1, 1)}, held).released
 
 
 def calls_have_ended(session: Session, claim: Claim, data: Sequence[JsonValue]) -> bool:
@@ -301,8 +309,7 @@ def _end_in(session: Session, group: Sequence[_End]) -> list[Finish | None]:
             if end.asked:
                 stop_below(session, [end.claim.id])
     ends = {key: (count["ended"], count["failed"]) for key, count in counts.items()}
-    released = _counted(session, ends, held)
-    return _shared(done, released)
+    return _shared(done, _counted(session, ends, held))
 
 
 def _finish_row(session: Session, end: _End) -> bool:
@@ -310,13 +317,14 @@ def _finish_row(session: Session, end: _End) -> bool:
     return session.run("finish_row", id=end.claim.id, epoch=end.claim.epoch, **values) == 1
 
 
-def _shared(done: Sequence[bool], released: tuple[Dispatch, ...]) -> list[Finish | None]:
+def _shared(done: Sequence[bool], freed: _Freed) -> list[Finish | None]:
     """Give each end its answer; what all of them set free is told to the first that was recorded."""
     answers: list[Finish | None] = []
     for recorded in done:
-        answers.append(Finish(ended=False, undecided=False, released=released) if recorded else None)
+        finish = Finish(ended=False, undecided=False, released=freed.released, callers=freed.callers)
+        answers.append(finish if recorded else None)
         if recorded:
-            released = ()
+            freed = _Freed()
     return answers
 
 
@@ -326,11 +334,10 @@ def _hold(session: Session, ids: Sequence[str]) -> dict[str, _Held]:
     return {row[0]: _Held(AgentRunState(row[1]), row[3]) for row in rows}
 
 
-def _counted(
-    session: Session, counts: Mapping[str, tuple[int, int]], held: Mapping[str, _Held]
-) -> tuple[Dispatch, ...]:
+def _counted(session: Session, counts: Mapping[str, tuple[int, int]], held: Mapping[str, _Held]) -> _Freed:
     """Count ends of sub-work whose callers are held; gives what is queued by that: the next ones, or who waits for all."""
     found: list[Dispatch] = []
+    running: list[str] = []
     for identity in sorted(counts):
         ended, failed = counts[identity]
         row = session.row("count_ends", id=identity, ended=ended, failed=failed)
@@ -348,7 +355,9 @@ def _counted(
         session.run("close_subwork", id=identity, state=(SubworkState.FAILED if fails else SubworkState.DONE).value)
         if held[parent_id].waits_for(identity):
             found += _wake(session, parent_id)
-    return tuple(found)
+        elif held[parent_id].state is AgentRunState.RUNNING:
+            running.append(parent_id)
+    return _Freed(tuple(found), tuple(dict.fromkeys(running)))
 
 
 def _release(session: Session, identity: str, first: int, most: int) -> tuple[Dispatch, ...]:

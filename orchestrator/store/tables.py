@@ -528,6 +528,8 @@ shared_context = Table(
     Column("changes", Long, nullable=False),
     Column("keys", Integer, nullable=False),
     Column("bytes", Long, nullable=False),
+    #: Until then whoever changes something tells other processes: somebody waits for it in one of them.
+    Column("watched_until", Time),
     postgresql_with={"fillfactor": 50},
 )
 

@@ -1,7 +1,8 @@
 """Receives messages from outside: proves who sends, does what is asked for once, and answers in JSON.
 
-A message that comes again gets the reply that it got. What is done is safe to be done twice by itself (a run has the message's
-id for a key, a question takes one answer), so that a kill between the act and its memory repeats nothing.
+A message that comes again gets the reply that it got. What is done is safe to be done twice by itself (a run and a message to
+an agent have the message's id for a key, a question takes one answer), so that a kill between the act and its memory repeats
+nothing.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ from orchestrator.contracts.budget import Charge
 from orchestrator.errors import (
     AnswerRefused,
     IdempotencyConflict,
+    MailboxFull,
     NightfleetError,
     QuestionNotFound,
+    RecipientEnded,
     RunNotFound,
+    RunStateConflict,
     ServiceUnavailable,
     SettingsInvalid,
+    UnknownRecipient,
     UsageError,
     ValueTooLarge,
 )
@@ -32,7 +37,6 @@ from orchestrator.planning.decide import decide
 from orchestrator.planning.files import resolve_workflow
 from orchestrator.service import Service
 from orchestrator.store.receipts import Known, Received
-from orchestrator.webhooks.messages import Messages
 from orchestrator.webhooks.signing import (
     NotAuthentic,
     SecretInvalid,
@@ -55,7 +59,10 @@ _VERIFY = {"standard": verify_standard, "github": verify_github, "stripe": verif
 _STATUS: tuple[tuple[type[NightfleetError], int], ...] = (
     (QuestionNotFound, 404),
     (RunNotFound, 404),
+    (UnknownRecipient, 404),
     (AnswerRefused, 409),
+    (RunStateConflict, 409),
+    (RecipientEnded, 409),
     (ValueTooLarge, 413),
     (UsageError, 422),
 )
@@ -98,29 +105,22 @@ class Message:
 class Receiver:
     """Handles messages of the sources that it is made with; thread-safe.
 
-    Its making raises `SettingsInvalid` for a secret that is missing or none, and for a rule that sends messages where there is
-    no bus, and what a workflow raises that cannot be run.
+    Its making raises `SettingsInvalid` for a secret that is missing or none, and what a workflow raises that cannot be run.
     """
 
     def __init__(
         self,
         service: Service,
         sources: Mapping[str, Source],
-        messages: Messages | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._service = service
         self._sources = sources
-        self._messages = messages
         self._receipts = service.kernel.store.receipts
         self._keys = {name: _keys(name, source, environment) for name, source in sources.items()}
-        rules = [(name, rule) for name, source in sources.items() for rule in source.rules]
-        if messages is None and (sending := [name for name, rule in rules if rule.send is not None]):
-            raise SettingsInvalid(
-                f"webhooks: source {sending[0]} sends messages to agents, and there is no bus for them"
-            )
+        rules = [rule for source in sources.values() for rule in source.rules]
         self._workflows = {
-            rule.submit.workflow: resolve_workflow(rule.submit.workflow) for _, rule in rules if rule.submit is not None
+            rule.submit.workflow: resolve_workflow(rule.submit.workflow) for rule in rules if rule.submit is not None
         }
 
     def most_bytes(self, source: str) -> int | None:
@@ -177,7 +177,10 @@ class Receiver:
     def _first_time(self, source: Source, message: Message, target: str | None) -> Reply:
         try:
             outcome = self._act(source, message, target)
-        except UsageError as error:
+        except MailboxFull as error:
+            self._receipts.let_go(message.received)
+            return _refused(503, error.code, error.message, _AWAY_SECONDS)
+        except (UsageError, RecipientEnded) as error:
             # Whoever sends it again may have more luck: a question may be asked by then, a workflow corrected.
             self._receipts.let_go(message.received)
             log.warning("a message from %s cannot be done: %s", message.received.source, error.message)
@@ -244,17 +247,13 @@ class Receiver:
         return {"status": "submitted", "run_id": run_id}
 
     def _send(self, rule: SendRule, message: Message) -> dict[str, Any]:
-        assert self._messages is not None
         given = filled(rule.model_dump(), message.roots)
-        run_id, kind = _text(given["run"], "run"), given["type"]
-        sent = self._messages.send(
-            run_id,
-            _text(given["to"], "to"),
-            given["body"],
-            type=None if kind is None else _text(kind, "type"),
-            idempotency_key=message.key,
-            by=message.by,
-        )
+        run_id, to, kind = (_text(given[name], name) for name in ("run", "to", "type"))
+        try:
+            sent = self._service.messages.send(run_id, to, given["body"], type=kind, idempotency_key=message.key).id
+        except IdempotencyConflict as error:
+            # As for a submit.
+            sent = str(error.details["message_id"])
         return {"status": "sent", "message_id": sent, "run_id": run_id}
 
 

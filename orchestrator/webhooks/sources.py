@@ -59,12 +59,12 @@ class SubmitRule(Value):
 
 
 class SendRule(Value):
-    """Send a message to an agent of a run."""
+    """Send a message to an agent of a run, who gets it from `@outside`; `to` is a task, an agent or a capability."""
 
     run: str
     to: str
     body: Any = "${body}"
-    type: str | None = None
+    type: str = "message"
 
 
 class Rule(Value):

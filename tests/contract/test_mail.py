@@ -10,16 +10,21 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
-from steps import DONE, Steps, ago, plan_of, race, spread, task
+from steps import DONE, WORKER, Steps, ago, plan_of, race, spread, task
 
 from orchestrator.bus.database import DatabaseMail
 from orchestrator.bus.rows import letter_id, packed
 from orchestrator.bus.stranded import Stranded
+from orchestrator.bus.stuck import Member
 from orchestrator.clock import ids
 from orchestrator.contracts.effect import Entry, EntryState, Slot, fingerprint
 from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.mail import OUTSIDE, RUNTIME, Filter, Found, Letter, MailState, Posted
+from orchestrator.contracts.shared import watch_of
+from orchestrator.contracts.subwork import Order
 from orchestrator.errors import ClaimLost, JournalConflict, RunStateConflict
+from orchestrator.journal.encoding import pack
+from orchestrator.journal.rows import columns_of
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.readings import Readings
 from orchestrator.store.store import Store
@@ -81,6 +86,16 @@ class Talk:
 @pytest.fixture
 def talk(steps: Steps) -> Talk:
     return Talk(steps)
+
+
+def called(steps: Steps, claim: Claim) -> Claim:
+    """Give the claim of an agent run that a claim has called."""
+    begun = Entry(Slot("", 900), "call", fingerprint("call", None), EntryState.BEGUN)
+    columns = columns_of(claim, pack(begun, limit_bytes=1000).entry)
+    [ready] = steps.store.subwork.begin(claim, steps.plan, Order("helper", ("1",)), columns, most=10).ready
+    found = steps.store.agent_runs.claim(ready.id, WORKER)
+    assert found is not None
+    return found
 
 
 def letter(steps: Steps, run_id: str, to: str, body: Any = None, **fields: Any) -> Letter:
@@ -461,7 +476,64 @@ def test_who_may_get_a_message_still_is_left_alone(talk: Talk) -> None:
     talk.suspend("b", Filter(sender="c"))
     assert Stranded(talk.steps.store.database).release_stuck() == [], "c runs"
     talk.steps.finish(talk.claims["c"], DONE)
-    assert len(Stranded(talk.steps.store.database).release_stuck()) == 2
+    told = Stranded(talk.steps.store.database).release_stuck()
+    assert [each.id for each in told] == [talk.claims["b"].id], "a may get one when b does without"
+    talk.claims["b"] = talk.steps.claim(talk.run_id, "b")
+    assert Stranded(talk.steps.store.database).release_stuck() == [], "b runs"
+    talk.steps.finish(talk.claims["b"], DONE)
+    assert [each.id for each in Stranded(talk.steps.store.database).release_stuck()] == [talk.claims["a"].id]
+
+
+class LateStranded(Stranded):
+    """Looks at a run, and is overtaken by what wakes one of its agents."""
+
+    def _members(self, run_ids: Sequence[str]) -> dict[str, list[Member]]:
+        found = super()._members(run_ids)
+        [waiting] = [member.id for members in found.values() for member in members if member.task == "b"]
+        self._database.execute(lambda session: session.row("mail_wake", id=waiting))
+        return found
+
+
+def test_nobody_is_told_when_one_of_those_who_hold_him_up_goes_on_meanwhile(talk: Talk) -> None:
+    talk.steps.finish(talk.claims["c"], DONE)
+    talk.suspend("a", Filter(sender="b"))
+    talk.suspend("b", Filter(sender="a"))
+    assert LateStranded(talk.steps.store.database).release_stuck() == []
+    assert talk.state("a") == "suspended"
+
+
+@pytest.mark.parametrize("other_goes_on", [False, True])
+def test_a_call_whose_agent_waits_for_its_caller_is_told_to_that_agent(talk: Talk, other_goes_on: bool) -> None:
+    if not other_goes_on:
+        talk.steps.finish(talk.claims["c"], DONE)
+    child = called(talk.steps, talk.claims["a"])
+    look = talk.mail.look(child, Filter(sender="a"), 1)
+    talk.steps.store.waits.suspend(
+        child, left_seconds=None, waiting_for="mail", interests=[Filter(sender="a").interest(look.seen)]
+    )
+    talk.suspend("b", Filter(sender="a"))
+    calling = Interest("calls", {"subwork": str(child.subwork_id)})
+    talk.steps.store.waits.suspend(talk.claims["a"], left_seconds=None, waiting_for="calls", interests=[calling])
+    told = Stranded(talk.steps.store.database).release_stuck()
+    assert [each.id for each in told] == [child.id], "a goes on when that has ended, and may send to b"
+    [found] = talk.mail.look(child, Filter(sender="a"), 1).found
+    assert "a-1 waits for a; a waits for a-1, which it has called" in found.message.body["message"]
+    assert found.message.body["details"] == {"waits": {"a-1": ["a"], "a": ["a-1"]}}
+
+
+def test_a_wait_for_a_change_that_nobody_can_make_is_woken_with_the_reason(talk: Talk) -> None:
+    talk.steps.finish(talk.claims["c"], DONE)
+    talk.suspend("b", Filter(sender="a"))
+    watching = Interest("keys", watch_of("", "plan", prefix=False, since=0))
+    talk.steps.store.waits.suspend(talk.claims["a"], left_seconds=None, waiting_for="keys", interests=[watching])
+    told = Stranded(talk.steps.store.database).release_stuck()
+    assert {each.id for each in told} == {talk.claims["a"].id, talk.claims["b"].id}
+    talk.claims["a"] = talk.steps.claim(talk.run_id, "a")
+    message = talk.found("a", Filter(sender=RUNTIME)).message
+    assert (
+        "no change can come any more: a waits for a change of 'plan' by b, c, which has succeeded"
+        in message.body["message"]
+    )
 
 
 def test_a_suspension_for_mail_belongs_to_its_claim(talk: Talk) -> None:

@@ -9,12 +9,15 @@ from datetime import timedelta
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from steps import DONE, FAILED, Steps, ago, change, plan_of, race, task
 
 from orchestrator.advance import Advancer
+from orchestrator.bus.rows import packed
 from orchestrator.clock import ids
 from orchestrator.contracts.dispatch import Dispatch
+from orchestrator.contracts.effect import Entry, EntryState, Slot, fingerprint
+from orchestrator.contracts.mail import OUTSIDE, Filter, Letter, MailState
 from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.contracts.usage import Usage
 from orchestrator.contracts.workflow import WorkflowDefinition
@@ -24,7 +27,7 @@ from orchestrator.store.agent_runs import Outcome
 from orchestrator.store.dead import redrive
 from orchestrator.store.fork import NewFork, create_fork
 from orchestrator.store.store import Store
-from orchestrator.store.tables import agent_run, countdown, run
+from orchestrator.store.tables import agent_message, agent_run, countdown, run
 
 FINAL = {state.value for state in AgentRunState if state.final}
 
@@ -435,3 +438,135 @@ def test_a_fork_has_as_long_as_its_workflow_allows_from_its_own_beginning(store:
     world.drive(source)
     row = world.steps.run_row(world.fork(source, "end"))
     assert (row["deadline_at"] - row["created_at"]).total_seconds() == 60
+
+
+# What agents have told each other, and what they had called -------------------------------------------------------------
+
+
+TALK = plan_of(task("a"), task("b"), task("c"), task("end", "a", "b", "c"))
+
+
+class Talk:
+    """A run whose agents have sent each other messages; `end` is what runs anew, or is blocked meanwhile."""
+
+    def __init__(self, store: Store) -> None:
+        self.world = World(store, TALK)
+        self.store = store
+        self.run_id = self.world.start()
+        self.claims = {name: self.world.steps.claim(self.run_id, name) for name in "abc"}
+        self._numbers = 0
+
+    def letter(self, to: str, body: Any, **fields: Any) -> Letter:
+        identity = self.world.steps.id(self.run_id, to)
+        return Letter(ids.new(), to, identity, "note", packed(json.dumps(body)), **fields)
+
+    def entry(self, kind: str) -> Entry:
+        self._numbers += 1
+        return Entry(Slot("", self._numbers), kind, fingerprint(kind, None), EntryState.DONE)
+
+    def send(self, sender: str, to: str, body: Any, **fields: Any) -> Letter:
+        letter = self.letter(to, body, **fields)
+        assert not self.store.mail.post(self.claims[sender], self.entry("send"), [letter]).refusals
+        return letter
+
+    def receive(self, name: str) -> Any:
+        [found] = self.store.mail.look(self.claims[name], Filter(), 1).found
+        assert self.store.mail.take(self.claims[name], self.entry("receive"), [found.number])
+        return found.message.body
+
+    def age(self, letter: Letter, seconds: float) -> None:
+        """Let a message be older than it is, with its end."""
+        ends = None if letter.ttl_seconds is None else ago(self.store.database, seconds - letter.ttl_seconds)
+        with self.store.database.connect() as connection:
+            sent = update(agent_message).where(agent_message.c.id == letter.id)
+            connection.execute(sent.values(created_at=ago(self.store.database, seconds), expires_at=ends))
+
+    def end(self) -> None:
+        for claim in self.claims.values():
+            self.world.steps.finish(claim, DONE)
+        self.world.drive(self.run_id)
+        assert self.world.steps.state(self.run_id) is RunState.SUCCEEDED
+
+    def waiting(self, forked: str, name: str) -> list[tuple[str, Any]]:
+        """Give what an agent of a fork finds in its mailbox, with its sender."""
+        return [
+            (each.sender, each.body)
+            for each in self.store.mail.history(forked)
+            if each.recipient == name and each.state is MailState.WAITING
+        ]
+
+
+def test_what_kept_tasks_and_others_outside_have_sent_waits_in_a_fork_for_those_that_run_anew(store: Store) -> None:
+    talk = Talk(store)
+    for number in range(3):
+        talk.send("b", "a", number)
+    assert [talk.receive("a"), talk.receive("a")] == [0, 1]
+    store.mail.deliver(talk.run_id, talk.letter("a", "from outside"), sender=OUTSIDE)
+    talk.send("b", "c", "for one that is kept")
+    talk.send("c", "end", "for one that has not begun")
+    talk.end()
+    forked = talk.world.fork(talk.run_id, "a")
+    assert talk.waiting(forked, "a") == [("b", 0), ("b", 1), ("b", 2), ("@outside", "from outside")]
+    assert talk.waiting(forked, "end") == [("c", "for one that has not begun")]
+    assert talk.waiting(forked, "c") == []
+    claim = talk.world.steps.claim(forked, "a")
+    [found] = store.mail.look(claim, Filter(sender="b"), 1).found
+    assert found.message.body == 0
+    assert store.mail.take(claim, talk.entry("receive"), [found.number])
+    [again] = store.mail.look(claim, Filter(sender="b"), 1).found
+    assert again.message.body == 1
+    assert store.deletions.delete_ended([talk.run_id]) == 1, "a fork needs nothing of its run"
+
+
+def test_what_those_have_sent_that_run_anew_is_not_there(store: Store) -> None:
+    talk = Talk(store)
+    talk.send("a", "end", "of a")
+    request = talk.send("a", "b", "what?", wants_reply=True)
+    talk.send("b", "a", "that", answers=request.id)
+    talk.send("b", "end", "of b")
+    talk.end()
+    forked = talk.world.fork(talk.run_id, "a")
+    assert [(each.sender, each.recipient, each.body) for each in store.mail.history(forked)] == [("b", "end", "of b")]
+
+
+def test_a_sending_that_was_taken_back_is_in_no_fork_and_the_one_in_its_place_is_there_once(store: Store) -> None:
+    talk = Talk(store)
+    sent = talk.entry("send")
+    first = talk.letter("a", "first")
+    assert talk.store.mail.post(talk.claims["b"], sent, [first]).refusals == ()
+    assert talk.receive("a") == "first"
+    talk.age(first, 10)
+    store.journal.void(talk.claims["b"], [sent.slot])
+    assert talk.store.mail.post(talk.claims["b"], sent, [talk.letter("a", "second")]).refusals == ()
+    gone = talk.entry("send")
+    assert talk.store.mail.post(talk.claims["b"], gone, [talk.letter("a", "never")]).refusals == ()
+    store.journal.void(talk.claims["b"], [gone.slot])
+    talk.end()
+    assert talk.waiting(talk.world.fork(talk.run_id, "a"), "a") == [("b", "second")]
+
+
+def test_a_message_of_a_fork_lives_for_as_long_as_it_would_have(store: Store) -> None:
+    talk = Talk(store)
+    letter = talk.letter("a", "dead by now", ttl_seconds=1000)
+    store.mail.deliver(talk.run_id, letter, sender=OUTSIDE)
+    talk.age(letter, 2000)
+    assert store.mail.look(talk.claims["a"], Filter(), 1).found == ()
+    talk.end()
+    forked = talk.world.fork(talk.run_id, "a")
+    assert talk.waiting(forked, "a") == [("@outside", "dead by now")]
+    with store.database.connect() as connection:
+        ends = agent_message.c.expires_at
+        query = select(ends > ago(store.database, -900), ends < ago(store.database, -1100))
+        assert connection.execute(query.where(agent_message.c.run_id == forked)).one() == (True, True)
+
+
+def test_a_fork_of_a_fork_has_the_messages_that_the_first_one_began_with(store: Store) -> None:
+    talk = Talk(store)
+    talk.send("b", "a", 1)
+    talk.send("c", "end", 2)
+    talk.end()
+    first = talk.world.fork(talk.run_id, "a")
+    talk.world.drive(first)
+    second = talk.world.fork(first, "a")
+    assert talk.waiting(second, "a") == [("b", 1)]
+    assert talk.waiting(second, "end") == [("c", 2)]

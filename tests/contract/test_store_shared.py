@@ -11,17 +11,21 @@ from typing import Any, cast
 
 import pytest
 from sharing import BOUNDS, StoreGround
-from sqlalchemy import func, select
-from steps import DONE, Steps, plan_of, race, spread, task, wait_for_lock
+from sqlalchemy import func, select, update
+from steps import DONE, WORKER, Steps, ago, plan_of, race, spread, task, wait_for_lock
 
 from orchestrator.advance import Advancer
 from orchestrator.clock import ids
-from orchestrator.contracts.effect import Slot
+from orchestrator.contracts.effect import Entry, EntryState, Slot, fingerprint
 from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.contracts.shared import Change, Look, watch_of
-from orchestrator.errors import ClaimLost, RunNotFound, ValueTooLarge
+from orchestrator.contracts.subwork import Order
+from orchestrator.errors import ClaimLost, InputInvalid, RunNotFound, ValueTooLarge
 from orchestrator.failpoints import FailpointError, armed
+from orchestrator.journal.encoding import pack
+from orchestrator.journal.rows import columns_of
+from orchestrator.planning.frontier import Plan
 from orchestrator.sharing import shared_values
 from orchestrator.store.agent_runs import Claim, Outcome
 from orchestrator.store.arrivals import ARRIVALS, HOLDS
@@ -52,6 +56,34 @@ def key(name: str, since: int = 0, namespace: str = "") -> dict[str, Any]:
 
 def prefix(name: str, since: int = 0, namespace: str = "") -> dict[str, Any]:
     return watch_of(namespace, name, prefix=True, since=since)
+
+
+def test_a_change_says_whether_somebody_waits_for_it_in_another_process(ground: StoreGround) -> None:
+    claim = ground.claim()
+
+    def change(name: str) -> bool:
+        written = Change(namespace="", key="plan", value=name)
+        return ground.shared.change(claim, written, ground.entry(name)).watched
+
+    in_fleet = ground.store.database.dialect == "postgresql"
+    assert not change("first")
+    assert ground.shared.look(claim.run_id, Look(op="get", key="nothing")) is None
+    assert not change("nobody stays")
+    assert ground.shared.look(claim.run_id, Look(op="get", key="nothing", stays=True)) is None
+    assert change("watched") is in_fleet
+    with ground.store.database.connect() as connection:
+        connection.execute(update(shared_context).values(watched_until=ago(ground.store.database, 1)))
+    assert not change("nobody has looked lately")
+
+
+def test_one_may_watch_a_run_that_has_shared_nothing_yet(ground: StoreGround) -> None:
+    claim = ground.claim()
+    assert ground.shared.look(claim.run_id, Look(op="changes", stays=True)) == []
+    written = ground.shared.change(claim, Change(namespace="", key="plan", value=1), ground.entry("x"))
+    assert (written.outcome, written.watched) == (
+        {"version": 1, "number": 1},
+        ground.store.database.dialect == "postgresql",
+    )
 
 
 def woken_by(ground: StoreGround, claim: Claim, name: str, namespace: str = "") -> bool:
@@ -393,6 +425,39 @@ def test_bytes_and_keys_of_a_fork_are_those_that_it_has(source: tuple[Steps, str
         query = select(func.sum(shared_version.c.size)).where(shared_version.c.run_id == forked)
         assert (row["changes"], row["keys"]) == (7, 4)
         assert row["bytes"] == connection.execute(query).scalar_one()
+
+
+def test_a_fork_begins_with_what_sub_work_has_written_that_kept_tasks_had_called(store: Store) -> None:
+    steps = Steps(store, CHAIN)
+    [run_id] = steps.start()
+    ground = StoreGround(store)
+    for name in "ab":
+        claim = steps.claim(run_id, name)
+        child = called(store, steps.plan, claim)
+        ground.set(child, "plan", name, namespace="")
+        ground.set(child, "draft", name, namespace=child.task)
+        store.subwork.finish(child, DONE, asked=False)
+        store.subwork.finish_caller(claim, steps.plan, DONE)
+        Advancer(store, cast("Any", Nobody())).advance(run_id)
+    store.runs.fail(
+        steps.claim(run_id, "c"), Outcome(AgentRunState.FAILED, error='{"code":"agent_failed","message":"no"}')
+    )
+    forked = fork(steps, run_id, "b")
+    assert shared(store, forked) == {("", "plan"): "a", ("a-1", "draft"): "a"}
+    look = Look(op="get", namespace="a-1", key="nothing")
+    assert store.shared.look(forked, look) is None, "it has a part, though nobody of this run has called it"
+    with pytest.raises(InputInvalid, match="its tasks are a, b, c, a-1"):
+        store.shared.look(forked, look.model_copy(update={"namespace": "nobody"}))
+
+
+def called(store: Store, plan: Plan, claim: Claim) -> Claim:
+    """Give the claim of what a claim calls."""
+    entry = Entry(Slot("", 77), "call", fingerprint("call", None), EntryState.BEGUN)
+    columns = columns_of(claim, pack(entry, limit_bytes=1000).entry)
+    [ready] = store.subwork.begin(claim, plan, Order("helper", ("1",)), columns, most=10).ready
+    found = store.agent_runs.claim(ready.id, WORKER)
+    assert found is not None
+    return found
 
 
 def test_a_retry_of_the_run_finds_what_it_has_shared(source: tuple[Steps, str]) -> None:

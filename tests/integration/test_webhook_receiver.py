@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet import fleet
+from fleet import fleet, settings_of
 from hooking import ENVIRONMENT, NEW_SECRET, SECRET, VARIABLE
 from sqlalchemy import update
 from steps import ago
@@ -25,13 +25,13 @@ from orchestrator.errors import DatabaseUnavailable, SettingsInvalid
 from orchestrator.failpoints import armed
 from orchestrator.service import Service
 from orchestrator.store.tables import webhook_receipt
-from orchestrator.webhooks.messages import MemoryMessages
 from orchestrator.webhooks.receiver import Receiver
 from orchestrator.webhooks.server import serve
 from orchestrator.webhooks.signing import key_of, signed_headers
 from orchestrator.webhooks.sources import load_sources
 
 AGENTS = Path(__file__).parents[1] / "waiting_agents"
+BOUNDS: dict[str, Any] = {"max_message_bytes": 1024, "mailbox_size": 3, "suspend_after": 0.2}
 SOURCES = f"""
 [sources.approvals]
 secrets = ["{VARIABLE}", "TEST_NEW_HOOK_SECRET"]
@@ -47,7 +47,7 @@ submit = {{ workflow = "quick", project = "hooks", input = {{ text = "${{body.su
 
 [[sources.approvals.rules]]
 when = 'has(body.say)'
-send = {{ run = "${{body.run}}", to = "editor", body = {{ said = "${{body.say}}" }}, type = "remark" }}
+send = {{ run = "${{body.run}}", to = "${{body.to}}", body = {{ said = "${{body.say}}" }}, type = "remark" }}
 
 [sources.github]
 scheme = "github"
@@ -73,7 +73,6 @@ class Desk:
 
     service: Service
     receiver: Receiver
-    messages: MemoryMessages
     port: int = 0
     numbers: list[int] = field(default_factory=list[int])
 
@@ -119,13 +118,13 @@ class Desk:
 
 @contextmanager
 def embedded(folder: Path) -> Generator[Service]:
-    with Orchestrator.embedded(folder / "home", agents_path=str(AGENTS)) as nf:
+    with Orchestrator.embedded(settings=settings_of(home=folder / "home", agents_path=str(AGENTS), **BOUNDS)) as nf:
         yield nf.service
 
 
 @contextmanager
 def of_a_fleet(folder: Path) -> Generator[Service]:
-    with fleet(folder, agents_path=AGENTS, suspend_after=0.2) as installation:
+    with fleet(folder, agents_path=AGENTS, **BOUNDS) as installation:
         installation.start_worker()
         yield installation.service
 
@@ -140,10 +139,9 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Desk]:
     sources = tmp_path / "webhooks.toml"
     sources.write_text(SOURCES)
     with request.param(tmp_path) as service:
-        messages = MemoryMessages()
-        receiver = Receiver(service, load_sources(sources), messages, SECRETS)
+        receiver = Receiver(service, load_sources(sources), SECRETS)
         server = serve("127.0.0.1", 0, receiver, service.kernel.store.waits.now)
-        yield Desk(service, receiver, messages, server.port)
+        yield Desk(service, receiver, server.port)
         server.close()
 
 
@@ -153,10 +151,9 @@ def small(tmp_path: Path) -> Generator[Desk]:
     sources = tmp_path / "webhooks.toml"
     sources.write_text(SOURCES)
     with embedded(tmp_path) as service:
-        messages = MemoryMessages()
-        receiver = Receiver(service, load_sources(sources), messages, SECRETS)
+        receiver = Receiver(service, load_sources(sources), SECRETS)
         server = serve("127.0.0.1", 0, receiver, service.kernel.store.waits.now)
-        yield Desk(service, receiver, messages, server.port)
+        yield Desk(service, receiver, server.port)
         server.close()
 
 
@@ -164,6 +161,13 @@ def asked(desk: Desk) -> Question:
     [run_id] = desk.service.submit("asker", [{}], project="default", keys=[None])
     until(lambda: desk.service.questions.open(run_id))
     return desk.service.questions.open(run_id)[0]
+
+
+def listening(desk: Desk) -> str:
+    """Give a run whose agent waits for a message from outside."""
+    [run_id] = desk.service.submit("hearer", [{}], project="default", keys=[None])
+    until(lambda: desk.service.snapshot(run_id).agent_runs[0].state == "suspended")
+    return run_id
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -214,7 +218,7 @@ def test_a_receiver_that_dies_before_it_remembers_does_nothing_twice(what: str, 
         question = asked(desk)
         message = {"question": question.run_id, "value": "yes"}
     elif what == "send":
-        message = {"say": "hello", "run": "r1"}
+        message = {"say": "hello", "run": listening(desk), "to": "hearer"}
     before = desk.runs()
     with armed("after_webhook_act=raise"):
         assert desk.send(message, "m")[0] == 500
@@ -224,17 +228,64 @@ def test_a_receiver_that_dies_before_it_remembers_does_nothing_twice(what: str, 
     assert (status, "webhook-duplicate" in headers) == (200, False)
     assert body["status"] == {"submit": "submitted", "answer": "answered", "send": "sent"}[what]
     assert desk.runs() == before + (what == "submit")
-    assert len(desk.messages.sent) == (what == "send")
+    if what == "send":
+        until(lambda: desk.service.state(message["run"]).final)
+        assert [each.id for each in desk.service.messages.history(message["run"])] == [body["message_id"]]
 
 
-def test_a_message_for_an_agent_goes_to_the_bus_once(small: Desk) -> None:
-    first = small.send({"say": "hello", "run": "r1"}, "say-1")
-    assert first[1] == {"status": "sent", "message_id": "message-1", "run_id": "r1"}
-    assert small.send({"say": "hello", "run": "r1"}, "say-1")[1] == first[1]
-    [sent] = small.messages.sent
-    assert (sent.run_id, sent.to, sent.body, sent.type, sent.by) == (
-        "r1", "editor", {"said": "hello"}, "remark", "webhook:approvals",
-    )  # fmt: skip
+def test_a_message_from_outside_is_received_by_its_agent_once_however_often_it_comes(desk: Desk) -> None:
+    run_id = listening(desk)
+    message = {"say": "hello", "run": run_id, "to": "hearer"}
+    status, body, _ = desk.send(message, "say-1")
+    assert (status, body["status"], body["run_id"]) == (200, "sent", run_id)
+    until(lambda: desk.service.state(run_id).final)
+    assert desk.service.snapshot(run_id).output == {"from": "@outside", "body": {"said": "hello"}, "type": "remark"}
+    status, again, headers = desk.send(message, "say-1")
+    assert (status, again, headers["webhook-duplicate"]) == (200, body, "true")
+    [sent] = desk.service.messages.history(run_id)
+    assert (sent.id, sent.state) == (body["message_id"], "taken")
+
+
+def test_a_message_that_was_sent_and_not_remembered_is_known_by_its_run_when_that_has_ended(desk: Desk) -> None:
+    message = {"say": "hello", "run": listening(desk), "to": "hearer"}
+    with armed("after_webhook_act=raise"):
+        assert desk.send(message, "say-1")[0] == 500
+    until(lambda: desk.service.state(message["run"]).final)
+    desk.lapse()
+    status, body, _ = desk.send(message, "say-1")
+    [sent] = desk.service.messages.history(message["run"])
+    assert (status, body["message_id"]) == (200, sent.id)
+
+
+def test_a_message_that_cannot_be_delivered_says_why_and_may_be_sent_again(small: Desk) -> None:
+    run_id = listening(small)
+    nobody = "0199c0de-0000-7000-8000-000000000000"
+    cases: list[tuple[dict[str, Any], int, str, str]] = [
+        ({"run": run_id, "to": "herer"}, 404, "unknown_recipient", "did you mean 'hearer'?"),
+        ({"run": nobody, "to": "hearer"}, 404, "run_not_found", nobody),
+        ({"run": "r1", "to": "hearer"}, 404, "run_not_found", "there is no run r1"),
+        ({"run": 5, "to": "hearer"}, 422, "input_invalid", "run is to be text"),
+        ({"run": run_id, "to": "hearer", "say": "x" * 1200}, 413, "value_too_large", "the limit is 1,024"),
+    ]
+    for number, (message, status, code, words) in enumerate(cases):
+        found, said, headers = small.send({"say": "hello", **message}, f"m{number}")
+        assert (found, "webhook-duplicate" in headers) == (status, False), said
+        assert words in said["error"]["message"]
+        assert said["error"]["code"] in {code, "usage"}
+    assert small.send({"say": "hello", "run": run_id, "to": "hearer"})[0] == 200
+    until(lambda: small.service.state(run_id).final)
+    status, said, _ = small.send({"say": "more", "run": run_id, "to": "hearer"}, "late")
+    assert (status, said["error"]["code"]) == (409, "run_state_conflict")
+    assert "has ended" in said["error"]["message"]
+
+
+def test_a_full_mailbox_is_told_as_something_that_passes(small: Desk) -> None:
+    [run_id] = small.service.submit("asker", [{}], project="default", keys=[None])
+    until(lambda: small.service.questions.open(run_id))
+    message = {"say": "hello", "run": run_id, "to": "asker"}
+    assert [small.send(message, f"m{number}")[0] for number in range(4)] == [200, 200, 200, 503]
+    status, said, headers = small.send(message, "m3")
+    assert (status, said["error"]["code"], headers["retry-after"]) == (503, "mailbox_full", "10")
 
 
 def test_what_no_rule_is_about_is_ignored_and_that_is_said(small: Desk) -> None:
@@ -376,11 +427,9 @@ def test_health_is_that_of_the_database(small: Desk) -> None:
 
 def test_a_receiver_is_not_made_of_what_cannot_work(small: Desk, tmp_path: Path) -> None:
     sources = load_sources(tmp_path / "webhooks.toml")
-    with pytest.raises(SettingsInvalid, match="there is no bus"):
-        Receiver(small.service, sources, None, SECRETS)
     with pytest.raises(SettingsInvalid, match="needs the environment variable TEST_GITHUB_SECRET"):
-        Receiver(small.service, sources, MemoryMessages(), ENVIRONMENT)
+        Receiver(small.service, sources, ENVIRONMENT)
     with pytest.raises(
         SettingsInvalid, match="the secret in TEST_HOOK_SECRET, of source approvals: it begins with whsec_"
     ):
-        Receiver(small.service, sources, MemoryMessages(), {**SECRETS, VARIABLE: "hunter2"})
+        Receiver(small.service, sources, {**SECRETS, VARIABLE: "hunter2"})

@@ -148,6 +148,81 @@ def test_the_error_names_the_cycle() -> None:
     assert found["b"].details == {"waits": {"a": ["b"], "b": ["c"], "c": ["a"]}}
 
 
+def calling(task: str, *subwork: str, **fields: Any) -> Member:
+    return Member(
+        task, task, AgentRunState.SUSPENDED, 1, listening={"calls": [{"subwork": each} for each in subwork]}, **fields
+    )
+
+
+def watching(task: str, namespace: str = "", **fields: Any) -> Member:
+    keys = [{"namespace": namespace, "key": "plan", "since": 0}]
+    return Member(task, task, AgentRunState.SUSPENDED, 1, listening={"keys": keys}, **fields)
+
+
+BLOCKED, RUNNING, SUSPENDED = AgentRunState.BLOCKED, AgentRunState.RUNNING, AgentRunState.SUSPENDED
+DONE = AgentRunState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        # Of a call, the one that was called is told: its caller hears of its end.
+        ([calling("a", "s"), waiting("a-1", "a", subwork="s")], {"a-1"}),
+        ([calling("a", "s"), waiting("a-1", None, subwork="s")], {"a-1"}),
+        ([calling("a", "s"), waiting("a-1", "b", subwork="s"), waiting("b", "a")], {"a-1", "b"}),
+        ([calling("a", "s"), calling("a-1", "t", subwork="s"), waiting("a-1-1", "a", subwork="t")], {"a-1-1"}),
+        ([calling("a", "s"), member("a-1", RUNNING, subwork="s"), waiting("b", "a")], set[str]()),
+        ([calling("a", "s"), waiting("a-1", "a", timed=True, subwork="s")], set[str]()),
+        ([calling("a", "s"), waiting("a-1", "a", subwork="s"), member("a-2", RUNNING, subwork="s")], set[str]()),
+        ([calling("a", "s"), member("a-1", SUSPENDED, subwork="s")], set[str]()),
+        ([calling("a", "s")], set[str]()),
+        # The end of the one lets the next one of a bounded map begin.
+        ([calling("a", "s"), waiting("a-1", "a", subwork="s"), member("a-2", BLOCKED, subwork="s")], {"a-1"}),
+        ([calling("a", "s"), member("a-1", RUNNING, subwork="s"), member("a-2", BLOCKED, subwork="s")], set[str]()),
+        # Who waits for a caller may hear of it yet.
+        ([calling("a", "s"), waiting("a-1", "a", subwork="s"), waiting("b", "a")], {"a-1"}),
+        # Changes are made by all, of a part by its task alone.
+        ([watching("a"), waiting("b", "a")], {"a", "b"}),
+        ([watching("a"), watching("b")], {"a", "b"}),
+        ([watching("a"), member("b", DONE)], {"a"}),
+        ([watching("a"), member("b", RUNNING)], set[str]()),
+        ([watching("a", "b"), member("b", DONE), member("c", RUNNING)], {"a"}),
+        ([watching("a", "b"), waiting("b", "a"), member("c", RUNNING)], {"a", "b"}),
+        ([watching("a", "b"), waiting("b", OUTSIDE)], set[str]()),
+        ([calling("a", "s"), watching("a-1", subwork="s")], {"a-1"}),
+        # Who may be called yet may send yet.
+        ([waiting("b", "a-2"), member("a", RUNNING)], set[str]()),
+        ([waiting("b", "a-2"), member("a", SUSPENDED)], set[str]()),
+        ([waiting("b", "a-2"), member("a", DONE)], {"b"}),
+        # What undoes a run does so when all others have ended.
+        ([waiting("a", None), member("undo", BLOCKED, compensates=True)], {"a"}),
+        # Of a line of those who wait the last one is told.
+        ([waiting("a", "b"), waiting("b", "c"), member("c", DONE)], {"b"}),
+        ([waiting("a", "b"), waiting("b", "c"), waiting("c", "b")], {"b", "c"}),
+    ],
+)
+def test_who_waits_for_calls_and_changes_is_looked_through(members: list[Member], told: set[str]) -> None:
+    assert set(stuck(members)) == told
+
+
+def test_one_that_has_called_another_and_waits_for_a_change_hears_of_the_call() -> None:
+    both = Member("a", "a", SUSPENDED, 1, listening={**calling("a", "s").listening, **watching("a").listening})
+    assert set(stuck([both, waiting("a-1", "a", subwork="s")])) == {"a-1"}
+
+
+def test_the_error_names_calls_and_changes() -> None:
+    found = stuck([calling("a", "s"), watching("a-1", "b", subwork="s"), waiting("b", "a")])
+    assert (
+        "no change can come any more: a-1 waits for a change of 'plan' by b; b waits for a; a waits for a-1, which it has called"
+    ) in found["a-1"].message
+    assert "no message can come any more: b waits for a; a waits for a-1, which it has called" in found["b"].message
+    assert found["b"].details == {"waits": {"a-1": ["b"], "b": ["a"], "a": ["a-1"]}}
+
+
+def test_thousands_who_wait_for_anybody_are_told_at_once() -> None:
+    assert len(stuck([waiting(f"agent_{number}", None) for number in range(2_000)])) == 2_000
+
+
 def test_the_error_names_who_has_ended() -> None:
     [error] = stuck([waiting("a", "b"), member("b", AgentRunState.FAILED)]).values()
     assert "a waits for b, which has failed" in error.message

@@ -7,7 +7,7 @@ import os
 import threading
 from typing import Any
 
-from worker.agent import AsyncContext, BaseAgent, Context
+from worker.agent import OUTSIDE, AsyncContext, BaseAgent, Context
 
 
 def note(event: str, ctx: Context | AsyncContext) -> None:
@@ -72,6 +72,14 @@ class Curious(BaseAgent):
 class Quick(BaseAgent):
     def execute(self, data: Any, ctx: Context) -> dict[str, Any]:
         return {}
+
+
+class Hearer(BaseAgent):
+    """Receives a message from outside."""
+
+    def execute(self, data: Any, ctx: Context) -> dict[str, Any]:
+        message = ctx.receive(sender=OUTSIDE)
+        return {"from": message.sender, "body": message.body, "type": message.type}
 
 
 class Busy(BaseAgent):

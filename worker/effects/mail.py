@@ -17,6 +17,7 @@ from orchestrator.contracts.effect import Entry, EntryState, Slot
 from orchestrator.contracts.jsonvalue import JsonValue, dump
 from orchestrator.contracts.mail import (
     HIGHEST,
+    LIMIT,
     LOWEST,
     NORMAL,
     RUNTIME,
@@ -190,7 +191,7 @@ class Receive(Waiting):
         ends = yield from self._ends(recorder, slot, entry, began)
         stay: float | None = None
         while True:
-            pokes = parking.pokes  # before the look, so that no hint goes unnoticed
+            hints = parking.hints("mail")
             look = yield Blocking(motion, slot, lambda: mail.look(claim, self.wanted, self.most or 1))
             took = round((system_clock.monotonic() - began) * 1000)
             found: tuple[Found, ...] = look.found
@@ -224,7 +225,7 @@ class Receive(Waiting):
             until = stay if now < stay else ends
             until = until if ends is None or until is None else min(until, ends)
             interest = self.wanted.interest(look.seen, self.of)
-            wait = Wait(slot.scope, self._waits(writer.redact), until, now + _LOOK_SECONDS, interest, pokes)
+            wait = Wait(slot.scope, self._waits(writer.redact), until, now + _LOOK_SECONDS, interest, hints)
             yield Park(parking, wait, recorder.scopes)
 
     def _outcome(self, found: Sequence[Found]) -> JsonValue:
@@ -333,7 +334,7 @@ def seconds_of(name: str, given: float | timedelta | None) -> float | None:
 def body_json(body: Any, *, limit_bytes: int) -> str:
     """Give a body as JSON text; raises `InputInvalid` or `ValueTooLarge`."""
     plain = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
-    return dump(plain, what="the body of a message", limit_bytes=limit_bytes, error=InputInvalid)
+    return dump(plain, what="the body of a message", limit_bytes=limit_bytes, error=InputInvalid, limit=LIMIT)
 
 
 def _mail_of(recorder: Recorder) -> tuple[Mail, Parking]:

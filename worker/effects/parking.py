@@ -16,7 +16,7 @@ from typing import Protocol
 
 from orchestrator.clock import system_clock
 from orchestrator.contracts.effect import Slot
-from orchestrator.contracts.interest import Interest
+from orchestrator.contracts.interest import Interest, InterestKind
 from orchestrator.contracts.question import Inquiry, Reply
 from orchestrator.store.agent_runs import Claim
 from worker.effects.attempt import Host
@@ -59,8 +59,8 @@ class Wait:
     look_at: float | None = None
     #: What wakes it when it is suspended; without one it is woken by its time, or by an answer of a person.
     interest: Interest | None = None
-    #: How many hints there were before it has looked.
-    pokes: int = 0
+    #: How many hints of its kind there were before it has looked: `Parking.hints`.
+    hints: int = 0
 
     @property
     def next_look(self) -> float | None:
@@ -98,10 +98,10 @@ class Parking:
     mail: Mail | None = None
     #: Whether an event was taken up while it was waited for in this process.
     heard: bool = False
-    #: How often somebody has said that something has come.
-    pokes: int = 0
     #: How often what is waited for is looked for, while other branches of the agent keep it in the process.
     look_seconds: float = 2.0
+    #: How often somebody has said that something has come, by what it is; under None, that anything may have.
+    _hints: Counter[InterestKind | None] = field(default_factory=Counter["InterestKind | None"])
     _waits: list[Wait] = field(default_factory=list[Wait])
     #: How many waits lie inside of each effect.
     _inside: Counter[str] = field(default_factory=Counter[str])
@@ -110,10 +110,15 @@ class Parking:
     #: The tasks that wait on an event loop, which a condition of threads does not wake.
     _sleepers: set[Sleeper] = field(default_factory=set["Sleeper"])
 
-    def poke(self) -> None:
-        """Let all look that wait for what others bring; from any thread."""
+    def hints(self, kind: InterestKind) -> int:
+        """Give how many hints there were: to be asked before a look, so that none goes unnoticed that comes behind it."""
         with self.motion.moved:
-            self.pokes += 1
+            return self._hints[kind] + self._hints[None]
+
+    def poke(self, kind: InterestKind | None = None) -> None:
+        """Let all look that wait for what others bring, or for that kind of it; from any thread."""
+        with self.motion.moved:
+            self._hints[kind] += 1
             self.motion.moved.notify_all()
             sleepers = list(self._sleepers)
         for sleeper in sleepers:
@@ -160,8 +165,7 @@ class Parking:
             motion.check()
             now = system_clock.monotonic()
             mine = None if wait.next_look is None else wait.next_look - now
-            poked = wait.interest is not None and wait.pokes != self.pokes
-            if poked or (mine is not None and mine <= 0):
+            if self._is_hinted(wait) or (mine is not None and mine <= 0):
                 return 0.0
             idle = self._idle_left(now, scopes)
             if idle <= 0:
@@ -169,6 +173,10 @@ class Parking:
                 motion.unwind()
                 motion.check()
             return idle if mine is None else min(idle, mine)
+
+    def _is_hinted(self, wait: Wait) -> bool:
+        kind = None if wait.interest is None else wait.interest.kind
+        return kind is not None and wait.hints != self._hints[kind] + self._hints[None]
 
     def _idle_left(self, now: float, scopes: Scopes) -> float:
         """Give the time until nothing has moved for a moment, 0 if it has not: then there is no point in waiting here."""

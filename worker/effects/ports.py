@@ -18,6 +18,10 @@ class Mail(Protocol):
         """What the bodies of messages to this agent are, None for any JSON."""
         ...
 
+    def listen(self, claim: Claim) -> None:
+        """Hear hints of other processes from now on, of whatever may have come to an agent of the run."""
+        ...
+
     def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
         """Give task and id of the agent run that an address means, of all others without one; raises `UnknownRecipient`."""
         ...

@@ -17,18 +17,19 @@ from typing import Any
 
 from orchestrator.clock import jitter, system_clock
 from orchestrator.context.base import Sharing
-from orchestrator.contracts.effect import Entry, Slot
+from orchestrator.contracts.effect import Entry, EntryState, Slot
 from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.jsonvalue import JsonValue
+from orchestrator.contracts.mail import RUNTIME, Filter, Found
 from orchestrator.contracts.shared import GLOBAL, Change, Look, watch_of
-from orchestrator.errors import StateConflict
+from orchestrator.errors import NightfleetError, StateConflict
 from worker.effects.attempt import Attempt, Blocking, Host, Stored
 from worker.effects.base import Flow
 from worker.effects.motion import Motion
 from worker.effects.parking import Park, Wait
 from worker.effects.recorder import Operation, Recorder, Waiting
 from worker.effects.scopes import leave_scope
-from worker.effects.waits import LONGEST_SECONDS, Settle, parking_of
+from worker.effects.waits import LONGEST_SECONDS, Settle, listening, parking_of
 
 #: Between two tries of an update that others were quicker than: at first, and at most.
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.002, 0.02
@@ -167,12 +168,15 @@ class Watch(Waiting):
         parking = parking_of(recorder)
         attempt = Attempt(recorder.writer, self, recorder.scopes.here(), slot)
         look = partial(_Looking, recorder.motion, slot)
+        hints = parking.hints("keys")
         since = self.since if entry is None else entry.outcome["since"]
         if since is None:
             since = self._reached((yield look(self._first_look())))
         found = None if self.since is None and entry is None else (yield look(self._look(since)))
         if self._is_new(found, since):
             return (yield Settle(attempt, lambda: found))
+        if entry is not None and (told := (yield from self._told(recorder, slot))) is not None:
+            return told
         left = self.timeout
         if entry is None:
             begin = partial(recorder.writer.begin, self, slot, outcome={"since": since})
@@ -183,13 +187,38 @@ class Watch(Waiting):
         interest = Interest("keys", watch_of(self.namespace, self.key, prefix=self.prefix, since=since))
         until = None if left is None else system_clock.monotonic() + left
         waiting_for = recorder.writer.redact(f"waits for a change of {self.told()}")
+        stays = False
         while not self._is_new(found, since) and not parking.is_over(until):
             look_at = system_clock.monotonic() + parking.look_seconds
-            wait = Wait(slot.scope, waiting_for, until, look_at, interest)
+            wait = Wait(slot.scope, waiting_for, until, look_at, interest, hints)
             yield Park(parking, wait, recorder.scopes)
-            found = yield look(self._look(since))
+            if not stays:
+                yield listening(recorder, slot)  # as a call does that stays here
+                stays = True
+            hints = parking.hints("keys")
+            found = yield look(self._look(since, stays=True))
         outcome = found if self._is_new(found, since) else None
         return (yield Settle(attempt, lambda: outcome))
+
+    def decode(self, recorded: JsonValue) -> Any:
+        if isinstance(recorded, dict) and "never" in recorded:
+            raise NightfleetError.from_data(recorded["never"])
+        return recorded
+
+    def _told(self, recorder: Recorder, slot: Slot) -> Generator[Operation, Any, JsonValue]:
+        """Take what Nightfleet has said while it was suspended: that no change can come any more; None if it has not."""
+        mail, claim, writer = parking_of(recorder).mail, recorder.writer.claim, recorder.writer
+        if mail is None:
+            return None
+        said: tuple[Found, ...] = (
+            yield Blocking(recorder.motion, slot, lambda: mail.look(claim, Filter(sender=RUNTIME), 1))
+        ).found
+        if not said:
+            return None
+        outcome: JsonValue = {"never": said[0].message.body}
+        done = writer.entry(self, slot, EntryState.DONE, outcome=outcome)
+        taken = yield Blocking(recorder.motion, slot, partial(mail.take, claim, done, [said[0].number]))
+        return outcome if taken else None
 
     def _first_look(self) -> Look:
         if self.prefix:
@@ -202,10 +231,10 @@ class Watch(Waiting):
             return int(found)
         return 0 if found is None else int(found["version"])
 
-    def _look(self, since: int) -> Look:
+    def _look(self, since: int, *, stays: bool = False) -> Look:
         if self.prefix:
-            return Look(op="changes", namespace=self.namespace, key=self.key, since=since)
-        return Look(op="get", namespace=self.namespace, key=self.key)
+            return Look(op="changes", namespace=self.namespace, key=self.key, since=since, stays=stays)
+        return Look(op="get", namespace=self.namespace, key=self.key, stays=stays)
 
     def _is_new(self, found: Any, since: int) -> bool:
         if self.prefix or not found:

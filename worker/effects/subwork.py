@@ -31,7 +31,7 @@ from worker.effects.base import Flow
 from worker.effects.callees import Callees
 from worker.effects.parking import Park, Wait
 from worker.effects.recorder import Operation, Recorder, Waiting
-from worker.effects.waits import Settle, parking_of
+from worker.effects.waits import Settle, listening, parking_of
 
 #: How often an outcome is looked for while other branches of the agent keep it in the process.
 _LOOK_SECONDS = 2.0
@@ -98,6 +98,7 @@ class CallAgent(Waiting):
         attempt = Attempt(recorder.writer, self, recorder.scopes.here(), slot)
         look = Blocking(recorder.motion, slot, lambda: callees.standing(claim, slot))
         standing: Standing | None = None
+        hints, listens = parking.hints("calls"), False
         if entry is not None:
             standing = yield look
         if standing is None or standing.state in (SubworkState.STOPPED, SubworkState.VOID):
@@ -115,8 +116,13 @@ class CallAgent(Waiting):
         while standing is not None and standing.state is SubworkState.OPEN:
             interest = Interest("calls", {"subwork": standing.id})
             text = f"waits for {_called(self.order)} ({standing.tasks})"
-            wait = Wait(slot.scope, text, None, system_clock.monotonic() + _LOOK_SECONDS, interest)
+            wait = Wait(slot.scope, text, None, system_clock.monotonic() + _LOOK_SECONDS, interest, hints)
             yield Park(parking, wait, recorder.scopes)
+            if not listens:
+                # Others of its branches keep it here: from now on other processes may say that it is to look.
+                yield listening(recorder, slot)
+                listens = True
+            hints = parking.hints("calls")
             standing = yield look
         assert standing is not None, "what was asked for by this claim is there"
         if standing.state is SubworkState.DONE:

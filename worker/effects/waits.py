@@ -228,6 +228,12 @@ def parking_of(recorder: Recorder) -> Parking:
     return recorder.parking
 
 
+def listening(recorder: Recorder, slot: Slot) -> Blocking:
+    """Let an execution hear, from now on, what other processes say of its run."""
+    mail, claim = parking_of(recorder).mail, recorder.writer.claim
+    return Blocking(recorder.motion, slot, lambda: None if mail is None else mail.listen(claim))
+
+
 def _moment(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 

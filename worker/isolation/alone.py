@@ -20,7 +20,7 @@ from typing import Any
 
 from orchestrator.clock import system_clock
 from orchestrator.contracts.composite import COMPOSITES, STEP
-from orchestrator.contracts.interest import Interest
+from orchestrator.contracts.interest import Interest, InterestKind
 from orchestrator.contracts.policy import Timeouts
 from orchestrator.contracts.usage import Usage
 from orchestrator.errors import AgentTimeout, ClaimLost, NightfleetError, ValueTooLarge, from_exception
@@ -90,7 +90,7 @@ class Isolation:
         """
         timeouts = timeouts_of(execution.task, loaded.agent_class.timeouts)
         poke = _Poke()
-        mail = self.post.mailbox(execution.plan, poke, execution.claim.agent)
+        mail = self.post.mailbox(execution, poke)
         events = self.store.waits
         serving = Serving(
             execution.claim, self.host(execution), self.store.journal, events, mail, self.callees(execution)
@@ -147,10 +147,10 @@ class _Poke:
     """Tells a child that something has come, once there is one."""
 
     def __init__(self) -> None:
-        self.told: Callable[[], None] = lambda: None
+        self.told: Callable[[InterestKind | None], None] = lambda _: None
 
-    def poke(self) -> None:
-        self.told()
+    def poke(self, kind: InterestKind | None = None) -> None:
+        self.told(kind)
 
 
 class Threads:
@@ -230,9 +230,9 @@ class _Session:
         except ValueTooLarge as error:
             self._send({"answer": message["number"], "error": error.to_data()})
 
-    def poke(self) -> None:
+    def poke(self, kind: InterestKind | None) -> None:
         """Tell the child to look for what it waits for; holds up nobody."""
-        self._deadlines.after(0.0, lambda: self._send({"poke": True}))
+        self._deadlines.after(0.0, lambda: self._send({"poke": kind}))
 
     def _note_ask(self, change: int) -> None:
         with self._lock:

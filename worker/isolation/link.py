@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from orchestrator.contracts.interest import InterestKind
 from orchestrator.errors import NightfleetError
 from worker.isolation.channel import Channel
 
@@ -20,7 +21,7 @@ class Link:
         self._channel = channel
         self._on_stop = on_stop
         #: Called when what somebody waits for may have come.
-        self.on_poke: Callable[[], None] = lambda: None
+        self.on_poke: Callable[[InterestKind | None], None] = lambda _: None
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[Any]] = {}
@@ -53,7 +54,7 @@ class Link:
             if "stop" in message:
                 self._on_stop(NightfleetError.from_data(message["stop"]), message["at_once"])
             elif "poke" in message:
-                self.on_poke()
+                self.on_poke(message["poke"])
             else:
                 self._answer(message)
         # Whatever the agent does now reaches nobody, and another worker takes it over.

@@ -24,6 +24,10 @@ class RemoteMail:
         self._link = link
         self.receives = receives
 
+    def listen(self, claim: Claim) -> None:
+        del claim
+        self._ask("listen")
+
     def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
         del claim
         return [(task, identity) for task, identity in self._ask("recipients", to=to)]
@@ -60,6 +64,8 @@ class RemoteMail:
 def answer_mail(mail: Mail, claim: Claim, message: Mapping[str, Any]) -> Any:
     """Give the worker's answer to a child: under the claim that the worker holds, whatever the child says."""
     match message:
+        case {"mail": "listen"}:
+            return mail.listen(claim)
         case {"mail": "recipients", "to": to}:
             return [list(each) for each in mail.recipients(claim, to)]
         case {"mail": "body", "recipient": recipient, "body": body}:

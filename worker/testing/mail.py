@@ -73,6 +73,10 @@ class ScriptedMail:
         for incoming in inbox:
             self._arrive(incoming.message(self.agent))
 
+    def listen(self, claim: Claim) -> None:
+        """Hear nobody: there is no other process."""
+        del claim
+
     def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
         del claim
         if to is not None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +17,6 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from orchestrator.clock import ids, system_clock
-from orchestrator.context.base import Sharing
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
@@ -193,7 +193,15 @@ def _driver(  # noqa: PLR0913, PLR0917 - what stands in for a worker, part by pa
         plugin=loaded.agent_class.__module__,
         limit_bytes=sys.maxsize,
     )
-    return EffectRecorder(writer, journal.read(claim), host, NoWaiting(writer.motion, people, mail), calls)
+    waiting = NoWaiting(writer.motion, people, mail)
+
+    def tell(run_id: str, elsewhere: bool) -> None:  # noqa: FBT001 - as a worker is told
+        del run_id, elsewhere
+        waiting.poke("keys")
+
+    # Whoever waits for a change looks before anybody says that nothing brings it about.
+    host.shared = replace(host.shared, tell=tell)
+    return EffectRecorder(writer, journal.read(claim), host, waiting, calls)
 
 
 def _claim(loaded: LoadedAgent, task: str) -> Claim:
@@ -211,7 +219,7 @@ class _Host:
         recorder: Recorder,
         memory: MemoryManager,
         loaded: LoadedAgent,
-        shared: Sharing,
+        shared: ClaimSharing,
     ) -> None:
         self.loaded = loaded
         self.shared = shared

@@ -4,7 +4,8 @@ FROM @run r LEFT JOIN @budget b ON b.run_id = r.id AND b.scope = 'run/' || r.id
 WHERE r.id = :run_id /*pg FOR SHARE OF r */
 
 -- states_for_fork: how its tasks ended, and behind them its compensations, and whether they began
-SELECT position, state, started_at IS NOT NULL, assigned FROM @agent_run WHERE run_id = :run_id ORDER BY position
+SELECT position, state, started_at IS NOT NULL, assigned FROM @agent_run
+WHERE run_id = :run_id AND parent_id IS NULL ORDER BY position
 
 -- copy_past: give agent runs of a new run the ends that they had in another one; the epoch stays 0, nobody has claimed them
 UPDATE @agent_run

@@ -133,22 +133,30 @@ VALUES (
 )
 ON CONFLICT (id) DO NOTHING */
 
--- mail_insert: a message on SQLite, which gives no numbers; one writer at a time does
+-- mail_known: what was sent by an id
+SELECT recipient_id, type, body FROM @agent_message WHERE id = :id
+
+-- mail_insert: messages on SQLite, which gives no numbers; one writer at a time does
 INSERT INTO @agent_message (
     run_id, number, id, tenant_id, sender, sender_id, sent_scope, sent_number, recipient, recipient_id, type, priority, body, wants_reply, answers, state, reason,
     created_at, expires_at, ended_at
 )
-SELECT :run_id, coalesce(max(number), 0) + 1, :id, :tenant_id, :sender, :sender_id, :scope, :entry, :recipient, :recipient_id, :type, :priority, :body,
-       :wants_reply, :answers, :state, :reason, now(), later(:ttl), CASE WHEN :reason IS NOT NULL THEN now() END
-FROM @agent_message WHERE run_id = :run_id
+SELECT :run_id, (SELECT coalesce(max(number), 0) FROM @agent_message WHERE run_id = :run_id) + l.key + 1, l.value ->> 'id', :tenant_id,
+       :sender, :sender_id, :scope, :entry, l.value ->> 'recipient', l.value ->> 'recipient_id', l.value ->> 'type',
+       l.value ->> 'priority', substr(:bodies, l.value ->> 'start', l.value ->> 'size'), l.value ->> 'wants_reply',
+       l.value ->> 'answers', l.value ->> 'state', l.value ->> 'reason', now(), later(l.value ->> 'ttl'),
+       CASE WHEN l.value ->> 'reason' IS NOT NULL THEN now() END
+FROM json_each(:letters) l WHERE true ORDER BY l.key
 ON CONFLICT (id) DO NOTHING
+RETURNING id
 
--- mail_waits: whether a message is still there to be received
-SELECT 1 FROM @agent_message WHERE run_id = :run_id AND number = :number AND recipient_id = :id AND state = 'waiting'
+-- mail_wait_still: how many of some messages are still there to be received
+SELECT count(*) FROM @agent_message
+WHERE run_id = :run_id AND number IN (SELECT value FROM json_each(:numbers)) AND recipient_id = :id AND state = 'waiting'
 
--- mail_take: receive a message, as a step of a transaction
+-- mail_take: receive messages, on SQLite, as a step of a transaction that has found them
 UPDATE @agent_message SET state = 'taken', taken_scope = :scope, taken_number = :entry, ended_at = now()
-WHERE run_id = :run_id AND number = :number AND recipient_id = :id AND state = 'waiting'
+WHERE run_id = :run_id AND number IN (SELECT value FROM json_each(:numbers))
 
 -- mail_wake: queue a suspended agent run for a message, and note that it will be published
 UPDATE @agent_run
@@ -187,6 +195,18 @@ WHERE run_id = :run_id AND state || '' = 'taken' AND (sender_id IS NOT NULL OR s
 SELECT number, id, sender, recipient, type, priority, body, wants_reply, answers, created_at, state, reason, expires_at, ended_at
 FROM @agent_message WHERE run_id = :run_id AND number > :after ORDER BY number LIMIT :most
 
+-- mail_past: messages of a run to some tasks that are no replies, as far as they were sent by what is recorded
+-- Who was set back to before a sending has sent anew since, perhaps: its record is younger than the message then.
+SELECT m.number, m.id, m.tenant_id, m.sender, m.recipient, m.type, m.priority, m.body, m.wants_reply, m.created_at, m.expires_at
+FROM @agent_message m
+WHERE m.run_id = :run_id AND m.number > :after AND m.recipient = ANY(:recipients::text[]) AND m.answers IS NULL
+  AND m.sender <> :runtime AND NOT EXISTS (
+    SELECT 1 FROM @journal j
+    WHERE j.agent_run_id = m.sender_id AND j.scope = m.sent_scope AND j.number = m.sent_number
+      AND (j.state = 'void' OR j.recorded_at > m.created_at)
+)
+ORDER BY m.number LIMIT :most
+
 -- mail_told: what watchers of a run have not been told yet; of a run that goes on, what nobody can come before any more
 -- Numbers are in the order of commits for one recipient, and not for a run.
 SELECT number, id, sender, recipient, type, priority, body, wants_reply, answers, created_at
@@ -209,23 +229,31 @@ UPDATE @agent_message SET state = 'dead', reason = 'the request that it answers 
 WHERE state = 'waiting' AND answers IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM @agent_message q WHERE q.id = @agent_message.answers AND q.wants_reply)
 
--- mail_perhaps_stuck: runs in which an agent run waits for messages alone, and nobody runs, or one that it waits for has ended
+-- mail_perhaps_stuck: runs in which an agent run waits for what others of it bring, and nobody runs, or one of those cannot help
+-- One that waits for the outside is left alone, and those who wait for it come to nothing here; so it is with people.
 SELECT DISTINCT w.run_id FROM @agent_run w
-WHERE w.state = 'suspended' AND w.wake_at IS NULL AND w.listening IS NOT NULL AND w.run_id > :after
+WHERE CASE WHEN w.state = 'suspended' THEN w.listening END IS NOT NULL AND w.wake_at IS NULL AND w.run_id > :after
+  AND w.listening -> 'people' IS NULL
+  AND NOT coalesce(w.listening -> 'mail' @> jsonb_build_array(jsonb_build_object('from', :outside::text)), false)
   AND (NOT EXISTS (SELECT 1 FROM @agent_run o WHERE o.run_id = w.run_id AND o.state || '' IN ('running', 'queued'))
     OR EXISTS (
         SELECT 1 FROM @agent_run o
-        WHERE o.run_id = w.run_id AND o.state || '' IN ('succeeded', 'failed', 'cancelled', 'skipped')
-          AND o.task IN (SELECT coalesce(i ->> 'of', i ->> 'from') FROM jsonb_array_elements(w.listening -> 'mail') i)
+        WHERE o.run_id = w.run_id
+          AND (o.state || '' IN ('succeeded', 'failed', 'cancelled', 'skipped')
+            OR o.state || '' = 'suspended' AND o.listening IS NOT NULL AND o.wake_at IS NULL)
+          AND (o.task IN (SELECT coalesce(i ->> 'of', i ->> 'from') FROM jsonb_array_elements(w.listening -> 'mail') i)
+            OR o.task IN (SELECT i ->> 'namespace' FROM jsonb_array_elements(w.listening -> 'keys') i))
     ))
 ORDER BY w.run_id LIMIT :most
 
--- mail_perhaps_stuck_here: runs in which an agent run waits for messages: on SQLite, where they are few
+-- mail_perhaps_stuck_here: runs in which an agent run waits for what others bring: on SQLite, where they are few
 SELECT DISTINCT run_id FROM @agent_run
 WHERE state = 'suspended' AND wake_at IS NULL AND listening IS NOT NULL AND run_id > :after ORDER BY run_id LIMIT :most
 
--- mail_members: the agent runs of a run, with what those that are suspended wait for
-SELECT id, task, state, epoch, wake_at, listening, predecessors, agent FROM @agent_run WHERE run_id = :run_id ORDER BY position
+-- mail_members: the agent runs of a run
+SELECT id, task, agent FROM @agent_run WHERE run_id = :run_id ORDER BY position
 
--- mail_waiting_still: whether an agent run waits as it did
-SELECT 1 FROM @agent_run WHERE id = :id AND epoch = :epoch AND state = 'suspended' /*pg FOR NO KEY UPDATE */
+-- mail_waiters: the agent runs of some runs, with what those that are suspended wait for
+SELECT id, task, state, epoch, wake_at, listening, predecessors, gated, CASE WHEN parent_id IS NOT NULL THEN subwork_id END
+FROM @agent_run WHERE run_id = ANY(:run_ids::uuid[]) ORDER BY run_id, position
+

@@ -2,13 +2,19 @@
 -- Locks are taken in one order everywhere: run (for the foreign keys of what is written), what it shares, agent runs by id. Who
 -- is about to wait for a change holds it too, so that the wait is seen by the next change, or sees this one.
 /*pg WITH r AS MATERIALIZED (SELECT id FROM @run WHERE id = ANY(:run_ids::uuid[]) ORDER BY id FOR KEY SHARE)*/
-SELECT run_id, changes, keys, bytes FROM @shared_context
+SELECT run_id, changes, keys, bytes, watched_until > now() FROM @shared_context
 WHERE run_id = ANY(:run_ids::uuid[]) /*pg AND (SELECT count(*) FROM r) >= 0*/ ORDER BY run_id /*pg FOR NO KEY UPDATE*/
 
 -- shared_begin: make what is held, of runs that share nothing yet
 INSERT INTO @shared_context (run_id, tenant_id, changes, keys, bytes)
 SELECT id, tenant_id, 0, 0, 0 FROM @run WHERE id = ANY(:run_ids::uuid[]) ORDER BY id
 ON CONFLICT DO NOTHING
+
+-- shared_watch: note that somebody waits in a process for a change of what a run shares, who is to be told by others
+/*pg INSERT INTO @shared_context AS c (run_id, tenant_id, changes, keys, bytes, watched_until)
+SELECT id, tenant_id, 0, 0, 0, later(:seconds::float8) FROM @run WHERE id = :run_id
+ON CONFLICT (run_id) DO UPDATE SET watched_until = excluded.watched_until
+WHERE c.watched_until IS NULL OR c.watched_until < later(:seconds::float8 / 2) */
 
 -- shared_fence: hold the agent runs that change something, and those that wait for a change in their runs
 -- Said as the index says it: a plan that is made once must not read the suspended rows of all runs.
@@ -140,8 +146,16 @@ WHERE run_id = :run_id AND namespace = :namespace AND present AND substr(key, 1,
 -- shared_position: the number of the last change
 SELECT changes FROM @shared_context WHERE run_id = :run_id
 
--- shared_tasks: the tasks that a run has
-SELECT task FROM @agent_run WHERE run_id = :run_id ORDER BY position
+-- shared_tasks: the tasks that a run has; and those that have a part, which in a fork may be sub-work of its source
+SELECT task FROM (
+    SELECT task, position FROM @agent_run WHERE run_id = :run_id
+    UNION
+    SELECT namespace, 2147483647 FROM @shared_key k WHERE run_id = :run_id AND namespace <> ''
+      AND NOT EXISTS (SELECT 1 FROM @agent_run a WHERE a.run_id = :run_id AND a.task = k.namespace)
+) t ORDER BY position
+
+-- shared_writers: the tasks that have written something, of sub-work too
+SELECT DISTINCT task FROM @shared_version WHERE run_id = :run_id
 
 -- shared_past: every version that some tasks of a run have made, in the order in which they did, as many as are wanted
 SELECT namespace, key, number, tenant_id, body, size, task, created_at FROM (

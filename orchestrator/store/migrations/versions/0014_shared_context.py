@@ -28,6 +28,7 @@ def upgrade() -> None:  # noqa: D103
         sa.Column("changes", LONG, nullable=False),
         sa.Column("keys", sa.Integer(), nullable=False),
         sa.Column("bytes", LONG, nullable=False),
+        sa.Column("watched_until", TIME),
         _of_run("shared_context"),
         sa.PrimaryKeyConstraint("run_id", name="pk_shared_context"),
         postgresql_with={"fillfactor": 50},
