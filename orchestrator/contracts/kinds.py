@@ -24,6 +24,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 #: Where a condition stands: it holds if none of the others does.
 ELSE = "else"
 MAX_BRANCHES = 100
+_SHOWN_MEMBERS = 5
 #: The branches of a condition that is one expression.
 THEN, OTHERWISE = "then", "otherwise"
 
@@ -165,6 +166,41 @@ def _used_name(tool: ToolUse) -> str:
     return tool.name
 
 
+def _step_name(composite: Any) -> str:
+    return f"of {composite.do.does}"
+
+
+def _route_names(router: Any) -> str:
+    return f"to {_named(router.routes)}"
+
+
+def _leader_name(team: Any) -> str:
+    return f"{team.leader.does} with {_named(team.followers)}"
+
+
+def _team_names(team: Any) -> str:
+    return f"of {_named(team.members)}"
+
+
+def _agent_names(team: Any) -> str:
+    return f"between {_named(team.agents)}"
+
+
+def _workflow_name(workflow: Any) -> str:
+    return str(workflow.name)
+
+
+def _named(members: Any) -> str:
+    names = [member.name for member in members]
+    return ", ".join(
+        names if len(names) <= _SHOWN_MEMBERS else [*names[:_SHOWN_MEMBERS], f"{len(names) - _SHOWN_MEMBERS} more"]
+    )
+
+
+def _made_of_others(name: str, write: str, shown: Callable[[Any], str]) -> Kind:
+    return Kind(name, write, shown, undoes=False)
+
+
 #: These words stand in the place of an agent, in queues, listings and Flower, so no plugin has such a name.
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
@@ -181,6 +217,15 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 undoes=False,
                 settled=True,
             ),
+            _made_of_others("workflow", "write `workflow: file.yaml`, or its tasks", _workflow_name),
+            _made_of_others("loop", "write `loop: {do: agent, until: expression}`", _step_name),
+            _made_of_others("map", "write `map: {do: agent, over: ${task.field}}`", _step_name),
+            _made_of_others("router", "write `router: {by: agent, routes: {name: agent}}`", _route_names),
+            _made_of_others(
+                "leader_follower", "write `leader_follower: {leader: agent, followers: [agent]}`", _leader_name
+            ),
+            _made_of_others("consensus", "write `consensus: {members: [agent]}`", _team_names),
+            _made_of_others("handoff", "write `handoff: {agents: [agent]}`", _agent_names),
         )
     }
 )

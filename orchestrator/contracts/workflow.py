@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
+from orchestrator.contracts.composite import COMPOSITES, Consensus, Handoff, LeaderFollower, Loop, Map, Member, Router
 from orchestrator.contracts.inputs import Inputs
 from orchestrator.contracts.kinds import (
     KINDS,
@@ -59,6 +60,9 @@ RESERVED_TASK_IDS = frozenset({"all", "input"})
 #: The id of what makes a run's output where its workflow says what that is: no task has it then.
 OUTPUT = "output"
 
+#: The field of a map's input that has its list, where that is what a reference leads to.
+ITEMS = "items"
+
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -88,6 +92,17 @@ def _agent_of_a_node(given: Any) -> Any:
         named: list[str] = [kind for kind in KINDS if given.get(kind) is not None]  # pyright: ignore[reportUnknownMemberType]
         return {**given, "agent": named[0]} if named else given  # pyright: ignore[reportUnknownVariableType]
     return given  # pyright: ignore[reportUnknownVariableType]
+
+
+def _with_items(given: Any) -> Any:
+    """Give a map over what a reference leads to that as a field of its input, in which references are replaced."""
+    match given:
+        case {"map": {"over": str(over)} as mapped} if _REFERENCE.fullmatch(over):  # pyright: ignore[reportUnknownVariableType]
+            fields: dict[str, Any] = given  # pyright: ignore[reportUnknownVariableType]
+            own = {**(fields.get("input") or {}), ITEMS: over}
+            return {**fields, "input": own, "map": {**mapped, "over": ITEMS}}
+        case _:
+            return given  # pyright: ignore[reportUnknownVariableType]
 
 
 def _check_kind(given: TaskDefinition | Compensation) -> None:
@@ -209,11 +224,18 @@ class TaskDefinition(Value):
     tool: Tool = None
     condition: Branches = None
     branch: Names = ()
+    workflow: WorkflowDefinition | None = None
+    loop: Loop | None = None
+    map: Map | None = None
+    router: Router | None = None
+    leader_follower: LeaderFollower | None = None
+    consensus: Consensus | None = None
+    handoff: Handoff | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _named(cls, given: Any) -> Any:
-        return _agent_of_a_node(given)
+        return _with_items(_agent_of_a_node(given))
 
     @model_validator(mode="after")
     def _exactly_one_kind(self) -> Self:
@@ -316,6 +338,14 @@ class WorkflowDefinition(Value):
         import hashlib
 
         return hashlib.sha256(self.canonical.encode()).hexdigest()[:32]
+
+
+# Steps are tasks, and tasks have steps.
+_NAMES = {"TaskDefinition": TaskDefinition}
+for _made in (Member, *COMPOSITES.values()):
+    _made.model_rebuild(_types_namespace=_NAMES)
+TaskDefinition.model_rebuild()
+WorkflowDefinition.model_rebuild()
 
 
 def replace_references(value: Any, resolve: Any) -> Any:

@@ -3,7 +3,7 @@
 ::
 
     sequential("reader", parallel("summarizer", "critic", aggregate="editor"))
-    sequential("reader", adaptive("router", {"billing": "accountant", "other": "writer"}), "editor")
+    sequential("reader", adaptive("chooser", {"billing": "accountant", "other": "writer"}), "editor")
 
 A part is an agent's name or any other expression, a `TaskDefinition`, a workflow, or `any_agent("review")` for whichever
 agent can do something. Ids stay unique: the first part to

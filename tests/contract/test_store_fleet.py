@@ -46,7 +46,7 @@ def test_joining_twice_changes_nothing_and_the_last_announcement_of_an_agent_cou
 
 
 def test_workers_that_join_at_the_same_time_with_the_same_agents_do_not_disturb_each_other(store: Store) -> None:
-    names = ["reader", "critic", "editor", "router"]
+    names = ["reader", "critic", "editor", "chooser"]
     workers = [f"0199c0de-0000-7000-8000-{number:012x}" for number in range(12)]
     rotated = [names[number % 4 :] + names[: number % 4] for number in range(12)]
     race(*(partial(join, store, *each, worker_id=worker_id) for each, worker_id in zip(rotated, workers, strict=True)))

@@ -470,9 +470,8 @@ class Talk:
         return letter
 
     def receive(self, name: str) -> Any:
-        found = self.store.mail.look(self.claims[name], Filter()).found
-        assert found is not None
-        assert self.store.mail.take(self.claims[name], self.entry("receive"), found.number)
+        [found] = self.store.mail.look(self.claims[name], Filter(), 1).found
+        assert self.store.mail.take(self.claims[name], self.entry("receive"), [found.number])
         return found.message.body
 
     def age(self, letter: Letter, seconds: float) -> None:
@@ -511,12 +510,10 @@ def test_what_kept_tasks_and_others_outside_have_sent_waits_in_a_fork_for_those_
     assert talk.waiting(forked, "end") == [("c", "for one that has not begun")]
     assert talk.waiting(forked, "c") == []
     claim = talk.world.steps.claim(forked, "a")
-    found = store.mail.look(claim, Filter(sender="b")).found
-    assert found is not None
+    [found] = store.mail.look(claim, Filter(sender="b"), 1).found
     assert found.message.body == 0
-    assert store.mail.take(claim, talk.entry("receive"), found.number)
-    again = store.mail.look(claim, Filter(sender="b")).found
-    assert again is not None
+    assert store.mail.take(claim, talk.entry("receive"), [found.number])
+    [again] = store.mail.look(claim, Filter(sender="b"), 1).found
     assert again.message.body == 1
     assert store.deletions.delete_ended([talk.run_id]) == 1, "a fork needs nothing of its run"
 
@@ -553,7 +550,7 @@ def test_a_message_of_a_fork_lives_for_as_long_as_it_would_have(store: Store) ->
     letter = talk.letter("a", "dead by now", ttl_seconds=1000)
     store.mail.deliver(talk.run_id, letter, sender=OUTSIDE)
     talk.age(letter, 2000)
-    assert store.mail.look(talk.claims["a"], Filter()).found is None
+    assert store.mail.look(talk.claims["a"], Filter(), 1).found == ()
     talk.end()
     forked = talk.world.fork(talk.run_id, "a")
     assert talk.waiting(forked, "a") == [("@outside", "dead by now")]

@@ -19,7 +19,7 @@ def conditions(workflow: WorkflowDefinition) -> dict[str, str]:
 
 def taken(workflow: WorkflowDefinition, output: Any) -> list[str]:
     """Give the branches that run for an output of the task that decides."""
-    return [key for key, when in conditions(workflow).items() if decide(when, {}, {"router": output})]
+    return [key for key, when in conditions(workflow).items() if decide(when, {}, {"chooser": output})]
 
 
 def test_a_sequence_joins_all_ends_to_all_firsts() -> None:
@@ -84,9 +84,9 @@ def test_renaming_takes_everything_along_that_refers_to_a_task() -> None:
 
 
 def test_the_same_part_can_be_used_again_and_again() -> None:
-    step = adaptive("router", {"a": "x", "b": "y"})
+    step = adaptive("chooser", {"a": "x", "b": "y"})
     workflow = sequential(step, step, step)
-    validate(workflow, {"router", "x", "y"})
+    validate(workflow, {"chooser", "x", "y"})
     assert conditions(workflow)["x_3"] == 'router_3.choice == "a"'
     assert edges(workflow)["router_2"] == ("x", "y")
 
@@ -102,7 +102,7 @@ def test_builders_need_a_part() -> None:
     with pytest.raises(WorkflowInvalid, match="at least one branch"):
         parallel()
     with pytest.raises(WorkflowInvalid, match="at least one branch"):
-        adaptive("router", {})
+        adaptive("chooser", {})
 
 
 def test_a_part_of_another_type_is_named() -> None:
@@ -111,11 +111,11 @@ def test_a_part_of_another_type_is_named() -> None:
 
 
 def test_a_branch_is_taken_by_the_value_of_a_field() -> None:
-    workflow = adaptive("router", {"billing": "accountant", "other": "a | b"}, otherwise="human")
+    workflow = adaptive("chooser", {"billing": "accountant", "other": "a | b"}, otherwise="human")
     assert conditions(workflow) == {
-        "accountant": 'router.choice == "billing"',
-        "a": 'router.choice == "other"',
-        "human": '!(router.choice == "billing") && !(router.choice == "other")',
+        "accountant": 'chooser.choice == "billing"',
+        "a": 'chooser.choice == "other"',
+        "human": '!(chooser.choice == "billing") && !(chooser.choice == "other")',
     }
     assert workflow.ends == ("accountant", "b", "human")
     assert taken(workflow, {"choice": "billing"}) == ["accountant"]
@@ -126,14 +126,14 @@ def test_a_branch_is_taken_by_the_value_of_a_field() -> None:
     "key", ['say "no"', "it's", "back\\slash", "two\nlines", "schön 😀", "a' || true || '", "\x7f\t"]
 )
 def test_any_text_can_be_a_key(key: str) -> None:
-    workflow = adaptive("router", {key: "a", "other": "b"})
+    workflow = adaptive("chooser", {key: "a", "other": "b"})
     validate(workflow, None)
     assert taken(workflow, {"choice": key}) == ["a"]
 
 
 def test_keys_can_be_booleans_and_numbers() -> None:
-    assert taken(adaptive("router", {True: "a", False: "b"}, field="ok"), {"ok": False}) == ["b"]
-    assert taken(adaptive("router", {1: "a", 2: "b"}, field="level"), {"level": 2}) == ["b"]
+    assert taken(adaptive("chooser", {True: "a", False: "b"}, field="ok"), {"ok": False}) == ["b"]
+    assert taken(adaptive("chooser", {1: "a", 2: "b"}, field="level"), {"level": 2}) == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -141,35 +141,37 @@ def test_keys_can_be_booleans_and_numbers() -> None:
     [("result.choice", {"result": {"choice": "x"}}), ("my-field", {"my-field": "x"}), ("in", {"in": "x"})],
 )
 def test_the_field_can_be_a_path_or_any_key(field: str, output: Any) -> None:
-    assert taken(adaptive("router", {"x": "a", "y": "b"}, field=field), output) == ["a"]
+    assert taken(adaptive("chooser", {"x": "a", "y": "b"}, field=field), output) == ["a"]
 
 
 def test_without_a_field_the_first_condition_that_holds_wins() -> None:
     workflow = adaptive(
-        "router", {"router.score > 8": "praise", "router.score > 4": "edit"}, field=None, otherwise="rewrite"
+        "chooser", {"chooser.score > 8": "praise", "chooser.score > 4": "edit"}, field=None, otherwise="rewrite"
     )
     assert conditions(workflow) == {
-        "praise": "router.score > 8",
-        "edit": "!(router.score > 8) && (router.score > 4)",
-        "rewrite": "!(router.score > 8) && !(router.score > 4)",
+        "praise": "chooser.score > 8",
+        "edit": "!(chooser.score > 8) && (chooser.score > 4)",
+        "rewrite": "!(chooser.score > 8) && !(chooser.score > 4)",
     }
     assert [taken(workflow, {"score": score}) for score in (9, 5, 1)] == [["praise"], ["edit"], ["rewrite"]]
 
 
 def test_without_a_field_keys_are_text() -> None:
     with pytest.raises(WorkflowInvalid, match="CEL conditions"):
-        adaptive("router", {True: "a"}, field=None)
+        adaptive("chooser", {True: "a"}, field=None)
 
 
 def test_a_branch_keeps_its_own_condition() -> None:
     branch = TaskDefinition(id="a", agent="a", when="input.fast || input.cheap")
-    assert conditions(adaptive("router", {"x": branch}))["a"] == '(router.choice == "x") && (input.fast || input.cheap)'
+    assert (
+        conditions(adaptive("chooser", {"x": branch}))["a"] == '(chooser.choice == "x") && (input.fast || input.cheap)'
+    )
 
 
 def test_what_follows_waits_for_all_branches() -> None:
-    workflow = sequential("reader", adaptive("reader | router", {"x": "a", "y": "b"}), "editor")
+    workflow = sequential("reader", adaptive("reader | chooser", {"x": "a", "y": "b"}), "editor")
     assert edges(workflow)["editor"] == ("a", "b")
-    assert edges(workflow)["router"] == ("reader_2",)
+    assert edges(workflow)["chooser"] == ("reader_2",)
 
 
 def test_what_decides_ends_in_one_task() -> None:

@@ -31,12 +31,12 @@ def test_the_text_shows_stages_and_what_is_special() -> None:
 
 
 def test_the_text_shows_conditions() -> None:
-    workflow = sequential(adaptive("router", {"a": "x", "b": "y"}), "join")
+    workflow = sequential(adaptive("chooser", {"a": "x", "b": "y"}), "join")
     assert as_text(workflow).splitlines() == [
         "workflow: 4 tasks in 3 stages",
-        "  1  router",
-        '  2  x       after router; when router.choice == "a"',
-        '     y       after router; when router.choice == "b"',
+        "  1  chooser",
+        '  2  x       after chooser; when chooser.choice == "a"',
+        '     y       after chooser; when chooser.choice == "b"',
         "  3  join    after x, y",
     ]
 
@@ -51,15 +51,15 @@ def test_a_task_stands_in_the_stage_after_its_longest_path() -> None:
 
 
 def test_mermaid_has_nodes_arrows_and_conditions() -> None:
-    workflow = sequential(adaptive("router", {"a": "x", "b": "end=writer"}), "join")
+    workflow = sequential(adaptive("chooser", {"a": "x", "b": "end=writer"}), "join")
     assert as_mermaid(workflow).splitlines() == [
         "flowchart TD",
-        '  task_router["router"]',
+        '  task_chooser["chooser"]',
         '  task_x["x"]',
         '  task_end["end (writer)"]',
         '  task_join["join"]',
-        '  task_router -->|"router.choice == #34;a#34;"| task_x',
-        '  task_router -->|"router.choice == #34;b#34;"| task_end',
+        '  task_chooser -->|"chooser.choice == #34;a#34;"| task_x',
+        '  task_chooser -->|"chooser.choice == #34;b#34;"| task_end',
         "  task_x --> task_join",
         "  task_end --> task_join",
     ]

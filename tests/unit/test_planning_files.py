@@ -108,16 +108,16 @@ def test_a_byte_order_mark_and_foreign_line_ends_do_not_matter(here: Path) -> No
 def test_else_is_what_is_left_when_no_other_condition_holds(here: Path) -> None:
     text = """
 tasks:
-  router:
-  billing: {agent: a, after: [router], when: router.choice == "billing"}
-  support: {agent: b, after: [router], when: router.choice == "support"}
-  other: {agent: c, after: [router], when: else}
+  chooser:
+  billing: {agent: a, after: [chooser], when: chooser.choice == "billing"}
+  support: {agent: b, after: [chooser], when: chooser.choice == "support"}
+  other: {agent: c, after: [chooser], when: else}
   unrelated: {after: [billing], when: billing.ok}
 """
-    built = adaptive("router", {"billing": "billing=a", "support": "support=b"}, otherwise="other=c")
+    built = adaptive("chooser", {"billing": "billing=a", "support": "support=b"}, otherwise="other=c")
     loaded = load(text)
     assert loaded.tasks[:4] == built.tasks
-    assert loaded.by_id["other"].when == '!(router.choice == "billing") && !(router.choice == "support")'
+    assert loaded.by_id["other"].when == '!(chooser.choice == "billing") && !(chooser.choice == "support")'
 
 
 def test_else_looks_at_tasks_that_wait_for_the_same_in_any_order(here: Path) -> None:

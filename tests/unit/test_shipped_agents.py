@@ -28,7 +28,7 @@ TAKES_ANY_OUTPUT = ["reader", "summarizer", "keywords", "critic", "editor", "eva
 INPUTS: dict[str, dict[str, Any]] = {
     **{name: {"text": TEXT} for name in TAKES_ANY_OUTPUT},
     "comparer": {"texts": [TEXT, "Ships carry containers."]},
-    "router": {"text": TEXT, "choices": ["trade", "weather"]},
+    "chooser": {"text": TEXT, "choices": ["trade", "weather"]},
 }
 
 
@@ -50,7 +50,7 @@ def test_every_agent_takes_the_output_of_every_other(before: str, after: str):
     assert output_of(after, json.loads(json.dumps(between))).model == "offline"
 
 
-@pytest.mark.parametrize("agent", [*TAKES_ANY_OUTPUT, "router"])
+@pytest.mark.parametrize("agent", [*TAKES_ANY_OUTPUT, "chooser"])
 def test_an_empty_text_is_taken(agent: str):
     assert output_of(agent, {**INPUTS[agent], "text": ""}).model == "offline"
 
@@ -62,7 +62,7 @@ def test_an_empty_text_is_taken(agent: str):
     ("comparer", "Both are about ships."),
     ("editor", "# Report"),
     ("evaluator", '{"scores": [{"criterion": "clear", "score": 1, "reason": "It is."}]}'),
-    ("router", '{"choice": "trade", "reason": "Ships trade."}'),
+    ("chooser", '{"choice": "trade", "reason": "Ships trade."}'),
 ])  # fmt: skip
 def test_a_model_is_asked_once_with_the_text_as_material_and_named_in_the_output(agent: str, reply: str):
     model = MockLLM(reply)
@@ -193,21 +193,21 @@ def test_evaluator_passes_at_the_mark_that_is_given():
 
 def test_router_chooses_by_the_words_of_names_and_descriptions():
     ways = {"billing": "invoice, payment, refund", "technical_support": "error, crash"}
-    assert output_of("router", {"text": "Two invoices were paid.", "choices": ways}).choice == "billing"
-    assert output_of("router", {"text": "Support, please!", "choices": ways}).choice == "technical_support"
-    assert output_of("router", {"text": "Hello.", "choices": ways}).choice == "billing"
+    assert output_of("chooser", {"text": "Two invoices were paid.", "choices": ways}).choice == "billing"
+    assert output_of("chooser", {"text": "Support, please!", "choices": ways}).choice == "technical_support"
+    assert output_of("chooser", {"text": "Hello.", "choices": ways}).choice == "billing"
 
 
 def test_router_refuses_to_choose_from_nothing():
     for nothing in ([], {}):
         with pytest.raises(InputInvalid, match="choices"):
-            output_of("router", {"text": TEXT, "choices": nothing})
+            output_of("chooser", {"text": TEXT, "choices": nothing})
 
 
 def test_router_takes_no_way_from_a_model_that_it_was_not_given():
     insists = MockLLM(*3 * ['{"choice": "elsewhere", "reason": "Why not."}'])
     with pytest.raises(NightfleetError, match="choice"):
-        output_of("router", INPUTS["router"], insists)
+        output_of("chooser", INPUTS["chooser"], insists)
 
 
 def test_the_judge_scores_by_the_rubric_and_takes_what_it_judges_as_material() -> None:

@@ -31,7 +31,7 @@ class Choice(BaseModel):
     model: str
 
 
-class Router(BaseAgent):
+class Chooser(BaseAgent):
     """Choose one of several named ways by what a text is about."""
 
     CAPABILITIES = ("route",)
