@@ -163,24 +163,17 @@ def post_one(session: Session, posting: Posting, most: int) -> Result:
         there = session.row("journal_row", id=claim.id, scope=scope, number=entry)
         if there is not None and there[4] in {EntryState.DONE, EntryState.FAILED}:
             return Result("taken", Posted())
-        place = {"run_id": claim.run_id, "id": claim.id, "scope": scope, "entry": entry}
-        if not all(session.row("mail_waits", number=number, **_place(claim)) for number in posting.takes):
+        numbers = {"run_id": claim.run_id, "numbers": json.dumps(posting.takes)}
+        if session.rows("mail_wait_still", id=claim.id, **numbers)[0][0] != len(posting.takes):
             return Result("refused", Posted())
-        for number in posting.takes:
-            session.run("mail_take", number=number, **place)
+        session.run("mail_take", scope=scope, entry=entry, **numbers)
     answer = write_one(session, posting)
     if answer != "written":
         return Result(answer, Posted())
     _, scope, entry = posting.key
     owner = {"run_id": claim.run_id, "tenant_id": claim.tenant_id, "sender": claim.task}
     origin = {"sender_id": claim.id, "scope": scope, "entry": entry}
-    reached = [send_letter(session, letter, {**owner, **origin}) for letter in posting.letters]
-    running = dict.fromkeys(identity for each in reached for identity in each.running)
-    return Result(answer, Posted((), tuple(running), tuple(woken for each in reached for woken in each.woken)))
-
-
-def _place(claim: Claim) -> dict[str, str]:
-    return {"run_id": claim.run_id, "id": claim.id}
+    return Result(answer, _send_all(session, posting.letters, {**owner, **origin}))
 
 
 def refusal_of(session: Session, letter: Letter, most: int, room: int = 1) -> Refusal | None:
@@ -196,34 +189,65 @@ def refusal_of(session: Session, letter: Letter, most: int, room: int = 1) -> Re
     return Refusal(letter.recipient, "full") if depth is not None and depth[0] + min(room, most) > most else None
 
 
-def send_letter(session: Session, letter: Letter, origin: Mapping[str, Any], statement: str = "mail_insert") -> Posted:
-    """Send one letter, as a step of a transaction that holds its recipient."""
+def _send_all(session: Session, letters: Sequence[Letter], origin: Mapping[str, Any]) -> Posted:
+    """Send letters on SQLite, in their order, as a step of a transaction."""
+    recipients = {letter.recipient_id for letter in letters}
+    held = {key: session.row("mail_recipient", id=key) for key in sorted(recipients)}
+    bodies = bytearray()
+    rows: list[dict[str, Any]] = []
+    sent: dict[str, Letter] = {}
+    for letter in letters:
+        row = held[letter.recipient_id]
+        if row is not None:
+            columns = _letter_columns(letter, _too_late(session, letter, AgentRunState(row[0])))
+            rows.append({**columns, **append(bodies, letter.body)})
+            sent[letter.id] = letter
+    if not rows:
+        return Posted()
+    stored = session.rows("mail_insert", letters=json.dumps(rows), bodies=bytes(bodies), **origin)
+    alive = {row["id"] for row in rows if row["reason"] is None}
+    reached = [
+        _reach(session, held[letter.recipient_id] or (), letter, origin["sender"])
+        for (identity,) in stored
+        if identity in alive and (letter := sent[identity])
+    ]
+    running = dict.fromkeys(identity for each in reached for identity in each.running)
+    return Posted((), tuple(running), tuple(woken for each in reached for woken in each.woken))
+
+
+def _send_one(session: Session, letter: Letter, origin: Mapping[str, Any]) -> Posted:
+    """Send one letter on Postgres, as a step of a transaction that holds its recipient."""
     row = session.row("mail_recipient", id=letter.recipient_id)
     if row is None:
         return Posted()
-    state, listening = AgentRunState(row[0]), row[1]
-    why = _too_late(session, letter, state)
-    columns: dict[str, Any] = {
-        **origin,
+    why = _too_late(session, letter, AgentRunState(row[0]))
+    stored = session.run("mail_send", body=letter.body, **_letter_columns(letter, why), **origin)
+    return Posted() if stored != 1 or why is not None else _reach(session, row, letter, origin["sender"])
+
+
+def _letter_columns(letter: Letter, why_dead: str | None) -> dict[str, Any]:
+    return {
         "id": letter.id,
         "recipient": letter.recipient,
         "recipient_id": letter.recipient_id,
         "type": letter.type,
         "priority": letter.priority,
-        "body": letter.body,
         "wants_reply": letter.wants_reply,
         "answers": letter.answers,
-        "state": (MailState.WAITING if why is None else MailState.DEAD).value,
-        "reason": why,
+        "state": (MailState.WAITING if why_dead is None else MailState.DEAD).value,
+        "reason": why_dead,
         "ttl": letter.ttl_seconds,
     }
-    if session.run(statement, **columns) != 1 or why is not None:
-        return Posted()
+
+
+def _reach(session: Session, recipient: Sequence[Any], letter: Letter, sender: str) -> Posted:
+    """Queue the recipient of a letter if it is suspended and waits for it, or name it if it is running."""
+    state, listening = AgentRunState(recipient[0]), recipient[1]
     if state is AgentRunState.RUNNING:
         return Posted(running=(letter.recipient_id,))
     wanted = json.loads(listening or "{}").get("mail", ())
     if state is not AgentRunState.SUSPENDED or not any(
-        wakes(each, origin["sender"], letter.type, letter.answers) for each in wanted
+        wakes(each, sender, letter.type, letter.answers) for each in wanted
     ):
         return Posted()
     return Posted(woken=wake(session, letter.recipient_id))
@@ -340,5 +364,5 @@ def send_from(session: Session, dialect: str, run_id: str, sender: str, letter: 
     [(tenant_id,)] = session.rows("mail_tenant", run_id=run_id)
     origin: dict[str, Any] = {"run_id": run_id, "tenant_id": tenant_id, "sender": sender}
     if dialect == "postgresql":
-        return send_letter(session, letter, origin, "mail_send")
-    return send_letter(session, letter, {**origin, **dict.fromkeys(("sender_id", "scope", "entry"))})
+        return _send_one(session, letter, origin)
+    return _send_all(session, [letter], {**origin, **dict.fromkeys(("sender_id", "scope", "entry"))})

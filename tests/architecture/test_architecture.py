@@ -78,8 +78,8 @@ def importers(*packages: str) -> set[str]:
 KERNEL = tuple(
     f"orchestrator.{name}"
     for name in (
-        "contracts", "errors", "clock", "failpoints", "settings", "broker", "store", "journal", "bus", "registry", "context",
-        "observability", "advance", "recovery", "retention", "planning", "kernel", "imports", "realmodels", "shipped",
+        "binding", "contracts", "errors", "clock", "failpoints", "settings", "broker", "store", "journal", "bus", "registry",
+        "context", "observability", "advance", "recovery", "retention", "planning", "kernel", "imports", "realmodels", "shipped",
         "httpserver", "webhooks.document", "webhooks.schedule", "webhooks.signing",
     )
 )  # fmt: skip
@@ -271,7 +271,7 @@ EXPORTS = [
     "SharedValue", "SharedValues", "TaskDefinition", "Timeouts", "ToolUse",
     "UnknownAgent", "UnknownCapability", "Usage", "UsageError", "ValueTooLarge",
     "Variant", "WorkerState", "WorkerSummary", "WorkflowDefinition", "WorkflowInvalid", "adaptive", "any_agent",
-    "parallel", "sequential",
+    "consensus", "handoff", "leader_follower", "loop", "map_over", "nested", "parallel", "router", "sequential",
 ]  # fmt: skip
 
 

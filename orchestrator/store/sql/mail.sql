@@ -136,22 +136,27 @@ ON CONFLICT (id) DO NOTHING */
 -- mail_known: what was sent by an id
 SELECT recipient_id, type, body FROM @agent_message WHERE id = :id
 
--- mail_insert: a message on SQLite, which gives no numbers; one writer at a time does
+-- mail_insert: messages on SQLite, which gives no numbers; one writer at a time does
 INSERT INTO @agent_message (
     run_id, number, id, tenant_id, sender, sender_id, sent_scope, sent_number, recipient, recipient_id, type, priority, body, wants_reply, answers, state, reason,
     created_at, expires_at, ended_at
 )
-SELECT :run_id, coalesce(max(number), 0) + 1, :id, :tenant_id, :sender, :sender_id, :scope, :entry, :recipient, :recipient_id, :type, :priority, :body,
-       :wants_reply, :answers, :state, :reason, now(), later(:ttl), CASE WHEN :reason IS NOT NULL THEN now() END
-FROM @agent_message WHERE run_id = :run_id
+SELECT :run_id, (SELECT coalesce(max(number), 0) FROM @agent_message WHERE run_id = :run_id) + l.key + 1, l.value ->> 'id', :tenant_id,
+       :sender, :sender_id, :scope, :entry, l.value ->> 'recipient', l.value ->> 'recipient_id', l.value ->> 'type',
+       l.value ->> 'priority', substr(:bodies, l.value ->> 'start', l.value ->> 'size'), l.value ->> 'wants_reply',
+       l.value ->> 'answers', l.value ->> 'state', l.value ->> 'reason', now(), later(l.value ->> 'ttl'),
+       CASE WHEN l.value ->> 'reason' IS NOT NULL THEN now() END
+FROM json_each(:letters) l WHERE true ORDER BY l.key
 ON CONFLICT (id) DO NOTHING
+RETURNING id
 
--- mail_waits: whether a message is still there to be received
-SELECT 1 FROM @agent_message WHERE run_id = :run_id AND number = :number AND recipient_id = :id AND state = 'waiting'
+-- mail_wait_still: how many of some messages are still there to be received
+SELECT count(*) FROM @agent_message
+WHERE run_id = :run_id AND number IN (SELECT value FROM json_each(:numbers)) AND recipient_id = :id AND state = 'waiting'
 
--- mail_take: receive a message, as a step of a transaction
+-- mail_take: receive messages, on SQLite, as a step of a transaction that has found them
 UPDATE @agent_message SET state = 'taken', taken_scope = :scope, taken_number = :entry, ended_at = now()
-WHERE run_id = :run_id AND number = :number AND recipient_id = :id AND state = 'waiting'
+WHERE run_id = :run_id AND number IN (SELECT value FROM json_each(:numbers))
 
 -- mail_wake: queue a suspended agent run for a message, and note that it will be published
 UPDATE @agent_run
