@@ -35,6 +35,8 @@ SCHEMAS: Mapping[str, Published] = {
         "run, runs show, runs fork, runs retry, runs dead redrive without a fleet; runs resume, one a line",
     ),
     "runs": Published("orchestrator.contracts.run:RunSummary", "runs list", many=True),
+    "messages": Published("orchestrator.contracts.mail:MailRecord", "runs show --messages", many=True),
+    "sent": Published("orchestrator.contracts.mail:Sent", "runs send"),
     "shared": Published("orchestrator.contracts.shared:SharedValues", "runs show --shared"),
     "journal": Published("orchestrator.contracts.recorded:RunJournal", "runs show --journal"),
     "replay": Published("orchestrator.contracts.replay:Replay", "runs replay"),
