@@ -36,6 +36,7 @@
     │   ├── NoMessageCanCome        who could send one waits too, or has ended
     │   ├── CallFailed              an agent that was called has failed for good
     │   ├── CallLimitExceeded       calls are nested too deep, or a run has too many
+    │   ├── BoundReached            a loop or a team has not come to its end in time
     │   ├── AgentCrashed            it ended its process, alone in it, too often
     │   ├── AgentOutOfMemory        it wanted more than `Limits.memory_mb`
     │   ├── StateConflict           a key of the shared context has another version than was expected
@@ -351,6 +352,12 @@ class CallLimitExceeded(AgentError):
     """Calls of agents are nested deeper, or a run has more of them, than the settings allow."""
 
     code = "call_limit"
+
+
+class BoundReached(AgentError):
+    """A loop or a team has done as many rounds as it may, and has not come to the end that was wanted of it."""
+
+    code = "bound_reached"
 
 
 class AgentCrashed(AgentError):

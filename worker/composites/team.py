@@ -1,0 +1,57 @@
+"""What teams have in common: whom they may call, what is told of members, and which failures of members they go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.contracts.agent import AgentCard
+from orchestrator.contracts.composite import Member
+from orchestrator.contracts.run import ErrorInfo
+from orchestrator.contracts.workflow import TaskDefinition
+from orchestrator.contracts.permissions import Permissions
+from orchestrator.errors import BudgetExceeded, BudgetUnpriced, CallFailed, InputInvalid, NightfleetError, ValueTooLarge
+from worker.agent import AsyncContext, BaseAgent
+from worker.loop.granted import Granted
+from worker.plugin import LoadedAgent, Shape
+
+#: Gives what an agent, or what else a step is, can do, in a sentence.
+Describe = Callable[[TaskDefinition], str]
+
+#: How a call of a member ends that the team can go on without.
+FAILURES = (CallFailed, InputInvalid, ValueTooLarge)
+#: Of members that could not pay: nobody else of the team can, unless it was their own limit.
+_PENNILESS = frozenset({BudgetExceeded.code, BudgetUnpriced.code})
+_OWN_LIMIT = "agent-run"
+
+
+def team_agent(card: AgentCard, agent_class: type[BaseAgent]) -> LoadedAgent:
+    """Give a class that makes a team of its members as an agent that can run; it calls whom its definition names."""
+    granted = Granted(Permissions(agents=("*",)))
+    return LoadedAgent(card, agent_class, is_async=True, takes=Shape(), gives=Shape(), granted=granted)
+
+
+def steps_by_name(members: Sequence[Member]) -> dict[str, TaskDefinition]:
+    """Give the steps of members."""
+    return {member.name: member.do for member in members}
+
+
+async def described(ctx: AsyncContext, describe: Describe, members: Sequence[Member]) -> Mapping[str, str]:
+    """Give what each member can do, recorded: a new version of an agent changes nothing of what was asked before."""
+
+    def describe_members() -> dict[str, str]:
+        return {member.name: member.description or describe(member.do) for member in members}
+
+    return await ctx.step(describe_members)
+
+
+def fault_of(error: CallFailed | InputInvalid | ValueTooLarge) -> dict[str, Any]:
+    """Give why a member gave nothing, as it is told; raises the error again where a team cannot go on."""
+    cause = error.__cause__
+    if not isinstance(error, CallFailed) or not isinstance(cause, NightfleetError):
+        return {"code": error.code, "message": error.message}
+    info = ErrorInfo.model_validate({"code": cause.code, "message": "", "details": error.details})
+    is_own = str(cause.details.get("scope", "")).startswith(_OWN_LIMIT)
+    if info.pauses_job or (cause.code in _PENNILESS and not is_own):
+        raise error
+    return {"code": cause.code, "message": cause.message, "task": error.details.get("task")}
