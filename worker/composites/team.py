@@ -7,9 +7,9 @@ from typing import Any
 
 from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.composite import Member
+from orchestrator.contracts.permissions import Permissions
 from orchestrator.contracts.run import ErrorInfo
 from orchestrator.contracts.workflow import TaskDefinition
-from orchestrator.contracts.permissions import Permissions
 from orchestrator.errors import BudgetExceeded, BudgetUnpriced, CallFailed, InputInvalid, NightfleetError, ValueTooLarge
 from worker.agent import AsyncContext, BaseAgent
 from worker.loop.granted import Granted
