@@ -21,12 +21,12 @@ def test_whatever_hands_over_to_nobody_is_the_result(answer: Any) -> None:
 
 @pytest.mark.parametrize("value", [{"text": "x"}, None, False])
 def test_the_result_of_a_turn_is_the_result(value: Any) -> None:
-    assert next_of(Turn[Any](result=value).model_dump(), "desk", list(AGENTS)) == Ended(value)
+    assert next_of(Turn(result=value).model_dump(), "desk", list(AGENTS)) == Ended(value)
 
 
 def test_a_handoff_goes_where_it_says_with_its_message() -> None:
     assert next_of({"handoff": "billing", "message": {"n": 1}}, "desk", list(AGENTS)) == Passed("billing", {"n": 1})
-    assert next_of(Turn[Any](handoff="billing", message="m").model_dump(), "desk", list(AGENTS)) == Passed(
+    assert next_of(Turn(handoff="billing", message="m").model_dump(), "desk", list(AGENTS)) == Passed(
         "billing", "m"
     )
 

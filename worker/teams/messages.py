@@ -8,9 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-Input = TypeVar("Input")
 Answer = TypeVar("Answer")
-Given = TypeVar("Given")
 
 
 class Fault(BaseModel):
@@ -66,24 +64,25 @@ class LeaderTurn(BaseModel):
         """
         assignment = create_model(
             "Assignment",
-            __base__=Assignment[input],
+            __base__=Assignment,
             to=(one_of("Follower", self.followers), _field_of(Assignment, "to")),
+            input=(input, _field_of(Assignment, "input")),
         )
         return create_model(
             "Assignments",
             __base__=Assignments,
             assignments=(_list_of(assignment), _field_of(Assignments, "assignments")),
-            result=(result | None if result is not Any else Any, _field_of(Assignments, "result")),
+            result=(_or_none(result), _field_of(Assignments, "result")),
         )
 
 
-class Assignment(BaseModel, Generic[Input]):
+class Assignment(BaseModel):
     """A piece of work for a follower. It begins when those in `after` have ended, and is then given what they gave."""
 
     model_config = ConfigDict(use_enum_values=True)
 
     to: str = Field(description="the follower who does it")
-    input: Input = Field(description="what the follower is given")
+    input: Any = Field(default=None, description="what the follower is given")
     id: str | None = Field(default=None, description="a name for it, where another one comes after it")
     after: list[str] = Field(default=[], description="ids of those whose results it needs")
 
@@ -91,7 +90,7 @@ class Assignment(BaseModel, Generic[Input]):
 class Assignments(BaseModel):
     """What a leader gives: assignments, or the `result`, which ends the team."""
 
-    assignments: list[Assignment[Any]] = Field(default=[], description="what is to be done next; none with a result")
+    assignments: list[Assignment] = Field(default=[], description="what is to be done next; none with a result")
     result: Any = Field(default=None, description="the result of the whole task, once nothing is left to be done")
 
 
@@ -161,25 +160,37 @@ class HandoffTurn(BaseModel):
     handoffs_left: int = 1
     problem: str | None = None
 
-    def answer(self, result: Any = Any) -> type[Turn[Any]]:
-        """Give the type of an answer that knows the agents at hand, for `ctx.llm(output=...)`."""
+    def answer(self, result: Any = Any) -> type[Turn]:
+        """Give the type of an answer that knows the agents at hand, for `ctx.llm(output=...)`.
+
+        `result` is the type of the result of the team.
+        """
         names: Any = one_of("Agent", self.agents) | None if self.agents else None
-        return create_model("Turn", __base__=Turn[result], handoff=(names, _field_of(Turn, "handoff")))
+        return create_model(
+            "Turn",
+            __base__=Turn,
+            handoff=(names, _field_of(Turn, "handoff")),
+            result=(_or_none(result), _field_of(Turn, "result")),
+        )
 
 
-class Turn(BaseModel, Generic[Given]):
+class Turn(BaseModel):
     """What an agent gives that has the work: the `result`, or who takes over, with a message."""
 
     model_config = ConfigDict(use_enum_values=True)
 
     handoff: str | None = Field(default=None, description="who takes over; null with a result")
     message: str | None = Field(default=None, description="what whoever takes over should know")
-    result: Given | None = Field(default=None, description="the result of the whole task; null with a handoff")
+    result: Any = Field(default=None, description="the result of the whole task; null with a handoff")
 
 
 def one_of(name: str, words: Iterable[str]) -> Any:
     """Give a type of text that is one of some words, in its schema too."""
     return Enum(name, {f"CHOICE_{number}": word for number, word in enumerate(words)}, type=str)
+
+
+def _or_none(kind: Any) -> Any:
+    return kind if kind is Any else kind | None
 
 
 def _list_of(model: Any) -> Any:
