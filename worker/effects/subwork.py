@@ -146,11 +146,6 @@ def call_flow(call: CallAgent) -> Flow[Any]:
 
 def make_call(agent: str, value: Any, output: type[BaseModel] | None, options: CallPolicy) -> CallAgent:
     """Make the effect of a `ctx.call`; raises `InputInvalid` for an input that is no JSON."""
-    if not isinstance(agent, str):
-        step, agent = agent, agent.agent
-        options = {"retry": step.retry, "timeouts": step.timeouts}
-        if not isinstance(step.on_error, str):
-            options["fallback"] = step.on_error.fallback
     _check("ctx.call", output, options, CallPolicy)
     order = Order(agent, (_text(value, f"the input of agent {agent!r}"),), options=_policy(agent, options))
     return CallAgent(order, many=False, model=output)

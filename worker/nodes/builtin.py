@@ -41,9 +41,6 @@ BUILT_IN: Mapping[str, LoadedAgent] = MappingProxyType(
         "celery": _built_in("celery", "Run a task of a Celery app and wait for its result."),
         "function": _built_in("function", "Call a Python function."),
         "tool": _built_in("tool", "Call a tool."),
-        "leader_follower": _built_in("leader_follower", "Team."),
-        "consensus": _built_in("consensus", "Team."),
-        "handoff": _built_in("handoff", "Team."),
     }
 )
 
@@ -55,18 +52,6 @@ def is_built_in(loaded: LoadedAgent) -> bool:
 
 def bound(card: AgentCard, task: TaskDefinition, tools: Callable[[], ToolRegistry], *, limit_bytes: int) -> LoadedAgent:
     """Give what a built-in agent stands for that runs our own process alone; it may import modules of the user's."""
-    if task.leader_follower is not None:
-        from worker.composites.leader_follower import leader_follower_agent
-
-        return leader_follower_agent(task, card, lambda step: step.does)
-    if task.consensus is not None:
-        from worker.composites.consensus import consensus_agent
-
-        return consensus_agent(task, card)
-    if task.handoff is not None:
-        from worker.composites.handoff import handoff_agent
-
-        return handoff_agent(task, card, lambda step: step.does)
     if task.tool is not None:
         from worker.nodes.tool import tool_agent
 
