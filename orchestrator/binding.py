@@ -70,6 +70,15 @@ class Binder:
             self._known.clear()
             return _least_busy(self._candidates(capability))
 
+    def shared_out(self, capability: str, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Share some pieces of work out among the agents that have a capability: who does each, and who could.
+
+        Raises `UnknownCapability`.
+        """
+        with self._lock:
+            candidates = self._candidates(capability)
+            return tuple(_least_busy(candidates) for _ in range(count)), tuple(sorted(self._able().get(capability, ())))
+
     def _candidates(self, capability: str) -> Sequence[_Candidate]:
         able = self._able()
         agents = able.get(capability, ())

@@ -55,10 +55,21 @@ from orchestrator.errors import (
     ValueTooLarge,
 )
 from orchestrator.planning.inputs import Upstream
+from orchestrator.planning.subwork import names_called
 from worker.effects.base import Account, Flow, now_flow, progress_flow, step_flow
 from worker.effects.gather import gather_tasks, gather_threads
 from worker.effects.scopes import Scopes
-from worker.effects.subwork import CallAgent, CallPolicy, MapOptions, call_flow, make_call, make_map
+from worker.effects.subwork import (
+    CallAgent,
+    CallPolicy,
+    MapOptions,
+    Runnable,
+    Work,
+    call_flow,
+    make_call,
+    make_map,
+    make_run,
+)
 from worker.effects.uncertain import make_step
 from worker.effects.waits import NO_DEFAULT, ask_flow, make_ask, sleep_flow, sleep_until_flow
 from worker.guards.base import Guard, Place, Stage, Verdict, guard, refused, rewritten, undecided
@@ -310,8 +321,9 @@ class _BaseContext:
         return self._granted.env(name, default)
 
     def _permitted(self, call: CallAgent, options: CallPolicy | MapOptions) -> CallAgent:
-        fallback = options.get("fallback")
-        self._granted.check_agents((call.order.agent, *(() if fallback is None else (fallback,))))
+        fallback, step = options.get("fallback"), call.order.step
+        called = (call.order.agent,) if step is None else names_called(step)
+        self._granted.check_agents((*called, *(() if fallback is None else (fallback,))))
         return call
 
     def uuid(self) -> str:
@@ -389,27 +401,43 @@ class Context(_BaseContext, MailContext):
         return gather_threads(self._driver.scopes.here(), branches, return_exceptions=return_exceptions)
 
     @overload
-    def call(self, agent: str, input: Any, **policy: Unpack[CallPolicy]) -> Any: ...
+    def call(self, agent: Work, input: Any, **policy: Unpack[CallPolicy]) -> Any: ...
     @overload
-    def call(self, agent: str, input: Any, *, output: type[M], **policy: Unpack[CallPolicy]) -> M: ...
+    def call(self, agent: Work, input: Any, *, output: type[M], **policy: Unpack[CallPolicy]) -> M: ...
     def call(
-        self, agent: str, input: Any, *, output: type[BaseModel] | None = None, **policy: Unpack[CallPolicy]
+        self, agent: Work, input: Any, *, output: type[BaseModel] | None = None, **policy: Unpack[CallPolicy]
     ) -> Any:
         """Call another agent and wait for what it gives, without a slot: JSON values, or a validated `output`.
 
         It is an agent run of this run, with its own retries, limits and journal; see `CallPolicy`. An agent that is repeated
-        gets the same result. Raises `CallFailed` when it has failed for good, `PermissionDenied` for an agent that this one
-        does not declare (`Permissions.agents`), `UnknownAgent`, and `InputInvalid` for an input that it does not take.
+        gets the same result. In place of an agent's name a `TaskDefinition` is called with its policies: any kind of task, and
+        whoever has a capability; where it fails and `on_error` is `continue` the call gives None. Raises `CallFailed` when it
+        has failed for good, `PermissionDenied` for an agent that this one does not declare (`Permissions.agents`),
+        `UnknownAgent`, and `InputInvalid` for an input that it does not take.
         """
         return self._driver.run(call_flow(self._permitted(make_call(agent, input, output, policy), policy)))
 
     @overload
-    def map(self, agent: str, items: Iterable[Any], **options: Unpack[MapOptions]) -> list[Any]: ...
+    def run(self, workflow: Runnable, input: Any, **policy: Unpack[CallPolicy]) -> Any: ...
     @overload
-    def map(self, agent: str, items: Iterable[Any], *, output: type[M], **options: Unpack[MapOptions]) -> list[M]: ...
+    def run(self, workflow: Runnable, input: Any, *, output: type[M], **policy: Unpack[CallPolicy]) -> M: ...
+    def run(
+        self, workflow: Runnable, input: Any, *, output: type[BaseModel] | None = None, **policy: Unpack[CallPolicy]
+    ) -> Any:
+        """Run a workflow inside of this run and wait for its output, without a slot; see `call`.
+
+        `workflow` is a definition, an expression (`"reader | summarizer"`) or the path of a file. Its tasks are agent runs of
+        this run, as parallel as its graph. Raises `WorkflowInvalid` for one that cannot run.
+        """
+        return self._driver.run(call_flow(self._permitted(make_run(workflow, input, output, policy), policy)))
+
+    @overload
+    def map(self, agent: Work, items: Iterable[Any], **options: Unpack[MapOptions]) -> list[Any]: ...
+    @overload
+    def map(self, agent: Work, items: Iterable[Any], *, output: type[M], **options: Unpack[MapOptions]) -> list[M]: ...
     def map(
         self,
-        agent: str,
+        agent: Work,
         items: Iterable[Any],
         *,
         output: type[BaseModel] | None = None,
@@ -538,25 +566,36 @@ class AsyncContext(_BaseContext, AsyncMailContext):
         return await gather_tasks(branches, return_exceptions=return_exceptions)
 
     @overload
-    async def call(self, agent: str, input: Any, **policy: Unpack[CallPolicy]) -> Any: ...
+    async def run(self, workflow: Runnable, input: Any, **policy: Unpack[CallPolicy]) -> Any: ...
     @overload
-    async def call(self, agent: str, input: Any, *, output: type[M], **policy: Unpack[CallPolicy]) -> M: ...
+    async def run(self, workflow: Runnable, input: Any, *, output: type[M], **policy: Unpack[CallPolicy]) -> M: ...
+    async def run(
+        self, workflow: Runnable, input: Any, *, output: type[BaseModel] | None = None, **policy: Unpack[CallPolicy]
+    ) -> Any:
+        """Run a workflow inside of this run; see `Context.run`."""
+        call = self._permitted(make_run(workflow, input, output, policy), policy)
+        return await self._driver.run_async(call_flow(call))
+
+    @overload
+    async def call(self, agent: Work, input: Any, **policy: Unpack[CallPolicy]) -> Any: ...
+    @overload
+    async def call(self, agent: Work, input: Any, *, output: type[M], **policy: Unpack[CallPolicy]) -> M: ...
     async def call(
-        self, agent: str, input: Any, *, output: type[BaseModel] | None = None, **policy: Unpack[CallPolicy]
+        self, agent: Work, input: Any, *, output: type[BaseModel] | None = None, **policy: Unpack[CallPolicy]
     ) -> Any:
         """Call another agent and wait for what it gives, without a slot; see `Context.call`."""
         call = self._permitted(make_call(agent, input, output, policy), policy)
         return await self._driver.run_async(call_flow(call))
 
     @overload
-    async def map(self, agent: str, items: Iterable[Any], **options: Unpack[MapOptions]) -> list[Any]: ...
+    async def map(self, agent: Work, items: Iterable[Any], **options: Unpack[MapOptions]) -> list[Any]: ...
     @overload
     async def map(
-        self, agent: str, items: Iterable[Any], *, output: type[M], **options: Unpack[MapOptions]
+        self, agent: Work, items: Iterable[Any], *, output: type[M], **options: Unpack[MapOptions]
     ) -> list[M]: ...
     async def map(
         self,
-        agent: str,
+        agent: Work,
         items: Iterable[Any],
         *,
         output: type[BaseModel] | None = None,

@@ -41,6 +41,7 @@ from orchestrator.planning.subwork import definition_of
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.past import Past, past_of
 from orchestrator.store.store import Store
+from worker.composites import EXECUTORS
 from worker.effects.attempt import Writer
 from worker.effects.base import Account, Effect
 from worker.effects.motion import Motion
@@ -54,6 +55,7 @@ from worker.execution import Execution
 from worker.given import Given, ask_as_told
 from worker.llm.base import LLMRequest, LLMResponse
 from worker.loader import AgentLoader, LoadedAgent
+from worker.nodes.builtin import BUILT_IN, bound
 from worker.subwork import all_ends
 from worker.tools.needs import ServiceLimit
 
@@ -84,13 +86,27 @@ def replay_run(kernel: Kernel, run_id: str, task: str | None = None, *, agents_p
             f"task {past.claim.task!r} of run {run_id} was not executed, so there is nothing to replay"
             + (f": if it is a copy, replay it in run {source}, of which this one is a fork" if source else "")
         )
-    if past.claim.agent in NODE_KINDS:
-        raise UsageError(
-            f"task {past.claim.task!r} is a {past.claim.agent} and no agent: it has no effects that are recorded one by one"
-        )
-    loaded = AgentLoader(agents_path or kernel.settings.agents_path, base=Path.cwd()).load().get(past.claim.agent)
+    loaded = _loaded(kernel, past, AgentLoader(agents_path or kernel.settings.agents_path, base=Path.cwd()))
     entries = list(kernel.store.journal.entries(past.claim.id))
     return _Replaying(past, loaded, entries, _Called(kernel.store)).compared()
+
+
+def _loaded(kernel: Kernel, past: Past, loader: AgentLoader) -> LoadedAgent:
+    """Give what has executed an agent run, as it is here."""
+    agent = past.claim.agent
+    if agent in EXECUTORS:
+
+        def describe(name: str) -> str:
+            card = kernel.store.fleet.card(name)
+            return "" if card is None else card.description
+
+        task = definition_of(past.plan, past.claim)
+        return bound(BUILT_IN[agent].card, task, loader.registry, describe, limit_bytes=kernel.settings.max_value_bytes)
+    if agent in NODE_KINDS:
+        raise UsageError(
+            f"task {past.claim.task!r} is a {agent} and no agent: it has no effects that are recorded one by one"
+        )
+    return loader.load().get(agent)
 
 
 def _agent_run_of(kernel: Kernel, run_id: str, task: str | None) -> str:

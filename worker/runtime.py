@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from orchestrator.advance import Advancer
+from orchestrator.binding import Binder
 from orchestrator.clock import system_clock
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.money import to_nanousd
@@ -96,15 +97,22 @@ class Runtime:
     #: What agents tell each other, and what they remember.
     post: Post = field(init=False)
     memory: MemoryManager = field(init=False)
+    #: Who gives calls that name a capability the least busy agent that has it.
+    binder: Binder = field(init=False)
     _leaving: bool = False
 
     def __post_init__(self) -> None:
-        self.nodes = Nodes(self.settings, self.store.agent_runs)
+        self.nodes = Nodes(self.settings, self.store.agent_runs, self._describe)
         self.desk = Desk.of(self.settings, self.providers, self.store.ledger, self.store.answers)
         self.show = Show.of(self.store.streams, self.redact)
         self.memory = memory_of(self.settings, self.store)
         self.post = Post(self.store.mail, self.advancer, self.agents, self.settings.max_message_bytes)
-        self.isolation = Isolation(self.settings, self.store, self._host, self._callees, self.deadlines, self.post)
+        ttl = self.settings.lease_ttl.total_seconds()
+        loads = partial(self.store.census.loads, lease_ttl_seconds=ttl)
+        self.binder = Binder(self.store.fleet.capabilities, loads, system_clock)
+        self.isolation = Isolation(
+            self.settings, self.store, self._host, self._callees, self._describe, self.deadlines, self.post
+        )
 
     def run(
         self,
@@ -256,7 +264,13 @@ class Runtime:
         return Recorder(writer, recording, self._host(execution), parking, self._callees(execution))
 
     def _callees(self, execution: Execution) -> Calling:
-        return Calling(self.store, self.advancer, self.agents, self.settings, execution)
+        return Calling(self.store, self.advancer, self.agents, self.settings, execution, self.binder)
+
+    def _describe(self, agent: str) -> str:
+        """Give what an agent says of itself, the one here before one that another worker has announced."""
+        loaded = self.agents.agents.get(agent)
+        card = self.store.fleet.card(agent) if loaded is None else loaded.card
+        return "" if card is None else card.description
 
     def _host(self, execution: Execution) -> Host:
         """Give what performs effects on behalf of an execution."""

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.advance import Advancer
+from orchestrator.binding import Binder
 from orchestrator.contracts.effect import Entry, Slot
 from orchestrator.contracts.shape import faults_of
 from orchestrator.contracts.subwork import Ended, Failure, Order, Standing, depth_of
-from orchestrator.contracts.workflow import NODE_KINDS
+from orchestrator.contracts.workflow import NODE_KINDS, TaskDefinition, WorkflowDefinition
 from orchestrator.errors import CallLimitExceeded, InputInvalid, UnknownAgent, ValueTooLarge
 from orchestrator.failpoints import failpoint
 from orchestrator.journal.encoding import pack
 from orchestrator.journal.rows import columns_of
 from orchestrator.planning.hints import did_you_mean
+from orchestrator.planning.inputs import run_input_of
+from orchestrator.planning.validate import validate
 from orchestrator.settings import Settings
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.store import Store
@@ -34,10 +37,12 @@ class Calling:
     agents: LoadedAgents
     settings: Settings
     execution: Execution
+    #: Who knows how busy agents are that could do what is asked for by capability.
+    binder: Binder
 
     def begin(self, claim: Claim, begun: Entry, order: Order) -> Standing:
         """Ask for sub-work; see `Callees`."""
-        self._check(claim, order)
+        order = self._checked(claim, order)
         limit = self.settings.max_value_bytes
         columns = columns_of(claim, pack(begun, limit_bytes=limit).entry)
         failpoint("before_call")
@@ -62,8 +67,36 @@ class Calling:
 
     # What is asked for ------------------------------------------------------------------------------------------------
 
-    def _check(self, claim: Claim, order: Order) -> None:
-        """Raise for what nobody can do: here and now, rather than in an agent run that fails of it."""
+    def _checked(self, claim: Claim, order: Order) -> Order:
+        """Give an order with who does it; raise for what nobody can do: here, rather than in an agent run that fails of it.
+
+        The steps of a task were checked with its workflow. What they do not take is theirs: it fails them, and not who calls.
+        """
+        self._check_bounds(claim, order)
+        step = order.step
+        if step is None:
+            self._check_inputs(order)
+            return order
+        if claim.agent not in NODE_KINDS:
+            self._check_step(step, order)
+        if step.capability is None:
+            return order
+        chosen, able = self.binder.shared_out(step.capability, len(order.inputs))
+        return order.asking(chosen=chosen, able=able)
+
+    def _check_step(self, step: TaskDefinition, order: Order) -> None:
+        """Raise for a step of an author's that nobody can do."""
+        if step.kind is None and step.capability is None and step.on_error == "fail":
+            self._check_inputs(order)
+            return
+        known = {*self.store.fleet.agent_names(), *self.agents.agents}
+        able = self.store.fleet.capabilities()
+        validate(WorkflowDefinition(name=step.id, tasks=(step,)), known, able)
+        if step.workflow is not None:
+            for text in order.inputs:
+                run_input_of(step.workflow, json.loads(text))
+
+    def _check_bounds(self, claim: Claim, order: Order) -> None:
         deepest = self.settings.max_call_depth
         if depth_of(claim.task) >= deepest:
             raise CallLimitExceeded(
@@ -77,7 +110,6 @@ class Calling:
                     f"{_which(order, index)} has more than {limit:,} bytes: pass a reference to it (a path, an URL), or raise "
                     "NIGHTFLEET_MAX_VALUE_BYTES"
                 )
-        self._check_inputs(order)
 
     def _check_inputs(self, order: Order) -> None:
         loaded = None if order.agent in NODE_KINDS else self.agents.agents.get(order.agent)
@@ -101,7 +133,8 @@ class Calling:
         """Give the schema of what an agent takes, None for any object; raises `UnknownAgent`."""
         if agent in NODE_KINDS:
             raise UnknownAgent(
-                f"{agent!r} is no agent, and cannot be called: wrap what it does in ctx.step, or in an agent"
+                f"{agent!r} is no agent, and cannot be called by this word: give ctx.call a TaskDefinition that says what "
+                "it does"
             )
         if agent in self.agents.agents:
             return {"type": "object"} if not self.agents.agents[agent].takes.allows(None) else None
@@ -126,9 +159,7 @@ def all_ends(store: Store, identity: str) -> list[Ended]:
 
 
 def _which(order: Order, index: int) -> str:
-    return (
-        f"the input of agent {order.agent!r}" if len(order.inputs) == 1 else f"item {index} for agent {order.agent!r}"
-    )
+    return f"the input of {order.does}" if len(order.inputs) == 1 else f"item {index} for {order.does}"
 
 
 def _of(error: InputInvalid, order: Order, index: int) -> InputInvalid:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+from orchestrator.contracts.composite import STEP
 from orchestrator.contracts.policy import RetryPolicy, Timeouts, Value
-from orchestrator.contracts.workflow import Name
+from orchestrator.contracts.workflow import Name, TaskDefinition
 
 #: Between the task of an agent run and the number of what it has asked for: no task of a workflow has it in its id, and a
 #: routing key with it has as many words as one without.
@@ -31,16 +32,20 @@ class SubworkState(StrEnum):
 
 
 class SubworkOptions(Value):
-    """What holds for each agent run of sub-work; `agent` is given where a `fallback` may do its work."""
+    """What holds for each agent run of sub-work; `agent` is given where a `fallback` may do its work.
+
+    Of a step `task` says all of it, with its policies.
+    """
 
     retry: RetryPolicy | None = None
     timeouts: Timeouts | None = None
     agent: Name | None = None
     fallback: Name | None = None
+    task: TaskDefinition | None = None
 
     def stored(self) -> str | None:
         """Give them as JSON text, None where nothing differs from what holds anyway."""
-        text = self.model_dump_json(exclude_none=True)
+        text = self.model_dump_json(exclude_defaults=True)
         return None if text == "{}" else text
 
 
@@ -48,8 +53,9 @@ class SubworkOptions(Value):
 class Order:
     """What an agent asks another one for: a result for each of `inputs`, which are JSON texts.
 
-    At most `max_concurrency` of them are under way at once. With `fail_fast` the first failure cancels the rest; with
-    `return_exceptions` failures are results.
+    `agent` is the word for what else a step may be, and empty for one that names a capability: then `chosen` says who does
+    it for each input, and `able` who could. At most `max_concurrency` of them are under way at once. With `fail_fast` the first
+    failure cancels the rest; with `return_exceptions` failures are results.
     """
 
     agent: str
@@ -59,6 +65,40 @@ class Order:
     return_exceptions: bool = False
     #: `SubworkOptions` as JSON text.
     options: str | None = None
+    chosen: tuple[str, ...] = ()
+    able: tuple[str, ...] = ()
+
+    @cached_property
+    def step(self) -> TaskDefinition | None:
+        """What is asked for where that is more than an agent."""
+        return None if self.options is None else SubworkOptions.model_validate_json(self.options).task
+
+    @classmethod
+    def of_step(cls, step: TaskDefinition) -> Self:
+        """Give an order for a step, without inputs."""
+        order = cls(step.agent, (), options=SubworkOptions(task=step).stored())
+        vars(order)["step"] = step  # it need not be read from its text
+        return order
+
+    def asking(self, **changes: Any) -> Self:
+        """Give the same order with other inputs, bounds, or agents that were chosen."""
+        order = replace(self, **changes)
+        vars(order)["step"] = self.step
+        return order
+
+    @property
+    def does(self) -> str:
+        """Who does it, for people: `agent 'reader'`, `loop of reader`."""
+        return f"agent {self.agent!r}" if self.step is None or self.agent == self.step.does else self.step.does
+
+    @property
+    def label(self) -> str | None:
+        """What its caller calls it; None where it says nothing."""
+        return None if self.step is None or self.step.id == STEP else self.step.id
+
+    def whose(self, index: int) -> str:
+        """Give the agent, or the word in its place, that does it for an input."""
+        return self.chosen[index] if self.chosen else self.agent
 
     @cached_property
     def digest(self) -> str:

@@ -53,6 +53,15 @@ def task_input(
     return outputs.get(before[0], {}) if len(before) == 1 else outputs
 
 
+def mapped(mapping: Any, what: str, known: Mapping[str, Any]) -> Any:
+    """Give a mapping with its references replaced, which lead into what is known by name; `what` it is begins the messages.
+
+    Raise InputInvalid where a reference leads to nothing.
+    """
+    upstream = {name: Upstream(AgentRunState.SUCCEEDED, value) for name, value in known.items()}
+    return replace_references(mapping, _Reach(what, known.get("input"), upstream, frozenset()).resolve)
+
+
 def made_output(workflow: WorkflowDefinition, run_input: Any, upstream: Mapping[str, Upstream]) -> Any:
     """Give the output that a workflow declares; what was skipped or has failed is None in it.
 

@@ -42,7 +42,7 @@ class Claim:
     #: JSON text: what it gets in place of what its task says.
     own_input: str | None = None
     project_id: str = ""
-    #: Of sub-work: who has asked for it, as part of what, and with which options (JSON text).
+    #: Of sub-work: who has asked for it, as part of what, and with which options of that (JSON text).
     parent_id: str | None = None
     subwork_id: str | None = None
     options: str | None = None

@@ -38,7 +38,7 @@ from orchestrator.store.subwork_steps import stop, stop_below
 
 _COLUMNS = (
     "id", "tenant_id", "run_id", "task", "position", "agent", "queue", "priority", "state", "predecessors", "gated", "input",
-    "parent_id", "subwork_id", "options", "dispatch", "queued_at", "published_at",
+    "parent_id", "subwork_id", "dispatch", "queued_at", "published_at",
 )  # fmt: skip
 #: How many ends are read at once.
 _PAGE = 500
@@ -217,7 +217,7 @@ def _create(session: Session, claim: Claim, plan: Plan, order: Order, begun: Map
         scope=begun["scope"],
         number=begun["number"],
         fingerprint=begun["fingerprint"],
-        agent=order.agent,
+        agent=order.whose(0),
         first_number=first_number,
         first_position=first_position,
         size=size,
@@ -225,36 +225,39 @@ def _create(session: Session, claim: Claim, plan: Plan, order: Order, begun: Map
         fail_fast=order.fail_fast,
         return_exceptions=order.return_exceptions,
         next_position=first_position + first,
+        options=order.options,
+        label=order.label,
     )
-    now, queue = database_now(session), queue_of(order.agent)
+    now = database_now(session)
     session.insert(
         "agent_run",
         _COLUMNS,
         [
             (
                 agent_run_id(run_id, first_position + index), claim.tenant_id, run_id,
-                child_task(claim.task, first_number + index), first_position + index, order.agent, queue, int(Priority.LATER),
+                child_task(claim.task, first_number + index), first_position + index, order.whose(index),
+                queue_of(order.whose(index)), int(Priority.LATER),
                 (AgentRunState.QUEUED if index < first else AgentRunState.BLOCKED).value, [], False, text, claim.id, identity,
-                order.options, int(index < first), now if index < first else None, now if index < first else None,
+                int(index < first), now if index < first else None, now if index < first else None,
             )
             for index, text in enumerate(order.inputs)
         ],
     )  # fmt: skip
     session.run("journal_write", outcome=None, **begun)
     ready = (
-        Dispatch(agent_run_id(run_id, first_position + index), 1, order.agent, Priority.LATER) for index in range(first)
+        Dispatch(agent_run_id(run_id, first_position + index), 1, order.whose(index), Priority.LATER)
+        for index in range(first)
     )
     return Begun(Standing(identity, SubworkState.OPEN, tasks_text(claim.task, first_number, size)), tuple(ready))
 
 
 def _resume(session: Session, identity: str, order: Order) -> tuple[Dispatch, ...]:
     """Put back what did not succeed of sub-work that nothing goes on of; gives what is ready."""
-    for (other,) in session.rows("subwork_fallbacks", id=identity, agent=order.agent):
+    own, agents = order.whose(0), list(order.able or (order.agent,))
+    for (other,) in session.rows("subwork_fallbacks", id=identity, agents=agents):
         session.run("journal_void_all", id=other)
         session.run("void_subwork_of", parent_id=other)
-    count = session.run(
-        "resume_subwork_rows", id=identity, agent=order.agent, queue=queue_of(order.agent), options=order.options
-    )
+    count = session.run("resume_subwork_rows", id=identity, agents=agents, agent=own, queue=queue_of(own))
     concurrency = order.max_concurrency or len(order.inputs)
     [[first]] = session.rows(
         "resume_subwork",
@@ -263,6 +266,8 @@ def _resume(session: Session, identity: str, order: Order) -> tuple[Dispatch, ..
         max_concurrency=concurrency,
         fail_fast=order.fail_fast,
         return_exceptions=order.return_exceptions,
+        options=order.options,
+        label=order.label,
     )
     return _release(session, identity, first, concurrency)
 

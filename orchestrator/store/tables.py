@@ -224,8 +224,6 @@ agent_run = Table(
     #: Who has asked for it, of what is no task of the workflow, and as part of which sub-work.
     Column("parent_id", Id),
     Column("subwork_id", Id),
-    #: What it was asked for with, where that differs from what holds anyway (`SubworkOptions`).
-    Column("options", Json),
     #: Whether it has ever asked for any: its end then ends that too.
     Column("has_subwork", Boolean, nullable=False, server_default=text("false")),
     Index("ix_agent_run_run", "run_id", "position"),
@@ -461,6 +459,10 @@ subwork = Table(
     #: How many have not ended; 0 is the decision.
     Column("remaining", Integer, nullable=False),
     Column("failures", Integer, nullable=False),
+    #: What it was asked for with, where that differs from what holds anyway (`SubworkOptions`): once, for any number of them.
+    Column("options", Json),
+    #: What people know it by, beside the names of its tasks: the step of a loop, the task of a nested workflow.
+    Column("label", Text),
     _created(),
     Index("ix_subwork_run", "run_id"),
     Index("ix_subwork_parent", "parent_id"),

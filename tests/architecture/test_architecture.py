@@ -78,8 +78,8 @@ def importers(*packages: str) -> set[str]:
 KERNEL = tuple(
     f"orchestrator.{name}"
     for name in (
-        "contracts", "errors", "clock", "failpoints", "settings", "broker", "store", "journal", "bus", "registry", "context",
-        "observability", "advance", "recovery", "retention", "planning", "kernel", "imports", "realmodels", "shipped",
+        "binding", "contracts", "errors", "clock", "failpoints", "settings", "broker", "store", "journal", "bus", "registry",
+        "context", "observability", "advance", "recovery", "retention", "planning", "kernel", "imports", "realmodels", "shipped",
         "httpserver", "webhooks.document", "webhooks.schedule", "webhooks.signing",
     )
 )  # fmt: skip

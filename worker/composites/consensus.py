@@ -10,7 +10,8 @@ from orchestrator.contracts.composite import Consensus, Member
 from orchestrator.contracts.workflow import TaskDefinition
 from orchestrator.errors import AgentFailed, BoundReached
 from worker.agent import AsyncContext, BaseAgent
-from worker.composites.team import FAILURES, fault_of, team_agent
+from worker.composites.step import called, executor
+from worker.composites.team import FAILURES, fault_of
 from worker.plugin import LoadedAgent
 from worker.teams.agreeing import (
     Heard,
@@ -24,6 +25,9 @@ from worker.teams.agreeing import (
     too_few,
     votes_shown,
 )
+
+#: As whom `runs show` names it.
+DECIDES = "decides"
 
 
 def consensus_agent(task: TaskDefinition, card: AgentCard) -> LoadedAgent:
@@ -51,10 +55,10 @@ def consensus_agent(task: TaskDefinition, card: AgentCard) -> LoadedAgent:
                     f"no agreement after {team.max_rounds:,} rounds ({votes_shown(tallied)}): give it more `max_rounds`, "
                     "another `rule`, a step that `decides`, or say `unmet: last` for the most frequent answer"
                 )
-            decided = await ctx.call(team.decides, to_decide(data, rounds))
+            decided = await ctx.call(called(team.decides, DECIDES), to_decide(data, rounds))
             return {**result, "answer": decision(decided, team.answer), "decision": decided}
 
-    return team_agent(card, ConsensusOfMembers)
+    return executor(task, card, ConsensusOfMembers)
 
 
 async def _asked(team: Consensus, data: Any, number: int, opinions: Sequence[Told], ctx: AsyncContext) -> list[Heard]:
@@ -67,7 +71,7 @@ async def _asked(team: Consensus, data: Any, number: int, opinions: Sequence[Tol
     async def asked_once(member: Member, problem: str | None) -> Heard:
         turn = member_turn(data, member.name, number, team.max_rounds, opinions, problem)
         try:
-            return heard(member.name, await ctx.call(member.do, turn), team.answer)
+            return heard(member.name, await ctx.call(called(member.do, member.name), turn), team.answer)
         except FAILURES as error:
             return Heard(member.name, error=fault_of(error)["message"])
 

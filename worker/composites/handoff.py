@@ -8,7 +8,8 @@ from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.workflow import TaskDefinition
 from orchestrator.errors import BoundReached
 from worker.agent import AsyncContext, BaseAgent
-from worker.composites.team import Describe, described, steps_by_name, team_agent
+from worker.composites.step import executor
+from worker.composites.team import Describe, described, steps_by_name
 from worker.plugin import LoadedAgent
 from worker.teams.handing import Ended, Passed, Told, handoff_turn, next_of, passed_on
 
@@ -46,7 +47,7 @@ def handoff_agent(task: TaskDefinition, card: AgentCard, describe: Describe) -> 
                 "`max_handoffs`, or say `unmet: last` for what was given last"
             )
 
-    return team_agent(card, HandoffOfAgents)
+    return executor(task, card, HandoffOfAgents)
 
 
 def _path(history: list[Told]) -> str:

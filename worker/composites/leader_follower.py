@@ -10,7 +10,8 @@ from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.workflow import TaskDefinition
 from orchestrator.errors import BoundReached
 from worker.agent import AsyncContext, BaseAgent
-from worker.composites.team import FAILURES, Describe, described, fault_of, steps_by_name, team_agent
+from worker.composites.step import called, executor
+from worker.composites.team import FAILURES, Describe, described, fault_of, steps_by_name
 from worker.plugin import LoadedAgent
 from worker.teams.leading import (
     Assigned,
@@ -27,12 +28,15 @@ from worker.teams.leading import (
     unmet,
 )
 
+#: As whom `runs show` names it.
+LEADER = "leader"
+
 
 def leader_follower_agent(task: TaskDefinition, card: AgentCard, describe: Describe) -> LoadedAgent:
     """Give a leader with its followers as an agent that can run."""
     team = task.leader_follower
     assert team is not None, "validated with the definition"
-    followers = steps_by_name(team.followers)
+    leader, followers = called(team.leader, LEADER), steps_by_name(team.followers)
 
     class LeaderFollower(BaseAgent):
         async def execute(self, data: Any, ctx: AsyncContext) -> Any:
@@ -41,7 +45,7 @@ def leader_follower_agent(task: TaskDefinition, card: AgentCard, describe: Descr
             plan = Plan()
             for number in range(1, team.max_rounds + 2):
                 turn = leader_turn(data, number, team.max_rounds, known, rounds, plan)
-                wanted = directions(await ctx.call(team.leader, turn), number, list(followers), rounds)
+                wanted = directions(await ctx.call(leader, turn), number, list(followers), rounds)
                 if isinstance(wanted, Finished):
                     return wanted.value
                 plan = wanted
@@ -55,7 +59,7 @@ def leader_follower_agent(task: TaskDefinition, card: AgentCard, describe: Descr
                 f"{why}: give it more `max_rounds`, or say `unmet: last` for what the followers gave last"
             )
 
-    return team_agent(card, LeaderFollower)
+    return executor(task, card, LeaderFollower)
 
 
 async def _followed(plan: Plan, number: int, followers: Mapping[str, TaskDefinition], ctx: AsyncContext) -> list[Told]:

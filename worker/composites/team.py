@@ -1,19 +1,16 @@
-"""What teams have in common: whom they may call, what is told of members, and which failures of members they go on with."""
+"""What teams have in common: what is told of members, and which failures of members they go on with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.composite import Member
-from orchestrator.contracts.permissions import Permissions
 from orchestrator.contracts.run import ErrorInfo
 from orchestrator.contracts.workflow import TaskDefinition
 from orchestrator.errors import BudgetExceeded, BudgetUnpriced, CallFailed, InputInvalid, NightfleetError, ValueTooLarge
-from worker.agent import AsyncContext, BaseAgent
-from worker.loop.granted import Granted
-from worker.plugin import LoadedAgent, Shape
+from worker.agent import AsyncContext
+from worker.composites.step import called
 
 #: Gives what an agent, or what else a step is, can do, in a sentence.
 Describe = Callable[[TaskDefinition], str]
@@ -25,15 +22,9 @@ _PENNILESS = frozenset({BudgetExceeded.code, BudgetUnpriced.code})
 _OWN_LIMIT = "agent-run"
 
 
-def team_agent(card: AgentCard, agent_class: type[BaseAgent]) -> LoadedAgent:
-    """Give a class that makes a team of its members as an agent that can run; it calls whom its definition names."""
-    granted = Granted(Permissions(agents=("*",)))
-    return LoadedAgent(card, agent_class, is_async=True, takes=Shape(), gives=Shape(), granted=granted)
-
-
 def steps_by_name(members: Sequence[Member]) -> dict[str, TaskDefinition]:
     """Give the steps of members."""
-    return {member.name: member.do for member in members}
+    return {member.name: called(member.do, member.name) for member in members}
 
 
 async def described(ctx: AsyncContext, describe: Describe, members: Sequence[Member]) -> Mapping[str, str]:

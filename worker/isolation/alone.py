@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import system_clock
+from orchestrator.contracts.composite import COMPOSITES, STEP
 from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.policy import Timeouts
 from orchestrator.contracts.usage import Usage
 from orchestrator.errors import AgentTimeout, ClaimLost, NightfleetError, ValueTooLarge, from_exception
+from orchestrator.planning.subwork import names_called
 from orchestrator.settings import Settings
 from orchestrator.store.store import Store
 from worker.deadlines import Deadlines
@@ -64,6 +66,8 @@ class Isolation:
     host: Callable[[Execution], Host]
     #: Gives who calls agents for an execution.
     callees: Callable[[Execution], Callees]
+    #: Gives what an agent says of itself.
+    describe: Callable[[str], str]
     deadlines: Deadlines
     post: Post
     #: The folder that plugins were looked for in, whatever an agent makes of the working directory.
@@ -112,7 +116,7 @@ class Isolation:
         return {
             "claim": asdict(execution.claim),
             "data": data,
-            "node": execution.task.model_dump(mode="json") if is_built_in(loaded) else None,
+            **self._node(execution, loaded),
             "card": loaded.card.model_dump(mode="json"),
             "agents_path": self.settings.agents_path,
             "base": str(self.base),
@@ -124,6 +128,15 @@ class Isolation:
             "memory_mb": loaded.agent_class.limits.memory_mb,
             "log_level": logging.getLogger().getEffectiveLevel(),
         }
+
+    def _node(self, execution: Execution, loaded: LoadedAgent) -> dict[str, Any]:
+        """Give what a built-in agent stands for, and what it has to know of the agents inside."""
+        if not is_built_in(loaded):
+            return {"node": None, "descriptions": {}}
+        # What was called for has an id that no task of a workflow has.
+        task = execution.task.model_copy(update={"id": STEP})
+        names = names_called(task) if task.agent in COMPOSITES else ()
+        return {"node": task.model_dump(mode="json"), "descriptions": {name: self.describe(name) for name in names}}
 
     def _adapters_file(self) -> str | None:
         path = self.settings.adapters_file

@@ -113,7 +113,10 @@ class _Execution:
         loader = AgentLoader(order["agents_path"], base=Path(order["base"]))
         if order["node"] is not None:
             card, task = AgentCard.model_validate(order["card"]), TaskDefinition.model_validate(order["node"])
-            return bound(card, task, loader.registry, limit_bytes=order["limit_bytes"])
+            descriptions: dict[str, str] = order["descriptions"]
+            return bound(
+                card, task, loader.registry, lambda agent: descriptions.get(agent, ""), limit_bytes=order["limit_bytes"]
+            )
         try:
             return loader.load_from(order["card"]["origin"], self._claim.agent)
         except UnknownAgent as error:

@@ -71,7 +71,7 @@ def inquiry_in(data: dict[str, Any]) -> Inquiry:
 
 def order_in(data: dict[str, Any]) -> Order:
     """Give what an agent calls for, which came as its fields."""
-    fields: dict[str, Any] = {**data, "inputs": tuple(data["inputs"])}
+    fields: dict[str, Any] = {**data, **{name: tuple(data[name]) for name in ("inputs", "chosen", "able")}}
     return Order(**fields)
 
 

@@ -1,4 +1,4 @@
-"""The built-in agents: `function`, `celery` and `tool` stand for what a task of their kind names."""
+"""The built-in agents: each stands for what a task of its kind is: a function, a tool, or steps that it calls."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.contracts.agent import AgentCard
+from orchestrator.contracts.composite import COMPOSITES
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import InputInvalid, SettingsInvalid
 from worker.agent import BaseAgent
@@ -38,9 +39,19 @@ def _built_in(name: str, description: str) -> LoadedAgent:
 #: What every worker can do beside its plugins; announced, and left out by NIGHTFLEET_QUEUES, as those are.
 BUILT_IN: Mapping[str, LoadedAgent] = MappingProxyType(
     {
-        "celery": _built_in("celery", "Run a task of a Celery app and wait for its result."),
-        "function": _built_in("function", "Call a Python function."),
-        "tool": _built_in("tool", "Call a tool."),
+        name: _built_in(name, description)
+        for name, description in (
+            ("celery", "Run a task of a Celery app and wait for its result."),
+            ("function", "Call a Python function."),
+            ("tool", "Call a tool."),
+            ("workflow", "Run a workflow inside of a run."),
+            ("loop", "Do a step again until a condition holds."),
+            ("map", "Do a step for each item of a list."),
+            ("router", "Choose one of several ways to go on, and go it."),
+            ("leader_follower", "Have a leader assign work to followers until it has the result."),
+            ("consensus", "Ask several members until they agree."),
+            ("handoff", "Let agents hand the work over to each other until one has the result."),
+        )
     }
 )
 
@@ -50,8 +61,22 @@ def is_built_in(loaded: LoadedAgent) -> bool:
     return loaded.agent_class is _Unbound
 
 
-def bound(card: AgentCard, task: TaskDefinition, tools: Callable[[], ToolRegistry], *, limit_bytes: int) -> LoadedAgent:
-    """Give what a built-in agent stands for that runs our own process alone; it may import modules of the user's."""
+def bound(
+    card: AgentCard,
+    task: TaskDefinition,
+    tools: Callable[[], ToolRegistry],
+    describe: Callable[[str], str],
+    *,
+    limit_bytes: int,
+) -> LoadedAgent:
+    """Give what a built-in agent stands for that runs our own process alone; it may import modules of the user's.
+
+    `describe` gives what an agent says of itself.
+    """
+    if task.workflow is not None or task.agent in COMPOSITES:
+        from worker.composites import composite_agent
+
+        return composite_agent(task, card, describe)
     if task.tool is not None:
         from worker.nodes.tool import tool_agent
 
@@ -65,8 +90,9 @@ def bound(card: AgentCard, task: TaskDefinition, tools: Callable[[], ToolRegistr
 class Nodes:
     """Makes of a claimed task that names no agent what executes it; thread-safe."""
 
-    def __init__(self, settings: Settings, agent_runs: AgentRuns) -> None:
+    def __init__(self, settings: Settings, agent_runs: AgentRuns, describe: Callable[[str], str]) -> None:
         self._settings = settings
+        self._describe = describe
         self._agent_runs = agent_runs
         self._lock = threading.Lock()
         self._apps: dict[str, ForeignApp] = {}
@@ -77,7 +103,8 @@ class Nodes:
             return loaded
         if loaded.card.name == "celery":
             return self._celery(loaded, execution)
-        return bound(loaded.card, execution.task, lambda: tools, limit_bytes=self._settings.max_value_bytes)
+        limit = self._settings.max_value_bytes
+        return bound(loaded.card, execution.task, lambda: tools, self._describe, limit_bytes=limit)
 
     def close(self) -> None:
         """Let go of the Celery apps."""

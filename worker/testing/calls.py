@@ -40,7 +40,7 @@ REAL = Real()
 #: As deep as a fleet's settings let it be.
 _DEEPEST = 8
 
-#: Runs an agent (a class, an instance, or the name of one) on an input, as the given task.
+#: Runs an agent (a class, an instance, the name of one, or a task that says what it is) on an input, as the given task.
 RunReal = Callable[[Any, Any, str], Any]
 
 
@@ -57,9 +57,10 @@ class ScriptedCalls:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, claim: Claim, begun: Entry, order: Order) -> Standing:
-        if order.agent not in self.script:
+        if (name := _name_of(order)) not in self.script:
+            what = repr(name) if order.step is None or order.step.kind is None else f"a {order.step.does}"
             raise AssertionError(
-                f"the agent calls {order.agent!r}: say what that gives, run_agent(..., calls={{{order.agent!r}: ...}}), a "
+                f"the agent calls {what}: say what that gives, run_agent(..., calls={{{name!r}: ...}}), a "
                 "value, a function of the input, an agent's class, or REAL for the agent of that name"
             )
         if depth_of(claim.task) >= _DEEPEST:
@@ -92,9 +93,9 @@ class ScriptedCalls:
 
     def _end(self, order: Order, task: str, text: str) -> Ended:
         value = json.loads(text)
-        self.recorder.called.append(AgentCall(order.agent, value))
+        self.recorder.called.append(AgentCall(_name_of(order), value))
         try:
-            output = self._given(order.agent, value, task)
+            output = self._given(order, value, task)
             plain = output.model_dump(mode="json", by_alias=True) if isinstance(output, BaseModel) else output
             stored = json.loads(dump(plain, what=f"what {order.agent!r} gives", limit_bytes=2**62))
         except AssertionError:
@@ -103,12 +104,17 @@ class ScriptedCalls:
             return Ended(task, AgentRunState.FAILED, None, from_exception(error).to_data())
         return Ended(task, AgentRunState.SUCCEEDED, stored, None)
 
-    def _given(self, agent: str, value: Any, task: str) -> Any:
-        scripted = self.script[agent]
+    def _given(self, order: Order, value: Any, task: str) -> Any:
+        scripted = self.script[_name_of(order)]
         if scripted is REAL:
-            return self.run_real(agent, value, task)
+            return self.run_real(order.step if order.step is not None else order.agent, value, task)
         if isinstance(scripted, BaseAgent) or (isinstance(scripted, type) and issubclass(scripted, BaseAgent)):
             return self.run_real(scripted, value, task)
         if isinstance(scripted, Exception):
             raise scripted
         return scripted(value) if callable(scripted) and not isinstance(scripted, BaseModel) else scripted
+
+
+def _name_of(order: Order) -> str:
+    """Give the name that a test says it by: the agent, the word for what else is called, or the capability that is asked for."""
+    return order.agent or str(order.step and order.step.capability)

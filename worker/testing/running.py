@@ -21,8 +21,10 @@ from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.jsonvalue import dump
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.contracts.run import AgentRunState
-from orchestrator.errors import InputInvalid, UnknownAgent
+from orchestrator.contracts.workflow import TaskDefinition
+from orchestrator.errors import InputInvalid, UnknownAgent, UnknownCapability
 from orchestrator.journal.memory import MemoryJournal
+from orchestrator.planning.capabilities import agents_by_capability, nobody_can
 from orchestrator.planning.inputs import Upstream
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.defaults import DEFAULT_PROJECT_ID, DEFAULT_TENANT_ID
@@ -42,6 +44,7 @@ from worker.loader import AgentLoader, LoadedAgent, load_class
 from worker.memory.base import Asker
 from worker.memory.embedding import embed_offline
 from worker.memory.manager import MemoryManager
+from worker.nodes.builtin import BUILT_IN, bound
 from worker.sharing import ClaimSharing
 from worker.testing.calls import ScriptedCalls
 from worker.testing.mail import Answer, Incoming, ScriptedMail
@@ -55,7 +58,7 @@ T = TypeVar("T")
 
 
 def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
-    agent: str | type[BaseAgent] | BaseAgent,
+    agent: str | type[BaseAgent] | BaseAgent | TaskDefinition,
     data: Any,
     *,
     model: StandIn | str | None = None,
@@ -82,6 +85,8 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     (`MemoryManager.in_process()`); vectors are made offline. `inbox` are the messages that it finds, `replies` what tasks
     reply to its requests; what it sends is in the recorder's `sent`. `calls` maps agents that it calls (`ctx.call`, `ctx.map`)
     to what they give: a value, an exception, a function of the input, or an agent that is run for real (its class, or `REAL`).
+    What else a `TaskDefinition` is goes by its word (`loop`, `function`, ...), or by the capability that it names; with `REAL`
+    what it is made of is called in its turn.
     `state` is what its run shares (`ctx.state`): a `SharedState`, which can be looked at afterwards, or values by key.
     """
     given = _as_json(data)
@@ -108,7 +113,7 @@ class _Shared(NamedTuple):
 
 
 def _run_as(  # noqa: PLR0913 - of two of its own, and what it shares
-    agent: str | type[BaseAgent] | BaseAgent,
+    agent: str | type[BaseAgent] | BaseAgent | TaskDefinition,
     given: Any,
     shared: _Shared,
     run_input: Any,
@@ -263,9 +268,13 @@ class _Host:
         self._recorder.logs.append(LogLine(event, dict(fields)))
 
 
-def _loaded(agent: str | type[BaseAgent] | BaseAgent, agents_path: str | None) -> LoadedAgent:
+def _loaded(agent: str | type[BaseAgent] | BaseAgent | TaskDefinition, agents_path: str | None) -> LoadedAgent:
     path = agents_path or os.environ.get("NIGHTFLEET_AGENTS_PATH") or "./agents"
     loader = AgentLoader(path, base=Path.cwd())
+    if isinstance(agent, TaskDefinition):
+        if agent.kind is not None:
+            return _node(agent, loader)
+        agent = agent.agent if agent.capability is None else _able(agent.capability, loader)
     if isinstance(agent, str):
         try:
             return loader.load().get(agent)
@@ -283,6 +292,26 @@ def _loaded(agent: str | type[BaseAgent] | BaseAgent, agents_path: str | None) -
     names = any(isinstance(each, str | Mapping) for each in agent_class.tools) or bool(agent_class.permissions.tools)
     registry = loader.registry() if names else ToolRegistry()
     return load_class(agent_class, origin=origin, digest="of a test", registry=registry)
+
+
+def _able(capability: str, loader: AgentLoader) -> str:
+    """Give the first agent by name that has a capability."""
+    able = agents_by_capability((card.name, card.capabilities) for card in loader.load().cards)
+    if capability not in able:
+        raise UnknownCapability(nobody_can(capability, able), details={"capabilities": [capability]})
+    return able[capability][0]
+
+
+def _node(task: TaskDefinition, loader: AgentLoader) -> LoadedAgent:
+    """Give a task that is no agent as one."""
+    if task.celery is not None:
+        raise TypeError(f"REAL runs no task of Celery's: say what {task.celery.task!r} gives")
+
+    def describe(agent: str) -> str:
+        found = loader.load().agents.get(agent)
+        return "" if found is None else found.card.description
+
+    return bound(BUILT_IN[task.agent].card, task, loader.registry, describe, limit_bytes=sys.maxsize)
 
 
 @contextmanager

@@ -18,13 +18,14 @@ WITH started AS (
     WHERE id = ANY(:ids::uuid[]) AND state || '' = 'queued' AND (due_at IS NULL OR due_at <= now())
       AND (SELECT count(*) FROM started) >= 0
     RETURNING id, run_id, task, position, agent, epoch, failures, crashes, predecessors, suspect, input, parent_id, subwork_id,
-        options, has_subwork
+        has_subwork
 )
 SELECT c.id, c.task, c.position, c.agent, c.epoch, c.failures, c.crashes, r.workflow_id, r.tenant_id, r.input,
        CASE WHEN cardinality(c.predecessors) > 0 THEN (
            SELECT json_agg(json_build_array(p.task, p.state, p.output, p.error) ORDER BY p.position)
            FROM @agent_run p WHERE p.id = ANY(c.predecessors)
-       ) END, c.suspect, c.input, r.project_id, c.parent_id, c.subwork_id, c.options, c.has_subwork
+       ) END, c.suspect, c.input, r.project_id, c.parent_id, c.subwork_id,
+       CASE WHEN c.subwork_id IS NOT NULL THEN (SELECT s.options FROM @subwork s WHERE s.id = c.subwork_id) END, c.has_subwork
 FROM claimed c JOIN @run r ON r.id = c.run_id AND r.id = ANY(:run_ids::uuid[])
 
 -- start_run: the first claim of a run makes it running
@@ -37,8 +38,8 @@ UPDATE @agent_run
 SET state = 'running', epoch = epoch + 1, worker_id = :worker_id, claimed_at = now(), due_at = NULL, wake_at = NULL,
     worker = (SELECT w.name FROM @worker w WHERE w.id = :worker_id), started_at = coalesce(started_at, now())
 WHERE id = :id AND state = 'queued' AND (due_at IS NULL OR due_at <= now())
-RETURNING task, position, agent, epoch, failures, crashes, predecessors, suspect, input, parent_id, subwork_id, options,
-    has_subwork
+RETURNING task, position, agent, epoch, failures, crashes, predecessors, suspect, input, parent_id, subwork_id,
+    (SELECT s.options FROM @subwork s WHERE s.id = subwork_id), has_subwork
 
 -- claim_context: what an agent run needs besides its own row
 SELECT workflow_id, tenant_id, input, project_id FROM @run WHERE id = :run_id

@@ -19,11 +19,12 @@ RETURNING taken
 -- add_subwork: note what was asked for
 INSERT INTO @subwork (
     id, tenant_id, run_id, parent_id, scope, number, fingerprint, agent, state, first_number, first_position, size,
-    max_concurrency, fail_fast, return_exceptions, next_position, remaining, failures, created_at
+    max_concurrency, fail_fast, return_exceptions, next_position, remaining, failures, options, label, created_at
 )
 VALUES (
     :id, :tenant_id, :run_id, :parent_id, :scope, :number, :fingerprint, :agent, 'open', :first_number, :first_position, :size,
-    :max_concurrency, :fail_fast, :return_exceptions, :next_position, :size, 0, now()
+    :max_concurrency, :fail_fast, :return_exceptions, :next_position, :size, 0,
+    :options/*pg ::jsonb*/, :label, now()
 )
 
 -- release_subwork: queue the next agent runs of sub-work, and note that they will be published
@@ -96,20 +97,24 @@ UPDATE @subwork SET state = 'void'
 WHERE run_id = :run_id AND state || '' <> 'void'
   AND parent_id IN (SELECT id FROM @agent_run WHERE run_id = :run_id AND state <> 'succeeded')
 
--- subwork_fallbacks: agent runs of sub-work that another agent was given
+-- subwork_fallbacks: agent runs of sub-work that were given to an agent that is none of some
 SELECT id FROM @agent_run
-WHERE subwork_id = :id AND parent_id IS NOT NULL AND state || '' IN ('failed', 'cancelled') AND agent <> :agent
+WHERE subwork_id = :id AND parent_id IS NOT NULL AND state || '' IN ('failed', 'cancelled')
+  AND NOT (agent = ANY(:agents::text[]))
 
 -- resume_subwork_rows: put agent runs of sub-work back to the start that did not succeed; what they have recorded stays
 UPDATE @agent_run
 SET state = 'blocked', failures = 0, crashes = 0, suspect = false, error = NULL, worker_id = NULL, worker = NULL,
     finished_at = NULL, started_at = NULL, queued_at = NULL, published_at = NULL, due_at = NULL, wake_at = NULL,
-    waiting_for = NULL, priority = 1, agent = :agent, queue = :queue, options = :options/*pg ::jsonb*/, republished = 0
+    waiting_for = NULL, priority = 1, republished = 0,
+    agent = CASE WHEN agent = ANY(:agents::text[]) THEN agent ELSE :agent END,
+    queue = CASE WHEN agent = ANY(:agents::text[]) THEN queue ELSE :queue END
 WHERE subwork_id = :id AND parent_id IS NOT NULL AND state || '' IN ('failed', 'cancelled')
 
 -- resume_subwork: let sub-work go on with what is left of it
 UPDATE @subwork SET state = 'open', remaining = :remaining, failures = 0, next_position = first_position,
-    max_concurrency = :max_concurrency, fail_fast = :fail_fast, return_exceptions = :return_exceptions
+    max_concurrency = :max_concurrency, fail_fast = :fail_fast, return_exceptions = :return_exceptions,
+    options = :options/*pg ::jsonb*/, label = :label
 WHERE id = :id
 RETURNING first_position
 

@@ -26,7 +26,6 @@ def upgrade() -> None:  # noqa: D103
     for column in (
         sa.Column("parent_id", ID, nullable=True),
         sa.Column("subwork_id", ID, nullable=True),
-        sa.Column("options", JSON, nullable=True),
         sa.Column("has_subwork", sa.Boolean(), nullable=False, server_default=sa.text("false")),
     ):
         op.add_column("agent_run", column, schema=schema)
@@ -69,6 +68,8 @@ def _create_subwork() -> None:
         sa.Column("next_position", sa.Integer(), nullable=False),
         sa.Column("remaining", sa.Integer(), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("options", JSON, nullable=True),
+        sa.Column("label", sa.Text(), nullable=True),
         sa.Column("created_at", TIME, nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["run.id"], name="fk_subwork_run_id_run", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name="pk_subwork"),
@@ -93,7 +94,7 @@ def downgrade() -> None:  # noqa: D103
     op.drop_table("subwork")
     for name in ("ix_agent_run_subwork", "ix_agent_run_parent"):
         op.drop_index(name, "agent_run", schema=schema)
-    for column in ("has_subwork", "options", "subwork_id", "parent_id"):
+    for column in ("has_subwork", "subwork_id", "parent_id"):
         op.drop_column("agent_run", column, schema=schema)
 
 
