@@ -140,7 +140,10 @@ def test_a_leader_that_fails_fails_the_team_with_its_error(nf: Orchestrator) -> 
     assert error.code == "bound_reached", "a digger gives no plan"
     failing = team("leader_follower", leader=once("lead"), followers=["writer"])
     error = error_of(nf.submit(failing, {}))
-    assert (error.code, error.message) == ("call_failed", "team-1 (lead) failed: agent_failed: KeyError: 'plans'")
+    assert (error.code, error.message) == (
+        "call_failed",
+        "team-1 (leader (lead)) failed: agent_failed: KeyError: 'plans'",
+    )
 
 
 # Members who are to agree ---------------------------------------------------------------------------------------------
@@ -253,7 +256,7 @@ def test_work_that_goes_round_in_circles_ends_at_the_bound(nf: Orchestrator, tmp
 
 def test_an_agent_that_fails_with_the_work_fails_the_task_with_its_error(nf: Orchestrator) -> None:
     error = error_of(nf.submit(office("desk"), {"turns": {"desk": [{"error": "closed"}]}}))
-    assert (error.code, error.message) == ("call_failed", "team-1 (clerk) failed: agent_error: closed")
+    assert (error.code, error.message) == ("call_failed", "team-1 (desk (clerk)) failed: agent_error: closed")
 
 
 # A team is one task of one run ----------------------------------------------------------------------------------------
@@ -324,15 +327,20 @@ def test_cancelling_the_run_ends_all_of_a_team(nf: Orchestrator, tmp_path: Path)
 
 
 def test_a_retry_of_the_run_asks_those_again_that_have_failed_and_nobody_else(nf: Orchestrator, tmp_path: Path) -> None:
-    votes = {"votes": {"ann": ["tea"], "bob": [{"until": str(tmp_path / "never")}]}}
-    slow = team(
-        "consensus", members={"ann": "voter", "bob": {**once("voter"), "timeouts": {"hard": 1}}}, rule="plurality"
+    mended = tmp_path / "mended"
+    sick = {"error": "sick", "unless": str(mended), "answer": "tea"}
+    run = nf.submit(
+        jury("ann", "bob", "cy", "dan"), {"votes": {"ann": ["tea"], "bob": [sick], "cy": [sick], "dan": ["tea"]}}
     )
-    run = nf.submit(slow, votes)
-    assert "too few members have answered" in error_of(run).message
-    (tmp_path / "never").touch()
-    run.retry(restart=True)
-    assert "no agreement" in error_of(run).message
+    assert "bob: sick; cy: sick" in error_of(run).message
+    mended.touch()
+    run.retry()
+    assert run.result(60)["votes"] == dict.fromkeys(("ann", "bob", "cy", "dan"), "tea")
+    asked = ledger(tmp_path)
+    assert [asked.count(f"votes:{name}:1") for name in ("ann", "bob", "cy", "dan")] == [1, 1, 1, 1], (
+        "steps are recorded"
+    )
+    assert [part.epoch for part in run.snapshot().agent_runs if part.called_by] == [1, 2, 2, 1]
 
 
 def test_a_team_may_be_a_member_of_a_team(nf: Orchestrator) -> None:

@@ -72,12 +72,10 @@ class Voter(BaseAgent):
         ctx.step(note, f"votes:{data['member']}:{data['round']}{again}", ctx)
         vote = said(ctx.run_input["votes"][data["member"]], data["round"])
         match vote:
-            case {"error": message}:
+            case {"error": message, **rest}:
+                if "unless" in rest and Path(rest["unless"]).exists():
+                    return {"answer": rest["answer"]}
                 raise AgentError(message)
-            case {"until": path}:
-                while not Path(path).exists():
-                    threading.Event().wait(0.02)
-                return {"answer": "late"}
             case {"raw": first, "then": second}:
                 return second if "problem" in data else first
             case "follow":

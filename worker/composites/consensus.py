@@ -11,7 +11,7 @@ from orchestrator.contracts.workflow import TaskDefinition
 from orchestrator.errors import AgentFailed, BoundReached
 from worker.agent import AsyncContext, BaseAgent
 from worker.composites.step import called, executor
-from worker.composites.team import FAILURES, fault_of
+from worker.composites.team import FAILURES, Describe, fault_of
 from worker.plugin import LoadedAgent
 from worker.teams.agreeing import (
     Heard,
@@ -30,19 +30,23 @@ from worker.teams.agreeing import (
 DECIDES = "decides"
 
 
-def consensus_agent(task: TaskDefinition, card: AgentCard) -> LoadedAgent:
-    """Give members who are to agree as an agent that can run."""
+def consensus_agent(task: TaskDefinition, card: AgentCard, describe: Describe) -> LoadedAgent:
+    """Give members who are to agree as an agent that can run: they are told of each other what they said, and nothing else."""
+    del describe
     team = task.consensus
     assert team is not None, "validated with the definition"
 
     class ConsensusOfMembers(BaseAgent):
         async def execute(self, data: Any, ctx: AsyncContext) -> Any:
             rounds: list[list[Told]] = []
+            tallied = tally(team.rule, ())
             for number in range(1, team.max_rounds + 1):
                 await ctx.progress(f"round {number}: {len(team.members)} are asked", (number - 1) / team.max_rounds)
-                voices = await _asked(team, data, number, rounds[-1] if rounds else (), ctx)
+                voices, failures = await _asked(team, data, number, rounds[-1] if rounds else (), ctx)
                 if why := too_few(voices, team.quorum):
-                    raise AgentFailed(f"round {number}: too few members have answered: {why}")
+                    error = AgentFailed(f"round {number}: too few members have answered: {why}")
+                    # A retry of the run asks those again that have failed, and nobody else.
+                    raise error from (ExceptionGroup("members have failed", failures) if failures else None)
                 rounds.append([voice.told for voice in voices])
                 tallied = tally(team.rule, voices)
                 if tallied.agreed:
@@ -61,8 +65,11 @@ def consensus_agent(task: TaskDefinition, card: AgentCard) -> LoadedAgent:
     return executor(task, card, ConsensusOfMembers)
 
 
-async def _asked(team: Consensus, data: Any, number: int, opinions: Sequence[Told], ctx: AsyncContext) -> list[Heard]:
+async def _asked(
+    team: Consensus, data: Any, number: int, opinions: Sequence[Told], ctx: AsyncContext
+) -> tuple[list[Heard], list[Exception]]:
     """Ask all members at the same time; one whose answer is none is told so, and asked once more."""
+    failures: list[Exception] = []
 
     async def ask(member: Member) -> Heard:
         voice = await asked_once(member, None)
@@ -73,6 +80,7 @@ async def _asked(team: Consensus, data: Any, number: int, opinions: Sequence[Tol
         try:
             return heard(member.name, await ctx.call(called(member.do, member.name), turn), team.answer)
         except FAILURES as error:
+            failures.append(error)
             return Heard(member.name, error=fault_of(error)["message"])
 
-    return await ctx.gather(*(ask(member) for member in team.members))
+    return await ctx.gather(*(ask(member) for member in team.members)), failures

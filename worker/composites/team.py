@@ -31,7 +31,7 @@ async def described(ctx: AsyncContext, describe: Describe, members: Sequence[Mem
     """Give what each member can do, recorded: a new version of an agent changes nothing of what was asked before."""
 
     def describe_members() -> dict[str, str]:
-        return {member.name: member.description or describe(member.do) for member in members}
+        return {member.name: member.description or describe(member.do) or member.do.does for member in members}
 
     return await ctx.step(describe_members)
 
