@@ -26,8 +26,8 @@ def executor(task: TaskDefinition, card: AgentCard, agent_class: type[BaseAgent]
 
 
 def called(step: TaskDefinition, name: str = STEP) -> TaskDefinition:
-    """Give a step as it is called: without its `input`, which whoever calls makes, and known to people by a name."""
-    return step.model_copy(update={"id": name, "input": None})
+    """Give a step as it is called: without its `input` and its place, which are who calls' to see to, known by a name."""
+    return step.model_copy(update={"id": name, "input": None, "after": (), "when": None, "branch": ()})
 
 
 def input_of(step: TaskDefinition, what: str, known: Mapping[str, Any], otherwise: Any) -> Any:

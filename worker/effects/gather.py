@@ -12,7 +12,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
-from worker.effects.scopes import Scope, Scopes, marks_of, set_marks
+from worker.effects.scopes import Scope, Scopes, marks_of, scopes_here, set_marks
 
 T = TypeVar("T")
 
@@ -49,8 +49,99 @@ async def gather_tasks(
 ) -> list[Any]:
     """Await each branch in a task; gives the results in order when all have ended, or raises the first error in order."""
     # The loop's task factory opens their scopes.
-    tasks = [asyncio.ensure_future(_started(branch)) for branch in branches]
-    return _results(await asyncio.gather(*tasks, return_exceptions=True), return_exceptions=return_exceptions)
+    with Resting(len(branches)) as resting:
+        tasks = [asyncio.ensure_future(_started(branch)) for branch in branches]
+        for task in tasks:
+            task.add_done_callback(lambda _: resting.one_less())
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    return _results(ended, return_exceptions=return_exceptions)
+
+
+async def walk_tasks(branches: Sequence[Callable[[], Awaitable[None]]], after: Sequence[Sequence[int]]) -> None:
+    """Await each branch in a task once those have ended that it stands `after`, by index; none stands before one of these.
+
+    The first error ends the walk: those who wait do not begin, and what is under way is left to the end of the execution.
+    """
+    if branches:
+        await _Walk(branches, after).walk()
+
+
+class _Walk:
+    """Branches that wait for each other. All tasks are made at the beginning, in order: their scopes are numbered then."""
+
+    def __init__(self, branches: Sequence[Callable[[], Awaitable[None]]], after: Sequence[Sequence[int]]) -> None:
+        self._branches = branches
+        self._followers: list[list[Resting]] = [[] for _ in branches]
+        self._gates = [Resting(len(before)) for before in after]
+        for gate, before in zip(self._gates, after, strict=True):
+            for index in before:
+                self._followers[index].append(gate)
+        self._open = len(branches)
+        self._over = Resting(1)
+        self._errors: dict[int, BaseException] = {}
+        self._tasks: list[asyncio.Future[None]] = []
+
+    async def walk(self) -> None:
+        with self._over:
+            self._tasks += [asyncio.ensure_future(self._one(index)) for index in range(len(self._branches))]
+            await self._over.wait()
+        if self._errors:
+            _results([self._errors[index] for index in sorted(self._errors)], return_exceptions=False)
+
+    async def _one(self, index: int) -> None:
+        try:
+            with self._gates[index] as gate:
+                await gate.wait()
+            await self._branches[index]()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is raised by who has asked for the walk
+            self._errors[index] = error
+            self._over.one_less()
+            return
+        for follower in self._followers[index]:
+            follower.one_less()
+        self._open -= 1
+        if not self._open:
+            self._over.one_less()
+
+
+class Resting:
+    """A task that waits for so many others of its agent: until the last of them ends, nothing goes on in it.
+
+    So it is known when all branches of an agent wait, and the agent suspends without looking whether any of them moves.
+    Belongs to the thread of its loop.
+    """
+
+    def __init__(self, others: int) -> None:
+        self._others = others
+        self._scopes = scopes_here()
+        self._counted = False
+        self._woken = asyncio.Event()
+
+    def __enter__(self) -> Resting:
+        self._count(resting=self._others > 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._count(resting=False)
+
+    async def wait(self) -> None:
+        """Wait until none of the others is left."""
+        if self._others > 0:
+            await self._woken.wait()
+
+    def one_less(self) -> None:
+        """One of the others ends: at once, so that there is no moment in which neither of the two goes on."""
+        self._others -= 1
+        if self._others <= 0:
+            self._count(resting=False)
+            self._woken.set()
+
+    def _count(self, *, resting: bool) -> None:
+        if self._scopes is not None and resting is not self._counted:
+            self._counted = resting
+            self._scopes.count(resting=1 if resting else -1)
 
 
 class Threads:

@@ -105,6 +105,8 @@ class Parking:
     _waits: list[Wait] = field(default_factory=list[Wait])
     #: How many waits lie inside of each effect.
     _inside: Counter[str] = field(default_factory=Counter[str])
+    #: How many waits are each all that goes on in a task, or in the first one of an agent on a loop.
+    _alone: int = 0
     #: The tasks that wait on an event loop, which a condition of threads does not wake.
     _sleepers: set[Sleeper] = field(default_factory=set["Sleeper"])
 
@@ -129,17 +131,20 @@ class Parking:
                 self._sleepers.discard(sleeper)
 
     @contextmanager
-    def parked(self, wait: Wait) -> Generator[None]:
+    def parked(self, wait: Wait, *, alone: bool = False) -> Generator[None]:
+        """Count a wait for the length of a `with` block; `alone`: nothing else goes on in its task."""
         scopes = list(_outwards(wait.scope))
         with self.motion.moved:
             self._waits.append(wait)
             self._inside.update(scopes)
+            self._alone += alone
         try:
             yield
         finally:
             with self.motion.moved:
                 self._waits.remove(wait)
                 self._inside.subtract(scopes)
+                self._alone -= alone
 
     def is_over(self, until: float | None) -> bool:
         """Tell whether a wait until a time, by the monotonic clock, is over; one without is not."""
@@ -173,7 +178,8 @@ class Parking:
         # An effect that is waited in, a step that sleeps, is not what goes on.
         if scopes.running or any(self._inside[slot.child] <= 0 for slot in self.motion.flights):
             return self.moment_seconds
-        if not scopes.tasks:
+        # One more than there are tasks: the agent's own code.
+        if not scopes.tasks or self._alone + scopes.resting > scopes.tasks:
             return 0.0
         return self.motion.moved_at + self.moment_seconds - now
 
@@ -202,7 +208,7 @@ class Park:
                 moved.wait(left)
 
     async def run_async(self, host: Host) -> None:  # noqa: ARG002
-        with self.parking.parked(self.wait):
+        with self.parking.parked(self.wait, alone=True):
             while (left := self.parking.left(self.wait, self.scopes)) > 0:
                 if self.wait.interest is None:
                     await asyncio.sleep(min(left, _LOOK_SECONDS))

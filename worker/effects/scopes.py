@@ -52,6 +52,8 @@ class Scopes:
         self._lock = threading.Lock()
         #: How many tasks have not ended: some of them may wait for others, which nobody sees.
         self.tasks = 0
+        #: How many tasks, the first one too, are known to wait for others: nothing goes on in these.
+        self.resting = 0
         #: How many threads of branches run code, rather than wait.
         self.running = 0
         #: Tasks that the agent's own code has made; what a step makes may outlive it, such as a client's connections.
@@ -71,11 +73,12 @@ class Scopes:
     def add(self, scope: Scope) -> None:
         self._numbered[scope.path] = scope
 
-    def count(self, *, tasks: int = 0, running: int = 0) -> None:
-        """Note that so many tasks begin, and so many threads go on; less than none: that they end, or wait."""
+    def count(self, *, tasks: int = 0, running: int = 0, resting: int = 0) -> None:
+        """Note that so many tasks begin, threads go on, and tasks wait for others; less than none: that it is over."""
         with self._lock:
             self.tasks += tasks
             self.running += running
+            self.resting += resting
 
     def watch(self, task: asyncio.Task[Any], scope: Scope) -> None:
         """Take note of a task that was made in a scope, until it ends."""
@@ -235,6 +238,12 @@ class Scope:
 
 
 _current: ContextVar[Scope | None] = ContextVar("nightfleet_scope", default=None)
+
+
+def scopes_here() -> Scopes | None:
+    """Give the scopes of the agent whose code is running; None outside of one."""
+    scope = _current.get()
+    return None if scope is None else scope.of
 
 
 def leave_scope() -> None:
