@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from orchestrator.contracts.agent import AgentCard
@@ -12,6 +12,7 @@ from orchestrator.errors import BoundReached
 from worker.agent import AsyncContext, BaseAgent
 from worker.composites.step import called, executor
 from worker.composites.team import FAILURES, Describe, described, fault_of, steps_by_name
+from worker.effects.gather import walk_tasks
 from worker.plugin import LoadedAgent
 from worker.teams.leading import (
     Assigned,
@@ -65,20 +66,13 @@ def leader_follower_agent(task: TaskDefinition, card: AgentCard, describe: Descr
 async def _followed(plan: Plan, number: int, followers: Mapping[str, TaskDefinition], ctx: AsyncContext) -> list[Told]:
     """Do what of a plan can be done, each assignment as soon as those have ended that it needs; gives all results as written."""
     results: dict[str, Told] = {}
-    branches: dict[str, asyncio.Task[Any]] = {}
 
     async def do(assigned: Assigned) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        branches[assigned.id] = task
-        if assigned.needs:
-            # Branches begin in the order of the plan, in which what is needed stands before.
-            await asyncio.wait([branches[name] for name in assigned.needs])
-        if any(name not in results for name in assigned.needs):
-            return  # that raised what ends the execution
         results[assigned.id] = await _result(assigned, number, results, followers[assigned.to], ctx)
 
-    await ctx.gather(*(do(assigned) for assigned in plan.doable))
+    places = {assigned.id: index for index, assigned in enumerate(plan.doable)}
+    needs = [[places[name] for name in assigned.needs] for assigned in plan.doable]
+    await walk_tasks([partial(do, assigned) for assigned in plan.doable], needs)
     return [results[each.id] if each.fault is None else not_done(each, number, each.fault) for each in plan.written]
 
 

@@ -59,7 +59,7 @@ def test_a_model_that_leads_can_assign_work_to_nobody_but_its_followers():
 
 @pytest.mark.parametrize(
     ("question", "source"),
-    [("How wide is the Thames Barrier?", "barriers.md"), ("Who inspects dikes?", "dikes.md")],
+    [("How wide is the Thames Barrier?", "barriers.md"), ("How often are dikes inspected in spring?", "dikes.md")],
 )
 def test_the_finder_finds_passages_in_the_documents(question, source):
     found = run_agent("finder", {"question": question})
