@@ -92,6 +92,13 @@ if TYPE_CHECKING:
     from orchestrator.planning.builders import any_agent as any_agent
     from orchestrator.planning.builders import parallel as parallel
     from orchestrator.planning.builders import sequential as sequential
+    from orchestrator.planning.composites import consensus as consensus
+    from orchestrator.planning.composites import handoff as handoff
+    from orchestrator.planning.composites import leader_follower as leader_follower
+    from orchestrator.planning.composites import loop as loop
+    from orchestrator.planning.composites import map_over as map_over
+    from orchestrator.planning.composites import nested as nested
+    from orchestrator.planning.composites import router as router
     from orchestrator.settings import Settings as Settings
 
 __version__ = "0.1.0"
@@ -174,6 +181,15 @@ _EXPORTS = {
     ),
     "orchestrator.handle": ("RunHandle",),
     "orchestrator.planning.builders": ("adaptive", "any_agent", "parallel", "sequential"),
+    "orchestrator.planning.composites": (
+        "consensus",
+        "handoff",
+        "leader_follower",
+        "loop",
+        "map_over",
+        "nested",
+        "router",
+    ),
     "orchestrator.settings": ("Settings",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

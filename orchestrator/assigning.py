@@ -14,6 +14,7 @@ from orchestrator.contracts.variant import CONTROL
 from orchestrator.contracts.workflow import WorkflowDefinition
 from orchestrator.errors import UnknownAgent, UsageError
 from orchestrator.planning.frontier import Plan
+from orchestrator.planning.steps import agents_named
 from orchestrator.planning.variants import changed
 from orchestrator.store.creation import Arm, NewRun
 from orchestrator.store.experiments import Experiments
@@ -86,7 +87,7 @@ def is_about(experiment: Experiment, workflow: WorkflowDefinition, project: str)
     if experiment.workflow is not None:
         is_meant = experiment.workflow in {workflow.name, workflow.digest}
     else:
-        is_meant = any(task.agent == experiment.agent for task in workflow.tasks)
+        is_meant = experiment.agent in agents_named(workflow.tasks)
     return is_meant and _can_be_changed(experiment, workflow)
 
 

@@ -11,6 +11,7 @@ from orchestrator.imports import require_ours
 from orchestrator.kernel import Kernel
 from orchestrator.planning.capabilities import Able, agents_by_capability
 from orchestrator.planning.frontier import Plan
+from orchestrator.planning.steps import capabilities_named
 from orchestrator.planning.validate import validate
 
 #: How long known agents are remembered: a burst of submits asks the database once.
@@ -29,17 +30,18 @@ class Planner:
         #: What the plugins here can do, once somebody has asked for something that no announced agent can.
         self._here: Able = {}
         self._plans: dict[str, Plan] = {}
+        self._max_depth = kernel.settings.max_call_depth
 
     def plan(self, definition: WorkflowDefinition) -> Plan:
         """Give the plan of a workflow; raises `WorkflowInvalid` and `UnknownAgent`, with everything that is wrong with it."""
         known = self.known_agents()
         plan = self._plans.get(definition.digest)
         # Most workflows name agents alone: what these can is of no interest then.
-        names_any = plan is None and any(task.capability is not None for task in definition.tasks)
-        able = self.able() if names_any or (plan is not None and plan.needs) else {}
+        names_any = bool(capabilities_named(definition.tasks) if plan is None else plan.wanted)
+        able = self.able() if names_any else {}
         try:
-            if plan is None or not (plan.agents <= known and able.keys() >= set(plan.needs.values())):
-                validate(definition, known, able)
+            if plan is None or not (plan.agents <= known and able.keys() >= plan.wanted):
+                validate(definition, known, able, max_depth=self._max_depth)
         except UnknownAgent:
             # Announced since we last looked, or a plugin that is at hand here? Then it waits for a worker that serves it.
             self._known, self._announced = (-1e9, frozenset()), (-1e9, {})
@@ -72,7 +74,7 @@ class Planner:
         """Check a workflow with the plugins that are at hand too; what is wrong with one that it names is told."""
         agents, broken = self._local_agents()
         try:
-            validate(definition, self.known_agents() | agents, self.able())
+            validate(definition, self.known_agents() | agents, self.able(), max_depth=self._max_depth)
         except UnknownAgent as error:
             told = [broken[agent] for agent in error.details.get("agents", ()) if agent in broken]
             if not told:

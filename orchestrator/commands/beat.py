@@ -115,6 +115,7 @@ def _serve(settings: Settings, schedules: tuple[Schedule, ...]) -> None:
 
 def _announce(settings: Settings, made: Beat, known: frozenset[str], able: Able) -> None:
     from orchestrator.observability.logging import get_logger
+    from orchestrator.planning.steps import agents_named, capabilities_named
 
     log = get_logger("nightfleet.beat")
     log.info("beat starts", pid=os.getpid(), file=str(settings.schedules), schedules=len(made.schedules))
@@ -124,9 +125,9 @@ def _announce(settings: Settings, made: Beat, known: frozenset[str], able: Able)
         due = made.next_of(schedule)
         log.info("schedule", schedule=schedule.name, when=schedule.when, next=None if due is None else due.isoformat())
         tasks = schedule.workflow.tasks
-        if missing := sorted({task.agent for task in tasks if task.agent} - known):
+        if missing := sorted(agents_named(tasks) - known):
             log.warning("no worker has announced its agents yet", schedule=schedule.name, agents=json.dumps(missing))
-        if lacking := sorted({task.capability for task in tasks if task.capability} - able.keys()):
+        if lacking := sorted(capabilities_named(tasks) - able.keys()):
             log.warning(
                 "no worker has announced an agent that can", schedule=schedule.name, capabilities=json.dumps(lacking)
             )

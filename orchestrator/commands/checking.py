@@ -33,7 +33,7 @@ def check_here(definition: WorkflowDefinition, settings: Settings) -> None:
 
     known = known_here(settings)
     try:
-        validate(definition, known.agents, known.capabilities, known.tool_faults)
+        validate(definition, known.agents, known.capabilities, known.tool_faults, known.max_depth)
     except UnknownAgent:
         tell_problems(settings)
         raise
@@ -46,7 +46,8 @@ def known_here(settings: Settings) -> Known:
 
     loaded, faults_of = _loaded(settings), require_ours("worker.nodes.tool").faults_of
     able = agents_by_capability((card.name, card.capabilities) for card in loaded.cards)
-    return Known(frozenset(loaded.agents), lambda use, given: faults_of(use, given, loaded.tools), able)
+    agents = frozenset(loaded.agents)
+    return Known(agents, lambda use, given: faults_of(use, given, loaded.tools), able, settings.max_call_depth)
 
 
 def known_to(settings: Settings, announced: frozenset[str]) -> Known:
@@ -59,11 +60,12 @@ def known_to(settings: Settings, announced: frozenset[str]) -> Known:
     try:
         loaded, faults_of = _loaded(settings), require_ours("worker.nodes.tool").faults_of
     except ImportConflictError:
-        return Known(announced)
+        return Known(announced, max_depth=settings.max_call_depth)
     here = frozenset(loaded.tools.names)
     return Known(
         announced.union(loaded.agents),
         lambda use, given: faults_of(use, given, loaded.tools) if use.kit in here else (),
+        max_depth=settings.max_call_depth,
     )
 
 

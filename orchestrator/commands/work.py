@@ -193,7 +193,8 @@ def _head(path: Path | None, count: int) -> bytes:
 
 
 def _print_plan(definition: WorkflowDefinition, settings: Settings, *, as_json: bool) -> None:
-    from orchestrator.planning.diagram import as_mermaid, as_text
+    from orchestrator.planning.diagram import as_text
+    from orchestrator.planning.mermaid import as_mermaid
 
     check(definition, settings)
     if as_json:

@@ -118,7 +118,8 @@ def validate(paths: tuple[Path, ...], place: Place, *, syntax: bool, as_json: bo
 @place_options(agents=False)
 def diagram(workflow: str, place: Place, *, kind: str | None) -> None:
     """Draw WORKFLOW, as text and as Mermaid: NAME, NAME@VERSION, VERSION, a file, or an expression."""
-    from orchestrator.planning.diagram import as_mermaid, as_text
+    from orchestrator.planning.diagram import as_text
+    from orchestrator.planning.mermaid import as_mermaid
 
     definition = _named(workflow, place).definition
     drawn = [draw(definition) for name, draw in (("text", as_text), ("mermaid", as_mermaid)) if kind in {None, name}]

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 #: The id of a step: nobody refers to it.
 STEP = "step"
 #: What only a task of a workflow can have.
-_PLACED = ("after", "when", "branch", "compensate")
+PLACED = ("after", "when", "branch", "compensate")
+NO_PLACE = "would mean nothing to a step: say it of the task that the step is part of"
 MAX_MEMBERS = 100
 
 
-def _as_step(value: Any) -> Any:
+def _read_step(value: Any) -> Any:
     match value:
         case str():
             return {"id": STEP, "agent": value}
@@ -35,18 +36,17 @@ def _as_step(value: Any) -> Any:
             return value
 
 
-def _without_place(step: TaskDefinition) -> TaskDefinition:
-    if given := [name for name in _PLACED if getattr(step, name)]:
-        raise ValueError(
-            f"{' and '.join(given)} would mean nothing to a step: say it of the task that the step is part of"
-        )
+def as_step(step: TaskDefinition) -> TaskDefinition:
+    """Give a task as a step; raises ValueError for what a step cannot be."""
+    if given := [name for name in PLACED if getattr(step, name)]:
+        raise ValueError(f"{' and '.join(given)} {NO_PLACE}")
     if step.agent == "condition":
         raise ValueError("a condition decides about other tasks of a workflow, and a step has none: use a router")
-    return step
+    return step if step.id == STEP else step.model_copy(update={"id": STEP})
 
 
 #: Text is the name of an agent.
-Step = Annotated["TaskDefinition", BeforeValidator(_as_step), AfterValidator(_without_place)]
+Step = Annotated["TaskDefinition", BeforeValidator(_read_step), AfterValidator(as_step)]
 
 
 class Member(Value):
@@ -124,8 +124,8 @@ class Router(Value):
     replaced. Any other name goes to `otherwise`; without one the task fails.
     """
 
-    routes: Members
     by: Step | None = None
+    routes: Members
     choice: str = Field(default="choice", min_length=1, max_length=500)
     otherwise: Step | None = None
 
@@ -211,3 +211,8 @@ COMPOSITES: dict[str, type[Value]] = {
     "consensus": Consensus,
     "handoff": Handoff,
 }
+
+
+def know_tasks(task: type[TaskDefinition]) -> None:
+    """Tell what steps are, once that is made. Each of these classes is built when it is first used by itself."""
+    globals()[task.__name__] = task

@@ -187,18 +187,23 @@ def _agent_names(team: Any) -> str:
 
 
 def _workflow_name(workflow: Any) -> str:
-    return str(workflow.name)
+    # Of most nobody has said a name.
+    return str(workflow.name) if workflow.name != "workflow" else f"of {_listed([task.id for task in workflow.tasks])}"
 
 
 def _named(members: Any) -> str:
-    names = [member.name for member in members]
+    return _listed([member.name for member in members])
+
+
+def _listed(names: list[str]) -> str:
     return ", ".join(
         names if len(names) <= _SHOWN_MEMBERS else [*names[:_SHOWN_MEMBERS], f"{len(names) - _SHOWN_MEMBERS} more"]
     )
 
 
 def _made_of_others(name: str, write: str, shown: Callable[[Any], str]) -> Kind:
-    return Kind(name, write, shown, undoes=False)
+    # Its time limits would bound nothing: it waits for others, and a wait does not count.
+    return Kind(name, write, shown, lacks=frozenset({"model", "system", "timeouts"}), undoes=False)
 
 
 #: These words stand in the place of an agent, in queues, listings and Flower, so no plugin has such a name.

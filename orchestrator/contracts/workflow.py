@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
-from orchestrator.contracts.composite import COMPOSITES, Consensus, Handoff, LeaderFollower, Loop, Map, Member, Router
+from orchestrator.contracts import composite
+from orchestrator.contracts.composite import Consensus, Handoff, LeaderFollower, Loop, Map, Router
 from orchestrator.contracts.inputs import Inputs
 from orchestrator.contracts.kinds import (
     KINDS,
@@ -63,7 +64,8 @@ OUTPUT = "output"
 #: The field of a map's input that has its list, where that is what a reference leads to.
 ITEMS = "items"
 
-_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+#: One reference in a text; in parentheses where it leads.
+REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
 #: What agents say that they can do: a task may ask for any agent that can, and a message too.
@@ -97,9 +99,13 @@ def _agent_of_a_node(given: Any) -> Any:
 def _with_items(given: Any) -> Any:
     """Give a map over what a reference leads to that as a field of its input, in which references are replaced."""
     match given:
-        case {"map": {"over": str(over)} as mapped} if _REFERENCE.fullmatch(over):  # pyright: ignore[reportUnknownVariableType]
+        case {"map": {"over": str(over)} as mapped} if REFERENCE.fullmatch(over):  # pyright: ignore[reportUnknownVariableType]
             fields: dict[str, Any] = given  # pyright: ignore[reportUnknownVariableType]
-            own = {**(fields.get("input") or {}), ITEMS: over}
+            own = {**(fields.get("input") or {})}
+            if own.setdefault(ITEMS, over) != over:
+                raise ValueError(
+                    f"what `over` leads to becomes the field {ITEMS!r} of its input, which says that itself"
+                )
             return {**fields, "input": own, "map": {**mapped, "over": ITEMS}}
         case _:
             return given  # pyright: ignore[reportUnknownVariableType]
@@ -341,9 +347,7 @@ class WorkflowDefinition(Value):
 
 
 # Steps are tasks, and tasks have steps.
-_NAMES = {"TaskDefinition": TaskDefinition}
-for _made in (Member, *COMPOSITES.values()):
-    _made.model_rebuild(_types_namespace=_NAMES)
+composite.know_tasks(TaskDefinition)
 TaskDefinition.model_rebuild()
 WorkflowDefinition.model_rebuild()
 
@@ -352,10 +356,10 @@ def replace_references(value: Any, resolve: Any) -> Any:
     """Give `value` with each `${path}` replaced by `resolve(path)`: as a whole where it stands alone, else as text."""
     match value:
         case str():
-            whole = _REFERENCE.fullmatch(value)
+            whole = REFERENCE.fullmatch(value)
             if whole:
                 return resolve(whole[1].strip())
-            return _REFERENCE.sub(lambda found: _as_text(resolve(found[1].strip())), value)
+            return REFERENCE.sub(lambda found: _as_text(resolve(found[1].strip())), value)
         case dict():
             return {key: replace_references(item, resolve) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
         case list() | tuple():

@@ -18,6 +18,7 @@ from orchestrator.faults.people import answer_open
 from orchestrator.faults.trial import Trial
 from orchestrator.handle import RunHandle
 from orchestrator.kernel import Kernel
+from orchestrator.planning.steps import agents_named, capabilities_named
 from orchestrator.settings import Settings
 from orchestrator.store import schema
 
@@ -89,9 +90,10 @@ def _installation(trial: Trial) -> Generator[Orchestrator]:
         with Orchestrator(kernel.settings) as nf:
             yield nf
     finally:
-        named = {task.agent for task in trial.workflow.tasks if task.agent}
+        tasks = trial.workflow.tasks
+        named = agents_named(tasks)
         # Which agents have done what tasks name as a capability: some of those that there were.
-        chosen = kernel.store.fleet.agent_names() if any(task.capability for task in trial.workflow.tasks) else ()
+        chosen = kernel.store.fleet.agent_names() if capabilities_named(tasks) else ()
         remove(kernel.app, {queue_of(agent) for agent in named.union(chosen)})
         schema.remove(kernel.store.database)
         kernel.close()

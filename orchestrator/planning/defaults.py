@@ -1,6 +1,8 @@
 """What tasks of a file have where they say nothing else: retries, timeouts, and what follows an error.
 
-They are put into the tasks when a file is read, so that a definition says what holds, wherever it is shown or compared.
+They are put into the tasks when a file is read, so that a definition says what holds, wherever it is shown or compared. Retries
+and time limits are those of whoever does the work: of the steps of a loop rather than of the loop. What follows an error is
+said of tasks: of a step it is part of what the loop, map or team does.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 from orchestrator.contracts.kinds import KINDS
 from orchestrator.contracts.policy import RetryPolicy, Timeouts, Value
 from orchestrator.contracts.workflow import OnError
+from orchestrator.planning.steps import MADE_OF_OTHERS
 
 #: The key of a file.
 DEFAULTS = "defaults"
@@ -27,12 +30,22 @@ class TaskDefaults(Value):
     on_error: OnError = "fail"
 
 
-def merged(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+def merged(defaults: Mapping[str, Any], fields: Mapping[str, Any], *, is_step: bool = False) -> dict[str, Any]:
     """Give the fields of a task with the defaults that mean something to it; what it says itself goes before."""
-    lacks = frozenset[str]().union(*(kind.lacks for name, kind in KINDS.items() if fields.get(name) is not None))
+    kinds = [kind for kind in KINDS if fields.get(kind) is not None]
+    lacks = frozenset[str]().union(*(KINDS[kind].lacks for kind in kinds))
+    if any(kind in MADE_OF_OTHERS for kind in kinds):
+        lacks |= _BY_FIELD
+    if is_step:
+        lacks |= {"on_error"}
+    return laid_over(fields, {name: value for name, value in defaults.items() if name not in lacks})
+
+
+def laid_over(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Give fields with defaults for those that are not there."""
     result = dict(fields)
     for name, value in defaults.items():
-        if name in lacks or value is None:
+        if value is None:
             continue
         own = fields.get(name)
         if own is None:

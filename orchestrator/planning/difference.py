@@ -9,10 +9,16 @@ from typing import Any
 
 from orchestrator.contracts.stored import Difference
 from orchestrator.contracts.workflow import WorkflowDefinition
+from orchestrator.planning.steps import ONE, SEVERAL
 from orchestrator.planning.writing import as_data
 
 _TASKS = "tasks"
-_CONDITION = re.compile(r"tasks\.\w+\.condition")
+_ONE = "|".join(rf"{kind}\.{name}" for kind, names in ONE.items() for name in names)
+_SEVERAL = "|".join(rf"{kind}\.{name}" for kind, names in SEVERAL.items() for name in names)
+#: Where keys are in an order: the first branch whose expression holds is taken, and steps are asked in theirs.
+_ORDERED = re.compile(
+    rf"tasks\.\w+(\.workflow\.tasks\.\w+|\.({_ONE})|\.({_SEVERAL})\.\w+)*\.(condition|workflow\.tasks|{_SEVERAL})"
+)
 
 
 def differences(before: WorkflowDefinition, after: WorkflowDefinition) -> tuple[Difference, ...]:
@@ -48,8 +54,8 @@ def _of_values(place: str, before: Any, after: Any) -> Iterator[Difference]:
         old: dict[str, Any] = before
         new: dict[str, Any] = after
         yield from _between(place, old, new)
-        # The first branch whose expression holds is taken.
-        if [*old] != [*new] and old.keys() == new.keys() and _CONDITION.fullmatch(place):
-            yield Difference(place=place, change="order", before=[*old], after=[*new])
+        common = [key for key in old if key in new]
+        if common != [key for key in new if key in old] and _ORDERED.fullmatch(place):
+            yield Difference(place=place, change="order", before=common, after=[*new])
     elif _text(before) != _text(after):
         yield Difference(place=place, change="changed", before=before, after=after)

@@ -8,7 +8,8 @@ from orchestrator.clock import agent_run_id
 from orchestrator.contracts.workflow import OUTPUT, TaskDefinition, WorkflowDefinition
 from orchestrator.planning.branches import gate_of, passed_to, seen_by
 from orchestrator.planning.compensation import Undo, undos_of
-from orchestrator.planning.validate import topological
+from orchestrator.planning.graph import topological
+from orchestrator.planning.steps import agents_named, capabilities_named
 
 
 class Plan:
@@ -64,15 +65,19 @@ class Plan:
 
     @cached_property
     def agents(self) -> frozenset[str]:
-        """The agents that its tasks and compensations name, without what needs no worker."""
+        """The agents that its tasks, what is inside of them, and its compensations name, without what needs no worker."""
         run = (task for task, settled in zip(self.tasks, self.settled, strict=True) if not settled)
-        named = (task.agent for task in (*run, *(undo.task for undo in self.undos)))
-        return frozenset(agent for agent in named if agent)
+        return agents_named((*run, *(undo.task for undo in self.undos)))
 
     @cached_property
     def needs(self) -> dict[int, str]:
         """The capabilities that its tasks name in place of agents, by position."""
         return {index: capability for index, capability in enumerate(self.capabilities) if capability is not None}
+
+    @cached_property
+    def wanted(self) -> frozenset[str]:
+        """The capabilities that its tasks and what is inside of them name in place of agents."""
+        return capabilities_named(self.tasks)
 
     @cached_property
     def undos(self) -> tuple[Undo, ...]:

@@ -1,10 +1,9 @@
-"""Whether a workflow can run, and in what order. All problems at once, in time linear in the number of tasks."""
+"""Whether a workflow can run, with all that is inside of its tasks. All problems at once, in time linear in their number."""
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from textwrap import shorten
@@ -24,15 +23,17 @@ from orchestrator.errors import UnknownAgent, UnknownCapability, WorkflowInvalid
 from orchestrator.planning import condition
 from orchestrator.planning.branches import branch_problems, seen_by
 from orchestrator.planning.capabilities import nobody_can
+from orchestrator.planning.graph import MAX_PROBLEMS, cycle_problems
 from orchestrator.planning.hints import did_you_mean
+from orchestrator.planning.inside import inside_problems, reference_problems
+from orchestrator.planning.steps import deepest, everything
 
+#: With those inside of tasks.
 MAX_TASKS = 20_000
+#: How deep tasks may stand inside of others where nobody says less: what is stored is read to a bounded depth.
+MAX_DEPTH = 32
 #: Two stages of n tasks side by side have n squared.
 MAX_DEPENDENCIES = 200_000
-#: More are not read, and each may cost a search for the word that was meant.
-MAX_PROBLEMS = 100
-_MAX_CYCLE_SHOWN = 12
-
 
 #: Names what is wrong with the use of a tool and with the input that it is given: which of the two fields, and what.
 ToolFaults = Callable[[ToolUse, Mapping[str, Any] | None], Iterable[tuple[str, str]]]
@@ -43,12 +44,17 @@ def validate(
     known_agents: Collection[str] | None,
     capabilities: Collection[str] | None = None,
     tool_faults: ToolFaults | None = None,
+    max_depth: int | None = None,
 ) -> None:
     """Return only if the workflow can run; else raise WorkflowInvalid with every problem and its place.
 
     Raise UnknownAgent or UnknownCapability when agents that are unknown, or capabilities that none has, are all that is
-    wrong. `known_agents`, `capabilities` and `tool_faults` are None where nobody can tell.
+    wrong. `known_agents`, `capabilities` and `tool_faults` are None where nobody can tell. `max_depth` is how deep agents may
+    call agents: tasks inside of others are called.
     """
+    oversize = list(_size_problems(workflow, max_depth))
+    if oversize:
+        raise WorkflowInvalid(oversize, origin=f"workflow {workflow.name!r}")
     found = chain(_problems(workflow), () if tool_faults is None else _tool_problems(workflow, tool_faults))
     problems = list(islice(found, MAX_PROBLEMS))
     unknown = {} if known_agents is None else _unknown_agents(workflow, frozenset(known_agents).union(NODE_KINDS))
@@ -69,26 +75,40 @@ def validate(
         raise WorkflowInvalid(problems, origin=f"workflow {workflow.name!r}")
 
 
-def topological(workflow: WorkflowDefinition) -> tuple[TaskDefinition, ...]:
-    """Give each node after those it waits for, among the ready ones in the order of the definition."""
-    nodes = workflow.nodes
-    before = _predecessors(nodes)
-    order = _order(before)
-    if len(order) < len(nodes):
-        cycles = islice(_cycles(nodes, before, order), MAX_PROBLEMS)
-        raise WorkflowInvalid(list(cycles), origin=f"workflow {workflow.name!r}")
-    return tuple(nodes[index] for index in order)
-
-
-def _problems(workflow: WorkflowDefinition) -> Iterator[str]:
+def _size_problems(workflow: WorkflowDefinition, max_depth: int | None) -> Iterator[str]:
+    """Say what makes a workflow too large, or too deep, for all else to be looked at."""
     count = len(workflow.tasks)
     if not 0 < count <= MAX_TASKS:
         limits = f"a workflow has 1 to {MAX_TASKS:,}; many inputs for one workflow are a batch"
         yield f"tasks: there are {count:,}, but {limits}" if count else "tasks: there are none, give at least one"
         return
-    if (edges := sum(len(task.after) for task in workflow.tasks)) > MAX_DEPENDENCIES:
-        yield f"tasks: there are {edges:,} dependencies, at most {MAX_DEPENDENCIES:,}: put one task between wide stages"
+    # Parts may be there more than once, so that a small workflow is a large one: this is the bound on all that follows.
+    inside = sum(1 for _ in islice(everything(workflow), MAX_TASKS + 1))
+    if inside > MAX_TASKS:
+        yield f"tasks: with what is inside of them there are more than {MAX_TASKS:,}, which is what a workflow may have"
         return
+    edges = sum(len(task.after) for _, task in everything(workflow))
+    if edges > MAX_DEPENDENCIES:
+        yield f"tasks: there are {edges:,} dependencies, at most {MAX_DEPENDENCIES:,}: put one task between wide stages"
+    depth, place = deepest(workflow)
+    most = MAX_DEPTH if max_depth is None else min(max_depth, MAX_DEPTH)
+    if depth > most:
+        bound = " (NIGHTFLEET_MAX_CALL_DEPTH)" if most == max_depth else ""
+        yield f"{place}: it stands inside of {depth} others, and at most {most} are possible{bound}: take it apart"
+
+
+def _problems(workflow: WorkflowDefinition) -> Iterator[str]:
+    yield from _own_problems(workflow)
+    for place, task in everything(workflow):
+        yield from inside_problems(task, place)
+        if task.workflow is not None:
+            yield from (f"{place}.workflow.{problem}" for problem in _own_problems(task.workflow))
+
+
+def _own_problems(workflow: WorkflowDefinition) -> Iterator[str]:
+    """Say what is wrong with a workflow itself, without what is inside of its tasks."""
+    if not workflow.tasks:
+        yield "tasks: there are none, give at least one"
     yield from _id_problems(workflow)
     for task in workflow.tasks:
         yield from _after_problems(task, workflow)
@@ -96,8 +116,7 @@ def _problems(workflow: WorkflowDefinition) -> Iterator[str]:
         yield from _reference_problems(task, workflow)
         yield from _condition_problems(task, workflow)
     yield from _output_problems(workflow)
-    before = _predecessors(workflow.tasks)
-    yield from _cycles(workflow.tasks, before, _order(before))
+    yield from cycle_problems(workflow)
 
 
 def _id_problems(workflow: WorkflowDefinition) -> Iterator[str]:
@@ -141,22 +160,16 @@ def _path_problems(
     place: str,
     reachable: Collection[str],
     workflow: WorkflowDefinition,
-    why_not: Callable[[str], str],
+    out_of_reach: Callable[[str], str],
 ) -> Iterator[str]:
-    try:
-        paths = dict.fromkeys(references())
-    except RecursionError:
-        yield f"{place}: it is nested too deeply"
-        return
-    for path in paths:
-        name, *fields = path.split(".")
-        if not all([name, *fields]):
-            yield f"{place}: ${{{path}}} is no path, write ${{task.field}} or ${{input.field}}"
-        elif name not in reachable:
-            yield f"{place}: ${{{path}}} {why_not(name)}"
-        elif name == "input" and workflow.inputs is not None and fields and fields[0] not in workflow.inputs:
-            hint = did_you_mean(fields[0], workflow.inputs) or ": add it to inputs"
-            yield f"{place}: ${{{path}}} is no input of the workflow{hint}"
+    def why_not(name: str, fields: Sequence[str]) -> str | None:
+        if name not in reachable:
+            return out_of_reach(name)
+        if name == "input" and workflow.inputs is not None and fields and fields[0] not in workflow.inputs:
+            return f"is no input of the workflow{did_you_mean(fields[0], workflow.inputs) or ': add it to inputs'}"
+        return None
+
+    return reference_problems(references, place, why_not, "${task.field} or ${input.field}")
 
 
 def _condition_problems(task: TaskDefinition, workflow: WorkflowDefinition) -> Iterator[str]:
@@ -189,84 +202,31 @@ def _unheard_of(name: str, workflow: WorkflowDefinition) -> str:
 
 
 def _tool_problems(workflow: WorkflowDefinition, faults: ToolFaults) -> Iterator[str]:
-    for task in workflow.tasks:
-        used = [(f"tasks.{task.id}", task), (f"tasks.{task.id}.compensate", task.compensate)]
-        for place, each in used:
+    for where, task in everything(workflow):
+        for place, each in ((where, task), (f"{where}.compensate", task.compensate)):
             if each is not None and each.tool is not None:
                 yield from (f"{place}.{field}: {what}" for field, what in faults(each.tool, each.input))
-
-
-def _predecessors(tasks: tuple[TaskDefinition, ...]) -> list[list[int]]:
-    """Give for each task the positions of those it waits for, without itself and the unknown."""
-    position = {task.id: index for index, task in enumerate(tasks)}
-    known = ({position[key] for key in task.after if key in position} for task in tasks)
-    return [sorted(before - {index}) for index, before in enumerate(known)]
-
-
-def _order(before: list[list[int]]) -> list[int]:
-    """Give the positions in topological order; those in a cycle or behind one are absent."""
-    following: list[list[int]] = [[] for _ in before]
-    for index, others in enumerate(before):
-        for other in others:
-            following[other].append(index)
-    waiting = [len(others) for others in before]
-    ready = [index for index, count in enumerate(waiting) if not count]
-    order: list[int] = []
-    while ready:
-        index = heapq.heappop(ready)
-        order.append(index)
-        for successor in following[index]:
-            waiting[successor] -= 1
-            if not waiting[successor]:
-                heapq.heappush(ready, successor)
-    return order
-
-
-def _cycles(tasks: tuple[TaskDefinition, ...], before: list[list[int]], order: list[int]) -> Iterator[str]:
-    """Name a cycle for each way back to the path of a depth-first search through what has no place in the order."""
-    done = set(order)
-    for start in range(len(tasks)):
-        path = {start: iter(before[start])} if start not in done else {}
-        while path:
-            index, others = next(reversed(path.items()))
-            other = next((other for other in others if other not in done), None)
-            if other is None:
-                del path[index]
-                done.add(index)
-            elif other in path:
-                waiting = list(path)
-                first, *rest = waiting[waiting.index(other) :]
-                yield _describe_cycle([tasks[index].id for index in (first, *reversed(rest), first)])
-            else:
-                path[other] = iter(before[other])
-
-
-def _describe_cycle(task_ids: list[str]) -> str:
-    shown = task_ids
-    if len(task_ids) > _MAX_CYCLE_SHOWN:
-        shown = [*task_ids[: _MAX_CYCLE_SHOWN - 2], f"({len(task_ids) - _MAX_CYCLE_SHOWN + 1:,} more)", task_ids[-1]]
-    return f"tasks.{task_ids[0]}.after: these tasks wait for each other: {' -> '.join(shown)}"
 
 
 def _unknown_agents(workflow: WorkflowDefinition, known: frozenset[str]) -> dict[str, list[str]]:
     """Give for each unknown agent the places that name it."""
     places: dict[str, list[str]] = {}
-    for task in workflow.tasks:
+    for place, task in everything(workflow):
         if task.agent and task.agent not in known:
-            places.setdefault(task.agent, []).append(f"tasks.{task.id}.agent")
+            places.setdefault(task.agent, []).append(f"{place}.agent")
         if isinstance(task.on_error, Fallback) and task.on_error.fallback not in known:
-            places.setdefault(task.on_error.fallback, []).append(f"tasks.{task.id}.on_error.fallback")
+            places.setdefault(task.on_error.fallback, []).append(f"{place}.on_error.fallback")
         if task.compensate is not None and task.compensate.agent not in known:
-            places.setdefault(task.compensate.agent, []).append(f"tasks.{task.id}.compensate.agent")
+            places.setdefault(task.compensate.agent, []).append(f"{place}.compensate.agent")
     return places
 
 
 def _unknown_capabilities(workflow: WorkflowDefinition, known: Collection[str]) -> dict[str, list[str]]:
     """Give for each capability that no agent has the places that name it."""
     places: dict[str, list[str]] = {}
-    for task in workflow.tasks:
+    for place, task in everything(workflow):
         if task.capability is not None and task.capability not in known:
-            places.setdefault(task.capability, []).append(f"tasks.{task.id}.capability")
+            places.setdefault(task.capability, []).append(f"{place}.capability")
     return places
 
 

@@ -271,7 +271,7 @@ EXPORTS = [
     "SharedValue", "SharedValues", "TaskDefinition", "Timeouts", "ToolUse",
     "UnknownAgent", "UnknownCapability", "Usage", "UsageError", "ValueTooLarge",
     "Variant", "WorkerState", "WorkerSummary", "WorkflowDefinition", "WorkflowInvalid", "adaptive", "any_agent",
-    "parallel", "sequential",
+    "consensus", "handoff", "leader_follower", "loop", "map_over", "nested", "parallel", "router", "sequential",
 ]  # fmt: skip
 
 

@@ -21,9 +21,10 @@ from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import UnknownAgent, UnknownCapability, WorkflowInvalid
 from orchestrator.planning.canvas import compose, messages_of
 from orchestrator.planning.capabilities import agents_by_capability, nobody_can, tasks_that_can
-from orchestrator.planning.diagram import as_mermaid, as_text
+from orchestrator.planning.diagram import as_text
 from orchestrator.planning.files import load_workflow
 from orchestrator.planning.frontier import Plan
+from orchestrator.planning.mermaid import as_mermaid
 from orchestrator.planning.validate import validate
 from orchestrator.planning.variants import changed
 from orchestrator.store.census import Load

@@ -12,10 +12,11 @@ from orchestrator.contracts.run import AgentRunState
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import InputInvalid, WorkflowInvalid
 from orchestrator.planning.builders import adaptive, sequential
-from orchestrator.planning.diagram import as_mermaid, as_text
+from orchestrator.planning.diagram import as_text
 from orchestrator.planning.files import load_workflow, workflow_from_data
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.inputs import Upstream, task_input
+from orchestrator.planning.mermaid import as_mermaid
 from orchestrator.planning.settling import Settled, settle
 
 STATES = AgentRunState

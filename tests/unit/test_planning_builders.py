@@ -87,7 +87,7 @@ def test_the_same_part_can_be_used_again_and_again() -> None:
     step = adaptive("chooser", {"a": "x", "b": "y"})
     workflow = sequential(step, step, step)
     validate(workflow, {"chooser", "x", "y"})
-    assert conditions(workflow)["x_3"] == 'router_3.choice == "a"'
+    assert conditions(workflow)["x_3"] == 'chooser_3.choice == "a"'
     assert edges(workflow)["router_2"] == ("x", "y")
 
 

@@ -12,11 +12,12 @@ from orchestrator.contracts.policy import RetryPolicy, Timeouts
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.contracts.workflow import Fallback, TaskDefinition, WorkflowDefinition
 from orchestrator.errors import InputInvalid, WorkflowInvalid
-from orchestrator.planning.diagram import as_mermaid, as_text
+from orchestrator.planning.diagram import as_text
 from orchestrator.planning.files import load_workflow, workflow_from_data
 from orchestrator.planning.fork import beginning
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.inputs import Upstream, run_input_of, run_output
+from orchestrator.planning.mermaid import as_mermaid
 from orchestrator.planning.settling import Settled, settle
 
 READER = {"reader": {"agent": "reader"}}

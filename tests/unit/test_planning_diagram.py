@@ -2,9 +2,10 @@ import re
 
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.planning.builders import adaptive, sequential
-from orchestrator.planning.diagram import as_mermaid, as_text
+from orchestrator.planning.diagram import as_text
 from orchestrator.planning.expression import parse_expression
 from orchestrator.planning.files import workflow_from_data
+from orchestrator.planning.mermaid import as_mermaid
 
 PRESS_REVIEW = workflow_from_data(
     {
@@ -35,9 +36,9 @@ def test_the_text_shows_conditions() -> None:
     assert as_text(workflow).splitlines() == [
         "workflow: 4 tasks in 3 stages",
         "  1  chooser",
-        '  2  x       after chooser; when chooser.choice == "a"',
-        '     y       after chooser; when chooser.choice == "b"',
-        "  3  join    after x, y",
+        '  2  x        after chooser; when chooser.choice == "a"',
+        '     y        after chooser; when chooser.choice == "b"',
+        "  3  join     after x, y",
     ]
 
 

@@ -10,7 +10,7 @@ from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import UsageError, WorkflowInvalid
 from orchestrator.planning.builders import adaptive, sequential
 from orchestrator.planning.files import load_workflow, resolve_workflow, workflow_from_data
-from orchestrator.planning.validate import MAX_PROBLEMS
+from orchestrator.planning.graph import MAX_PROBLEMS
 
 PRESS_REVIEW = """\
 name: press-review
@@ -176,7 +176,8 @@ tasks:
         ),
         (
             "press.yaml:11:10: tasks.last.zebra: unknown key 'zebra', the keys are id, agent, after, input, when, "
-            "retry, timeouts, on_error, function, celery, compensate, model, system, capability, tool, condition, branch"
+            "retry, timeouts, on_error, function, celery, compensate, model, system, capability, tool, condition, branch, "
+            "workflow, loop, map, router, leader_follower, consensus, handoff"
         ),
         "press.yaml:2:1: name: string should have at least 1 character, found ''",
     ]

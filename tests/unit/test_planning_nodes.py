@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from orchestrator.contracts.workflow import CeleryTask, TaskDefinition, WorkflowDefinition
 from orchestrator.errors import UnknownAgent, WorkflowInvalid
 from orchestrator.planning.builders import sequential
-from orchestrator.planning.diagram import as_mermaid, as_text
+from orchestrator.planning.diagram import as_text
 from orchestrator.planning.expression import parse_expression
 from orchestrator.planning.files import load_workflow, workflow_from_data
+from orchestrator.planning.mermaid import as_mermaid
 from orchestrator.planning.validate import validate
 
 FILE = """\
@@ -54,7 +55,7 @@ def test_a_file_names_functions_and_celery_tasks(tmp_path: Any) -> None:
     [
         (
             "{agent: reader, function: 'a:b'}",
-            "2:3: tasks.t: a task is one of agent, function, celery, tool and condition, and this one has agent and fu",
+            "2:3: tasks.t: a task is one of agent, function, celery, tool, condition, workflow, loop, map, router, leader_fo",
         ),
         ("{function: 'a:b', celery: c}", "has function and celery: keep one"),
         ("{agent: celery}", "'celery' is no agent: write `celery: registered.task.name`"),
@@ -90,7 +91,9 @@ def test_what_is_wrong_with_one_is_told_at_its_place(tmp_path: Any, task: str, w
 
 
 def test_a_task_needs_something_to_do() -> None:
-    with pytest.raises(ValidationError, match="give it one of agent, function, celery, tool and condition"):
+    with pytest.raises(
+        ValidationError, match="give it one of agent, function, celery, tool, condition, workflow, loop"
+    ):
         TaskDefinition(id="t")
 
 

@@ -8,7 +8,8 @@ from counting import lines_run
 from orchestrator.contracts.workflow import Fallback, TaskDefinition, WorkflowDefinition
 from orchestrator.errors import UnknownAgent, WorkflowInvalid
 from orchestrator.planning.expression import parse_expression
-from orchestrator.planning.validate import MAX_PROBLEMS, MAX_TASKS, topological, validate
+from orchestrator.planning.graph import MAX_PROBLEMS, topological
+from orchestrator.planning.validate import MAX_TASKS, validate
 
 
 def task(task_id: str, *after: str, **fields: Any) -> TaskDefinition:

@@ -17,6 +17,7 @@ from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.planning.builders import sequential
 from orchestrator.planning.difference import differences
 from orchestrator.planning.files import load_workflow, workflow_from_data
+from orchestrator.planning.steps import NAMES, ONE, SEVERAL
 from orchestrator.planning.writing import as_data, as_yaml
 from orchestrator.schemas import schema_of
 
@@ -94,21 +95,13 @@ def value(chance: random.Random, depth: int = 0) -> Any:
             return {chance.choice((*ODD, "a", "b")): value(chance, depth + 1) for _ in range(chance.randrange(4))}
 
 
-def task(chance: random.Random, number: int) -> TaskDefinition:
+def task(chance: random.Random, number: int, depth: int = 0) -> TaskDefinition:
     fields: dict[str, Any] = {
         "id": f"t{number}",
         "after": [f"t{index}" for index in range(number) if chance.random() < 0.3],
     }
-    kind = chance.choice(("agent", "itself", *KINDS))
-    said: dict[str, Any] = {
-        "agent": {"agent": "critic", "model": "openai:x"},
-        "itself": {"agent": f"t{number}"},
-        "function": {"function": "a.b:c"},
-        "celery": {"celery": chance.choice(({"task": "a.b"}, {"task": "a.b", "queue": "q", "timeout": 2.5}))},
-        "tool": {"tool": chance.choice(({"name": "a.b"}, {"name": "files", "options": {"root": value(chance, 3)}}))},
-        "condition": {"condition": {f"z{number}": "input.a > 1", f"b{number}": "input.b", f"a{number}": "else"}},
-    }
-    fields |= said[kind]
+    kind = chance.choice(("agent", "itself", *KINDS) if depth < 3 else ("agent", "itself", "tool", "condition"))
+    fields |= said(chance, kind, number, depth)
     if kind != "condition":
         more: dict[str, Any] = {
             "input": {"x": value(chance), "y": "${input.z}"},
@@ -120,8 +113,80 @@ def task(chance: random.Random, number: int) -> TaskDefinition:
             ),
             "when": "input.y",
         }
-        fields |= {key: each for key, each in more.items() if chance.random() < 0.4}
+        lacks = KINDS[kind].lacks if kind in KINDS else frozenset[str]()
+        unsaid = {"compensate"} if depth else set[str]()
+        fields |= {key: each for key, each in more.items() if key not in {*lacks, *unsaid} and chance.random() < 0.4}
+        if kind == "map" and chance.random() < 0.4:
+            fields["map"]["over"] = "${input.z}"
     return TaskDefinition.model_validate(fields)
+
+
+def said(chance: random.Random, kind: str, number: int, depth: int) -> dict[str, Any]:
+    """What makes a task one of its kind."""
+    plain: dict[str, dict[str, Any]] = {
+        "agent": {"agent": "critic", "model": "openai:x"},
+        "itself": {"agent": f"t{number}"},
+        "function": {"function": "a.b:c"},
+        "celery": {"celery": chance.choice(({"task": "a.b"}, {"task": "a.b", "queue": "q", "timeout": 2.5}))},
+        "tool": {"tool": chance.choice(({"name": "a.b"}, {"name": "files", "options": {"root": value(chance, 3)}}))},
+        "condition": {"condition": {f"z{number}": "input.a > 1", f"b{number}": "input.b", f"a{number}": "else"}},
+    }
+    if kind in plain:
+        return plain[kind]
+    return {kind: nested(chance, depth + 1) if kind == "workflow" else composite(chance, kind, depth + 1)}
+
+
+def composite(chance: random.Random, kind: str, depth: int) -> dict[str, Any]:
+    one = {name: step(chance, f"{kind}.{name}", depth) for name in ONE[kind]}
+    names = chance.sample(("z", "a", "m", "critic", "step"), chance.randrange(1, 4))
+    several = {
+        name: chance.choice((names, {each: step(chance, f"{kind}.{name}", depth) for each in names}))
+        for name in SEVERAL.get(kind, ())
+    }
+    own: dict[str, dict[str, Any]] = {
+        "loop": {"until": "output.x > 1", "max_iterations": chance.choice((1, 10))},
+        "map": {"max_concurrency": chance.choice((None, 4))},
+        "router": {"choice": "a.b"},
+        "leader_follower": {"max_rounds": 7},
+        "consensus": {"rule": chance.choice(("majority", {"at_least": 0.5}, {"at_least": 1})), "answer": "a"},
+        "handoff": {"first": names[0], "unmet": "last"},
+    }
+    return {**one, **several, **own[kind]}
+
+
+def step(chance: random.Random, place: str, depth: int) -> Any:
+    if chance.random() < 0.4:
+        return chance.choice(("critic", "step", "z"))
+    kind = chance.choice(
+        [each for each in ("agent", *KINDS) if each != "condition"] if depth < 3 else ["agent", "tool"]
+    )
+    made = said(chance, kind, 0, depth)
+    names = NAMES.get(place, NAMES.get(place.partition(".")[0], ()))
+    if names and chance.random() < 0.4:
+        made["input"] = {"x": value(chance), "y": f"${{{names[-1]}}}"}
+    if chance.random() < 0.4:
+        made["retry"] = {"retries": 1}
+    return made
+
+
+def nested(chance: random.Random, depth: int) -> WorkflowDefinition:
+    tasks = tuple(task(chance, number, depth) for number in range(chance.randrange(1, 3)))
+    return belonging(
+        WorkflowDefinition(
+            name=chance.choice(("inner", "workflow")), tasks=tasks, output=chance.choice((None, "${t0}"))
+        )
+    )
+
+
+def belonging(made: WorkflowDefinition) -> WorkflowDefinition:
+    """The workflow whose tasks say which branches of conditions they belong to."""
+    decisions = {each.id: each.condition for each in made.tasks if each.condition is not None}
+
+    def belong(each: TaskDefinition) -> TaskDefinition:
+        branches = [branch.name for key in each.after if key in decisions for branch in decisions[key][:2]]
+        return each.model_copy(update={"branch": tuple(branches)})
+
+    return made.with_tasks(map(belong, made.tasks))
 
 
 def workflow(seed: int) -> WorkflowDefinition:
@@ -133,13 +198,7 @@ def workflow(seed: int) -> WorkflowDefinition:
         inputs=chance.choice((None, {"z": "str?", "y": {"type": "integer", "default": 3}})),  # pyright: ignore[reportArgumentType]
         output=chance.choice((None, "${t0}", {"a": "${t0.b}", "c": value(chance)})),
     )
-    decisions = {each.id: each.condition for each in made.tasks if each.condition is not None}
-
-    def belonging(each: TaskDefinition) -> TaskDefinition:
-        branches = [branch.name for key in each.after if key in decisions for branch in decisions[key][:2]]
-        return each.model_copy(update={"branch": tuple(branches)})
-
-    return made.with_tasks(map(belonging, made.tasks))
+    return belonging(made)
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -179,6 +238,13 @@ def test_the_schema_for_editors_takes_every_short_form() -> None:
             "d": {"condition": "critic.x", "after": "critic"},
             "t": {"tool": "calculator.calculate", "after": "c", "branch": "good", "input": {"expression": "1"}},
             "u": {"celery": "a.b", "after": ["c", "d"], "branch": ["good", "then"]},
+            "v": {"workflow": "reader | critic"},
+            "w": {"workflow": {"tasks": {"reader": None, "critic": {"after": "reader"}}, "output": "${critic}"}},
+            "x": {"loop": {"do": "reader | critic", "until": "output.x"}},
+            "y": {"map": {"do": {"tool": "calculator.calculate"}, "over": "${u.items}"}, "after": "u"},
+            "z": {"router": {"routes": {"reader": None, "b": "critic", "c": {"loop": {"do": "a", "until": "true"}}}}},
+            "l": {"leader_follower": {"leader": "a", "followers": ["b", {"name": "c", "do": "b"}, {"name": "d"}]}},
+            "k": {"consensus": {"members": {"a": {"retry": {"retries": 1}}}, "rule": {"at_least": 1}}},
         },
         "output": "${t}",
     }
@@ -200,6 +266,12 @@ def test_the_schema_for_editors_takes_every_short_form() -> None:
         {"tasks": {"a": {}}, "inputs": {"a b": "str"}},
         {"tasks": {"a": {}}, "inptus": {}},
         {"tasks": {"a": {"tool": {"nmae": "x"}}}},
+        {"tasks": {"a": {"loop": {"until": "x"}}}},
+        {"tasks": {"a": {"loop": {"do": {"agent": "x", "after": "b"}, "until": "x"}}}},
+        {"tasks": {"a": {"router": {"routes": {"A b": "x"}}}}},
+        {"tasks": {"a": {"router": {"routes": {"b": {"agnt": "x"}}}}}},
+        {"tasks": {"a": {"handoff": {"agents": []}}}},
+        {"tasks": {"a": {"workflow": {"taks": {}}}}},
     ],
 )
 def test_the_schema_for_editors_marks_what_a_check_refuses(data: Any) -> None:
