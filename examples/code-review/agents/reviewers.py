@@ -1,14 +1,14 @@
 import re
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from worker.agent import BaseAgent, Context
 from worker.teams import MemberTurn, Opinion
 
 HOW = """\
-You review a change of one file for {what}, and for nothing else. Answer `mend` if something has to be changed before it is merged.
-Once you know what the other reviewers have found, answer `mend` if one of them is right, also where you found nothing."""
+You review a change of one file for {what}, and for nothing else. Answer `mend` if something has to be changed before it is
+merged. Once you know what the other reviewers have found, answer `mend` if one of them is right, also where you found nothing."""
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -19,7 +19,7 @@ class Finding(BaseModel):
 
 
 class Review(Opinion[Literal["merge", "mend"]]):
-    findings: list[Finding] = []
+    findings: list[Finding] = Field(default=[])
 
 
 class _Reviewer(BaseAgent):

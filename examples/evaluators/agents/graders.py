@@ -7,8 +7,8 @@ from worker.agent import BaseAgent, Context, offline
 from worker.teams import MemberTurn, Opinion
 
 HOW = """\
-You grade essays from 1 (poor) to 5 (excellent), by {what} alone. From the second round on you see what the others say: change your
-grade where their reasons convince you."""
+You grade essays from 1 (poor) to 5 (excellent), by {what} alone. From the second round on you see what the others say: change
+your grade where their reasons convince you."""
 
 Grade = Opinion[Annotated[int, Field(ge=1, le=5)]]
 

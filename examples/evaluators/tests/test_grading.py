@@ -3,9 +3,7 @@
 import json
 from pathlib import Path
 
-import pytest
 from orchestrator import Orchestrator
-from orchestrator.contracts.workflow import TaskDefinition
 from orchestrator.testing import run_workflow
 from worker.testing import MockLLM, run_agent
 

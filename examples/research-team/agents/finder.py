@@ -43,5 +43,5 @@ def passages(told: str):
             lines.append(line)
             continue
         if source:
-            yield Passage(source=source, text=" ".join(" ".join(lines).split()))
+            yield Passage(source=source, text="\n".join(lines).strip())
         source, lines = place["source"], []

@@ -6,9 +6,9 @@ from worker.agent import BaseAgent, Context, offline
 from worker.teams import Assignment, Assignments, LeaderTurn, Result
 
 HOW = """\
-You lead research in documents. Have `finder` look for passages, one assignment for each thing that is to be found out; where nothing
-was found, try once more in other words. Then have `notes` read what was found, and `writer` write the report: each comes after
-those whose results it needs. The result is what the writer gave. Assign nothing that was done already."""
+You lead research in documents. Have `finder` look for passages, one assignment for each thing that is to be found out; where
+nothing was found, try once more in other words. Then have `notes` read what was found, and `writer` write the report: each comes
+after those whose results it needs. The result is what the writer gave. Assign nothing that was done already."""
 
 
 class Order(BaseModel):
