@@ -1,7 +1,7 @@
 import re
 import subprocess
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from worker.agent import AgentError, BaseAgent, Context
 
@@ -11,7 +11,8 @@ _HUNK = re.compile(r"^@@ -\S+ \+(?P<line>\d+)")
 
 class Branch(BaseModel):
     repository: str
-    base: str = "main"
+    # What begins with a dash would be an option.
+    base: str = Field(default="main", pattern=r"^[^-]")
     head: str = "HEAD"
 
 
@@ -41,20 +42,19 @@ class ChangesOf(BaseAgent):
 
 
 def diff(repository: str, revisions: str) -> str:
-    # A name that begins with a dash would be an option.
-    command = ["git", "-C", repository, "diff", "--no-color", "--no-ext-diff", "--end-of-options", revisions]
+    command = ["git", "-C", repository, "diff", "--no-color", "--no-ext-diff", revisions, "--"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise AgentError(f"git: {done.stderr.strip()}")
+        raise AgentError(done.stderr.partition("\n")[0])
     return done.stdout
 
 
 def files_of(text: str) -> list[File]:
     starts = list(_FILE.finditer(text))
-    ends = [*(each.start() for each in starts[1:]), len(text)]
+    bodies = [text[start.end() : end] for start, end in zip(starts, [*(each.start() for each in starts[1:]), None])]
     return [
-        File(path=start["path"], added=list(added(text[start.end() : end])), diff=text[start.start() : end])
-        for start, end in zip(starts, ends, strict=True)
+        File(path=start["path"], added=list(added(body)), diff=start[0] + body)
+        for start, body in zip(starts, bodies, strict=True)
     ]
 
 

@@ -17,7 +17,7 @@ def agents_of(run) -> list[str]:
         ("My kettle does not switch off.", ["chooser", "handoff", "repairs"], "vinegar"),
         ("Where is the parcel of order 1003?", ["chooser", "handoff", "orders"], "is on its way"),
         ("I return order 1001, refund my money.", ["chooser", "handoff", "orders", "refunds"], "39.00 euros"),
-        ("I like your shop.", ["chooser", "reception"], "tomorrow"),
+        ("Thanks, I like your shop.", ["chooser", "reception"], "tomorrow"),
         (
             "Order 1001 is broken and leaks, does not work: money back!",
             ["chooser", "handoff", "repairs", "orders", "refunds"],
@@ -44,9 +44,8 @@ def test_a_large_refund_waits_for_a_person():
 
 
 def test_a_refund_that_is_recorded_is_not_paid_again():
-    kills = ("after_record:6", "before_completion:2")
     text = {"text": "Refund order 1001, please."}
-    report = run_workflow("triage.yaml", text, kill_at=kills, timeout=240)
+    report = run_workflow("triage.yaml", text, kill_at="before_completion:3", timeout=240)
     assert report.result.state == "succeeded"
     assert not report.repeated_though_recorded
     assert Path("refunds.txt").read_text() == "1001 39.00\n"
