@@ -11,16 +11,15 @@ AGENTS = Path(__file__).parent / "team_agents"
 ONCE: dict[str, Any] = {"retries": 0}
 
 
-def team(kind: str, *, policy: dict[str, Any] | None = None, **fields: Any) -> TaskDefinition:
+def team(kind: str, **fields: Any) -> TaskDefinition:
     """Give a task `team` of a kind."""
-    return TaskDefinition.model_validate({"id": "team", kind: fields, **(policy or {})})
+    return TaskDefinition.model_validate({"id": "team", kind: fields})
 
 
 def crew(**fields: Any) -> TaskDefinition:
     """Give a leader with a digger and a writer."""
-    return team(
-        "leader_follower", **{"leader": "lead", "followers": {"digger": once("digger"), "writer": "writer"}, **fields}
-    )
+    usual: dict[str, Any] = {"leader": "lead", "followers": {"digger": once("digger"), "writer": "writer"}}
+    return team("leader_follower", **(usual | fields))
 
 
 def jury(*members: str, **fields: Any) -> TaskDefinition:

@@ -51,10 +51,10 @@ def diff(repository: str, revisions: str) -> str:
 
 def files_of(text: str) -> list[File]:
     starts = list(_FILE.finditer(text))
-    bodies = [text[start.end() : end] for start, end in zip(starts, [*(each.start() for each in starts[1:]), None])]
+    ends = [*(each.start() for each in starts[1:]), len(text)]
     return [
-        File(path=start["path"], added=list(added(body)), diff=start[0] + body)
-        for start, body in zip(starts, bodies, strict=True)
+        File(path=start["path"], added=list(added(text[start.end() : end])), diff=text[start.start() : end])
+        for start, end in zip(starts, ends, strict=False)  # where nothing was changed there is an end alone
     ]
 
 

@@ -37,7 +37,7 @@ def test_lines_that_were_there_before_are_nobodys_fault(repository):
 
 
 def test_what_is_no_repository_is_told_as_git_tells_it(tmp_path):
-    with Orchestrator.embedded() as nf, pytest.raises(RunFailed, match="(?i)not a git repository"):
+    with Orchestrator.embedded() as nf, pytest.raises(RunFailed, match=r"(?i)not a git repository"):
         nf.submit("review.yaml", {"repository": str(tmp_path)}).result(timeout=120)
 
 
