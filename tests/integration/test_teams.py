@@ -299,7 +299,7 @@ def test_a_kill_at_any_moment_repeats_nothing_that_is_recorded(
     task: Any, given: Any, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NIGHTFLEET_TEST_LEDGER", str(tmp_path / "ledger"))
-    points = ("after_call:2", "before_record:2", "after_completion:3")
+    points = ("after_call:2", "before_record:2", "after_completion:2")
     tried = run_workflow(task, given, agents_path=str(AGENTS), kill_at=points, timeout=400)
     assert tried.result.state == "succeeded"
     assert answer_of(tried.result.output) == expected
