@@ -114,4 +114,5 @@ def _agent_run_result(row: Sequence[Any], plan: Plan) -> AgentRunResult:
         wake_at=times(row[18]) if row[3] == AgentRunState.SUSPENDED else None,
         called_by=parent_task(row[1]),
         superseded=row[19] == SubworkState.VOID,
+        step=row[20],
     )

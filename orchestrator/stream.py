@@ -56,15 +56,14 @@ def events_of(store: Store, run_id: str, after: str | None = None) -> Iterator[R
     for number, message in store.mail.told(run_id, last_message, ended=RunState(state).final):
         last_message = number
         yield event("message", last_progress, agent=None, state=None, **_sent(message))
-    for position, task, agent, part_state, epoch, error, at, waiting_for in rows:
+    for position, task, agent, part_state, epoch, error, at, waiting_for, step in rows:
         mark = _mark(part_state, epoch)
         if marks[position + 1] == mark:
             continue
         marks[position + 1] = mark
         if at is not None:
             fields = {"task": task, "agent": agent, "state": part_state, "error": error_info(error), "at": moment(at)}
-            if part_state == AgentRunState.SUSPENDED:
-                fields["message"] = waiting_for
+            fields |= {"step": step, "message": waiting_for if part_state == AgentRunState.SUSPENDED else None}
             yield event("agent_run", last_progress, **fields)
     mark = _mark(state, 0)
     if marks[0] != mark:

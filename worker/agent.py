@@ -27,6 +27,7 @@ from orchestrator.contracts.permissions import Permissions
 from orchestrator.contracts.policy import Limits, RetryPolicy, Timeouts
 from orchestrator.contracts.shared import GLOBAL, SharedValue
 from orchestrator.contracts.usage import Usage
+from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import (
     AgentError,
     AgentTimeout,
@@ -187,6 +188,7 @@ __all__ = [
     "Stdio",
     "StreamableHttp",
     "Subscription",
+    "TaskDefinition",
     "Text",
     "Timeouts",
     "Tool",
@@ -199,6 +201,7 @@ __all__ = [
     "Usage",
     "ValueTooLarge",
     "Verdict",
+    "WorkflowDefinition",
     "adapter",
     "guard",
     "offline",

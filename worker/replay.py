@@ -226,6 +226,9 @@ class _Called:
     def standing(self, claim: Claim, slot: Slot) -> Standing | None:
         raise AssertionError(f"a replay waits for no agent, but at {slot} of {claim.task}")
 
+    def at_hand(self, identity: str) -> bool:  # noqa: ARG002 - the port's
+        return False
+
     def ends(self, identity: str) -> list[Ended]:
         return all_ends(self.store, identity)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.advance import Advancer
@@ -26,6 +27,34 @@ from worker.execution import Execution
 from worker.loader import LoadedAgents
 
 _MOST_FAULTS = 5
+#: How many results are read ahead at a time, and how large those may have been that were read last.
+_MOST_AHEAD = 256
+_AHEAD_CHARACTERS = 250_000
+
+
+@dataclass(slots=True)
+class Ahead:
+    """Results of single calls, read before they are asked for: who has made many calls asks for all of them in each execution.
+
+    The more, the longer an execution goes on asking, while they are small. Thread-safe.
+    """
+
+    _found: dict[str, Ended] = field(default_factory=dict[str, Ended])
+    _most: int = 1
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def has(self, identity: str) -> bool:
+        """Tell whether what `take` gives is here."""
+        return identity in self._found
+
+    def take(self, store: Store, parent_id: str, identity: str) -> Ended | None:
+        """Give how the one agent run of some sub-work has ended; None where there are several."""
+        with self._lock:
+            if identity not in self._found:
+                self._found = store.subwork.ends_ahead(parent_id, identity, self._most)
+                size = sum(len(str(each.output)) for each in self._found.values())
+                self._most = min(4 * self._most, _MOST_AHEAD) if size <= _AHEAD_CHARACTERS else 1
+            return self._found.pop(identity, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +68,7 @@ class Calling:
     execution: Execution
     #: Who knows how busy agents are that could do what is asked for by capability.
     binder: Binder
+    ahead: Ahead = field(default_factory=Ahead)
 
     def begin(self, claim: Claim, begun: Entry, order: Order) -> Standing:
         """Ask for sub-work; see `Callees`."""
@@ -57,9 +87,14 @@ class Calling:
         """Give how the sub-work stands that was asked for at a place."""
         return self.store.subwork.standing(claim, slot)
 
+    def at_hand(self, identity: str) -> bool:
+        """Tell whether the ends of sub-work were read ahead."""
+        return self.ahead.has(identity)
+
     def ends(self, identity: str) -> list[Ended]:
         """Give how all agent runs of sub-work have ended."""
-        return all_ends(self.store, identity)
+        found = self.ahead.take(self.store, self.execution.claim.id, identity)
+        return all_ends(self.store, identity) if found is None else [found]
 
     def failure(self, identity: str) -> Failure | None:
         """Give the first failure of sub-work."""

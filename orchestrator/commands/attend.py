@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _FIRST_POLL_SECONDS = 0.02
 _LAST_POLL_SECONDS = 0.25
 _CURSOR_UP_AND_ERASE = "\x1b[{}F\x1b[J"
+#: Of what is running on behalf of a task: so many characters of its names.
+_MOST_STEPS = 80
 
 
 class TimeIsUp(Exception):
@@ -219,8 +221,9 @@ class Board:
         self._rows = {part.task: _Row(part.task, str(part.state)) for part in parts}
         self._width = max((len(part.task) for part in parts), default=0)
         self._spoken = Spoken()
-        #: The states of what was called on behalf of each task.
+        #: The states of what was called on behalf of each task, and what is running of it that has a name.
         self._called: dict[str, dict[str, str]] = {}
+        self._steps: dict[str, dict[str, str]] = {}
 
     def show(self, events: Sequence[RunEvent]) -> None:
         """Take in what happened, and draw."""
@@ -253,6 +256,12 @@ class Board:
             self._called.setdefault(row.task, {})[task] = str(event.state)
             counts = Counter(self._called[row.task].values())
             row.note = f"has called: {', '.join(f'{count:,} {state}' for state, count in sorted(counts.items()))}"
+            steps = self._steps.setdefault(row.task, {})
+            steps.pop(task, None)
+            if event.state == "running" and event.step is not None:
+                steps[task] = event.step
+            if steps:
+                row.note += f" ({render.one_line(', '.join(dict.fromkeys(steps.values())), _MOST_STEPS)})"
 
     def _take(self, row: _Row, event: RunEvent) -> None:
         if event.kind == "progress":

@@ -150,7 +150,7 @@ def _most_telling(parts: Sequence[AgentRunResult]) -> list[AgentRunResult]:
 def _agent_run_row(part: AgentRunResult, depth: int) -> tuple[str, ...]:
     model = model_of(part)
     return (
-        f"{'  ' * depth}{part.task}",
+        f"{'  ' * depth}{named(part.task, part.step)}",
         part.agent,
         f"{part.state}, superseded" if part.superseded else str(part.state),
         "offline (no language model)" if model == "offline" else model or "-",
@@ -160,10 +160,17 @@ def _agent_run_row(part: AgentRunResult, depth: int) -> tuple[str, ...]:
     )
 
 
+def named(task: str, step: str | None) -> str:
+    """Name an agent run for people: its task, and what that is to who has called for it."""
+    return task if step is None else f"{task} ({step})"
+
+
 def waits_of(result: RunResult) -> list[str]:
     """Give a line for each task that is suspended."""
     return [
-        f"{part.task} {one_line(part.waiting_for, _MOST_OF_A_WAIT)}" for part in result.agent_runs if part.waiting_for
+        f"{named(part.task, part.step)} {one_line(part.waiting_for, _MOST_OF_A_WAIT)}"
+        for part in result.agent_runs
+        if part.waiting_for
     ]
 
 
@@ -303,8 +310,9 @@ def event_line(event: RunEvent) -> str | None:
     if event.state in {"blocked", "queued"} and not reason:
         return None
     if event.state == "suspended" and event.message:
-        return f"{event.task} {one_line(event.message, _MOST_OF_A_WAIT)}"
-    return f"{event.task} {'waits for a retry' if event.state == 'queued' else event.state}{reason}"
+        return f"{named(event.task, event.step)} {one_line(event.message, _MOST_OF_A_WAIT)}"
+    task = named(event.task, event.step)
+    return f"{task} {'waits for a retry' if event.state == 'queued' else event.state}{reason}"
 
 
 def message_text(event: RunEvent) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import Field
+
 from orchestrator.contracts.policy import Value
 from orchestrator.contracts.run import ErrorInfo
 
@@ -21,6 +23,7 @@ class RunEvent(Value):
     follows what was told of that answer before, unless it says `restarted`: then what was told from `offset` on does not
     hold any more, since the model was asked again and answers otherwise.
 
+    `step` is what a task that was called for is to its caller: the task of a nested workflow, a route, a member of a team.
     `cursor` orders the events of a run; `run.events(after=cursor)` goes on behind this one.
     """
 
@@ -38,4 +41,5 @@ class RunEvent(Value):
     offset: int | None = None
     text: str | None = None
     restarted: bool = False
+    step: str | None = Field(default=None, exclude_if=lambda value: value is None)
     at: datetime

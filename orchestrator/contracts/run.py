@@ -104,8 +104,9 @@ class ErrorInfo(Value):
 class AgentRunResult(Value):
     """One task's part of a run as it is now; `undoes` is the task that a compensation takes back.
 
-    `called_by` is the task that has called for it, of what is no task of the workflow. It is `superseded` if that has asked
-    for something else in its place since.
+    `called_by` is the task that has called for it, of what is no task of the workflow, and `step` what that calls it: the task of
+    a nested workflow, a route, a member of a team. It is `superseded` if its caller has asked for something else in its place
+    since.
     """
 
     id: str
@@ -131,6 +132,7 @@ class AgentRunResult(Value):
     wake_at: datetime | None = None
     called_by: str | None = _told
     superseded: bool = Field(default=False, exclude_if=lambda value: not value)
+    step: str | None = _told
 
 
 class RunResult(Value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from textwrap import shorten
@@ -53,13 +53,14 @@ def task_input(
     return outputs.get(before[0], {}) if len(before) == 1 else outputs
 
 
-def mapped(mapping: Any, what: str, known: Mapping[str, Any]) -> Any:
+def mapped(mapping: Any, what: str, known: Mapping[str, Any], missing: Collection[str] = ()) -> Any:
     """Give a mapping with its references replaced, which lead into what is known by name; `what` it is begins the messages.
 
-    Raise InputInvalid where a reference leads to nothing.
+    References into what is `missing`, since it has not been given or was done without, are None. Raise InputInvalid where one
+    leads to nothing.
     """
-    upstream = {name: Upstream(AgentRunState.SUCCEEDED, value) for name, value in known.items()}
-    return replace_references(mapping, _Reach(what, known.get("input"), upstream, frozenset()).resolve)
+    upstream = {name: Upstream(AgentRunState.SUCCEEDED, value) for name, value in known.items() if name not in missing}
+    return replace_references(mapping, _Reach(what, known.get("input"), upstream, frozenset(missing)).resolve)
 
 
 def made_output(workflow: WorkflowDefinition, run_input: Any, upstream: Mapping[str, Upstream]) -> Any:

@@ -60,6 +60,6 @@ def _meant(workflow: WorkflowDefinition, changes: Changes, of_agent: str | None)
         )
     names = list(dict.fromkeys(name for task in found for name in done_by[task.id]))
     if len(names) > 1 and (changes.system or changes.agent) is not None:
-        which = "say which `task` is meant" if len(found) > 1 else "such a task takes another `model` alone"
+        which = "say which `task` is meant" if len(found) > 1 else "the task has several agents, change `model` alone"
         raise UsageError(f"the variant has a system prompt or an agent for {' and '.join(names)} alike: {which}")
     return found

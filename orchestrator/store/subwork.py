@@ -133,6 +133,16 @@ class Subworks:
         found = [Ended(row[1], row[2], _parsed(row[3]), _parsed(row[4])) for row in rows]
         return found, rows[-1][0] if len(rows) == most else None
 
+    def ends_ahead(self, parent_id: str, identity: str, most: int = _PAGE) -> dict[str, Ended]:
+        """Give how calls of single agents have ended that an agent run has made, from one of them on, by their sub-work.
+
+        Who is executed again asks for one after the other. What is done changes no more.
+        """
+        rows = self._database.execute(
+            lambda session: session.rows("subwork_ends_ahead", parent_id=parent_id, id=identity, most=most)
+        )
+        return {row[0]: Ended(row[1], row[2], _parsed(row[3]), _parsed(row[4])) for row in rows}
+
     def failure(self, identity: str) -> Failure | None:
         """Give the first failure of sub-work in the order of the inputs; None without one."""
         row = self._database.execute(lambda session: session.row("subwork_failure", id=identity))

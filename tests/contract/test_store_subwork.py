@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,13 +15,16 @@ from orchestrator.clock import position_of
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.interest import Interest
+from orchestrator.contracts.policy import RetryPolicy
 from orchestrator.contracts.run import RunState
-from orchestrator.contracts.subwork import Ended, Order, Standing, SubworkState
-from orchestrator.contracts.workflow import Compensation
+from orchestrator.contracts.subwork import Ended, Order, Standing, SubworkOptions, SubworkState
+from orchestrator.contracts.workflow import Compensation, TaskDefinition
 from orchestrator.errors import CallLimitExceeded, ClaimLost
+from orchestrator.planning.subwork import definition_of
 from orchestrator.store.agent_runs import Claim, Finish, Outcome
 from orchestrator.store.compensation import finish_undo
 from orchestrator.store.database import Database
+from orchestrator.store.past import past_of
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
 from orchestrator.store.subwork import Begun, Subworks
@@ -445,6 +449,82 @@ def test_of_a_fallback_nothing_is_left_when_its_work_is_resumed(steps: Steps) ->
     assert states == ["void"]
 
 
+# Steps ----------------------------------------------------------------------------------------------------------------
+
+
+def stepped(*inputs: Any, chosen: tuple[str, ...] = (), **fields: Any) -> Order:
+    """Give an order for a step."""
+    made = Order.of_step(TaskDefinition.model_validate({"id": "polish", **fields}))
+    return made.asking(inputs=tuple(map(json.dumps, inputs)), chosen=chosen, able=tuple(sorted(set(chosen))))
+
+
+def test_what_was_asked_for_is_kept_once_and_comes_with_each_claim(steps: Steps) -> None:
+    claim = steps.claim(steps.start()[0], "a")
+    asked = stepped(1, 2, loop={"do": "sub", "until": "true"}, on_error="continue")
+    begun = begin(steps, claim, asked)
+    for dispatch in begun.ready:
+        child = take(steps, dispatch)
+        made = definition_of(steps.plan, child)
+        assert (made.id, made.agent, made.on_error) == (child.task, "loop", "continue")
+        assert made.loop is not None
+        assert made.loop.do.agent == "sub"
+        past = past_of(steps.store, child.id)
+        assert past is not None
+        assert past.claim.options == child.options
+    with steps.store.database.connect() as connection:
+        assert connection.execute(select(subwork.c.label)).scalars().all() == ["polish"]
+    assert "options" not in agent_run.c
+    assert claim.options is None
+
+
+def test_a_call_by_name_has_no_label_and_its_policy_comes_with_the_claim(steps: Steps) -> None:
+    claim = steps.claim(steps.start()[0], "a")
+    options = SubworkOptions(retry=RetryPolicy(retries=7)).stored()
+    [plain] = begin(steps, claim, order(1)).ready
+    [strict] = begin(steps, claim, order(1, options=options), SECOND, mark="1").ready
+    assert take(steps, plain).options is None
+    assert definition_of(steps.plan, take(steps, strict)).retry.retries == 7
+    with steps.store.database.connect() as connection:
+        assert connection.execute(select(subwork.c.label)).scalars().all() == [None, None]
+
+
+def test_whoever_was_chosen_for_each_input_keeps_it_when_the_rest_is_resumed(steps: Steps) -> None:
+    claim = steps.claim(steps.start()[0], "a")
+    asked = stepped(1, 2, 3, chosen=("one", "two", "one"), capability="can", on_error={"fallback": "spare"})
+    begun = begin(steps, claim, replace(asked, fail_fast=False))
+    assert [dispatch.agent for dispatch in begun.ready] == ["one", "two", "one"]
+    children = [take(steps, dispatch) for dispatch in begun.ready]
+    assert [definition_of(steps.plan, child).capability for child in children] == ["can"] * 3
+    end(steps, children[0])
+    end(steps, children[1], FAILED)
+    steps.requeue(children[2], agent="spare")
+    end(steps, take(steps, begun.ready[2]), FAILED)
+    assert state_of(steps, claim) is SubworkState.FAILED
+    void(steps, claim, FIRST)
+    again = stepped(1, 2, 3, chosen=("two", "one", "two"), capability="can", on_error={"fallback": "spare"})
+    ready = begin(steps, claim, replace(again, able=("one", "two"))).ready
+    assert [(position_of(each.id), each.agent) for each in ready] == [(3, "two"), (4, "two")], (
+        "what the fallback had done is begun anew by whoever is chosen now, the rest goes on where it was"
+    )
+    assert [take(steps, each).agent for each in ready] == ["two", "two"]
+
+
+def test_results_of_single_calls_are_read_ahead_in_their_order(steps: Steps) -> None:
+    claim = steps.claim(steps.start()[0], "a")
+    slots = [Slot("", number) for number in range(4)]
+    asked = [order(0), order(1), order(2, 3), order(4)]
+    begun = [begin(steps, claim, each, slot, mark=str(slot.number)) for each, slot in zip(asked, slots, strict=True)]
+    for each in begun[:3]:
+        for dispatch in each.ready:
+            end(steps, dispatch)
+    ids = [each.standing.id for each in begun]
+    ahead = steps.store.subwork.ends_ahead(claim.id, ids[0], 10)
+    assert list(ahead) == ids[:2], "those that are single, and done"
+    assert ahead[ids[1]] == Ended("a-2", "succeeded", {"text": "done"}, None)
+    assert list(steps.store.subwork.ends_ahead(claim.id, ids[1], 10)) == ids[1:2]
+    assert list(steps.store.subwork.ends_ahead(claim.id, ids[0], 1)) == ids[:1]
+
+
 # Compensations --------------------------------------------------------------------------------------------------------
 
 
@@ -483,6 +563,7 @@ def test_compensations_call_too_and_what_they_call_is_no_stage_of_theirs(store: 
         ("count_ends", "pk_subwork"),
         ("release_subwork", "ix_agent_run_subwork"),
         ("subwork_ends", "ix_agent_run_subwork"),
+        ("subwork_ends_ahead", "subwork"),
         ("open_of_subwork", "ix_agent_run_subwork"),
         ("open_of_callers", "ix_agent_run_parent"),
         ("queued_around", "ix_agent_run_subwork"),

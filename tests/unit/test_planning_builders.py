@@ -88,7 +88,7 @@ def test_the_same_part_can_be_used_again_and_again() -> None:
     workflow = sequential(step, step, step)
     validate(workflow, {"chooser", "x", "y"})
     assert conditions(workflow)["x_3"] == 'chooser_3.choice == "a"'
-    assert edges(workflow)["router_2"] == ("x", "y")
+    assert edges(workflow)["chooser_2"] == ("x", "y")
 
 
 def test_empty_workflows_add_nothing() -> None:

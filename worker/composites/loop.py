@@ -26,10 +26,10 @@ def loop_agent(task: TaskDefinition, card: AgentCard, describe: Callable[[TaskDe
         """Give what the step gets next: its own mapping each time, or what `next` says once there is an output."""
         first = known["iteration"] == 1
         if loop.do.input is not None:
-            return input_of(loop.do, "the loop's step", known, None)
+            return input_of(loop.do, "the loop's step", known, None, _missing(known))
         if first or loop.next is None:
             return known["input"] if first else known["output"]
-        return mapped(loop.next, "`next`", known)
+        return mapped(loop.next, "`next`", known, _missing(known))
 
     class LoopTask(BaseAgent):
         async def execute(self, data: Any, ctx: AsyncContext) -> Any:
@@ -47,6 +47,11 @@ def loop_agent(task: TaskDefinition, card: AgentCard, describe: Callable[[TaskDe
             )
 
     return executor(task, card, LoopTask)
+
+
+def _missing(known: dict[str, Any]) -> tuple[str, ...]:
+    """Name the output where there is none: the first time, and after a step that was done without."""
+    return ("output",) if known["output"] is None else ()
 
 
 def _holds(until: str, known: dict[str, Any]) -> bool:

@@ -31,6 +31,7 @@ def router_agent(task: TaskDefinition, card: AgentCard, describe: Callable[[Task
             if router.by is not None:
                 asked = input_of(router.by, "`by`", known, data)
                 answer = known["by"] = await ctx.call(called(router.by, "by"), asked)
+            missing = ("by",) if known.get("by") is None else ()
             name = _chosen(router, answer)
             if name in routes:
                 route = routes[name]
@@ -38,7 +39,7 @@ def router_agent(task: TaskDefinition, card: AgentCard, describe: Callable[[Task
                 name, route = "otherwise", router.otherwise
             else:
                 raise _no_route(name, list(routes))
-            return await ctx.call(called(route, name), input_of(route, f"the route {name!r}", known, data))
+            return await ctx.call(called(route, name), input_of(route, f"the route {name!r}", known, data, missing))
 
     return executor(task, card, RouterTask)
 

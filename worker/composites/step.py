@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from orchestrator.contracts.agent import AgentCard
@@ -30,9 +30,12 @@ def called(step: TaskDefinition, name: str = STEP) -> TaskDefinition:
     return step.model_copy(update={"id": name, "input": None, "after": (), "when": None, "branch": ()})
 
 
-def input_of(step: TaskDefinition, what: str, known: Mapping[str, Any], otherwise: Any) -> Any:
+def input_of(
+    step: TaskDefinition, what: str, known: Mapping[str, Any], otherwise: Any, missing: Collection[str] = ()
+) -> Any:
     """Give what a step gets: its own mapping, whose references lead into what is `known`, else `otherwise`.
 
-    `what` step it is begins the messages. Raises `InputInvalid` where a reference leads to nothing.
+    `what` step it is begins the messages; references into what is `missing` are None. Raises `InputInvalid` where one leads to
+    nothing.
     """
-    return otherwise if step.input is None else mapped(step.input, f"the input of {what}", known)
+    return otherwise if step.input is None else mapped(step.input, f"the input of {what}", known, missing)

@@ -23,6 +23,10 @@ class Callees(Protocol):
         """Give how the sub-work stands that was asked for at a place."""
         ...
 
+    def at_hand(self, identity: str) -> bool:
+        """Tell whether `ends` gives its answer without asking anybody."""
+        ...
+
     def ends(self, identity: str) -> list[Ended]:
         """Give how all agent runs of sub-work have ended, in the order of the inputs."""
         ...

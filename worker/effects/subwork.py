@@ -126,8 +126,10 @@ class CallAgent(Waiting):
         return (yield Settle(attempt, _raising(_failed(self.order, failure))))
 
     def recall(self, recorder: Recorder, slot: Slot, outcome: JsonValue) -> Generator[Operation, Any, Any]:
-        callees = _callees_of(recorder)
-        return (yield Blocking(recorder.motion, slot, lambda: callees.ends(outcome["subwork"])))
+        callees, identity = _callees_of(recorder), outcome["subwork"]
+        if callees.at_hand(identity):
+            return callees.ends(identity)
+        return (yield Blocking(recorder.motion, slot, lambda: callees.ends(identity)))
 
     def decode(self, recorded: JsonValue) -> Any:
         ends: Sequence[Ended] = recorded
@@ -233,7 +235,7 @@ def _asked(order: Order) -> dict[str, Any]:
 def _called(order: Order) -> str:
     """Name what is called, for people: the agent, or what its caller calls it."""
     does = order.agent if order.step is None else order.step.does
-    return does if order.label is None else f"{order.label} ({does})"
+    return does if order.label in (None, does) else f"{order.label}: {does}"
 
 
 def _check(what: str, output: Any, options: Mapping[str, Any], known: Any) -> None:

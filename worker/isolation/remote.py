@@ -214,6 +214,9 @@ class RemoteCallees:
         found = self._link.ask("standing", slot=list(slot))
         return None if found is None else wire.standing_in(found)
 
+    def at_hand(self, identity: str) -> bool:  # noqa: ARG002 - the port's
+        return False
+
     def ends(self, identity: str) -> list[Ended]:
         return [Ended(*each) for each in self._link.ask("ends", identity=identity)]
 

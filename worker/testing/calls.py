@@ -110,6 +110,9 @@ class ScriptedCalls:
         del claim
         return self._standing.get(slot)
 
+    def at_hand(self, identity: str) -> bool:
+        return identity in self._ends
+
     def ends(self, identity: str) -> list[Ended]:
         return self._ends[identity]
 

@@ -126,7 +126,7 @@ def _run_as(  # noqa: PLR0913 - of two of its own, and what it shares
     model, agents_path, recorder, answers, memory, calls, *_ = shared
     loaded = _loaded(agent, agents_path)
     value = loaded.parse_input(given)
-    task = task or loaded.card.name
+    task = task or (agent.id if isinstance(agent, TaskDefinition) else loaded.card.name)
     with _answering(model, loaded) as answering:
         account = Account(model=answering.model, limits=loaded.agent_class.limits)
 

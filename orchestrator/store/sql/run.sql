@@ -76,8 +76,9 @@ WHERE r.id = :run_id
 -- run_parts: its agent runs
 SELECT a.id, a.task, a.agent, a.state, a.epoch, a.failures, a.crashes, a.worker, a.model, a.output, a.error, a.usage,
        a.queued_at, a.started_at, a.finished_at, a.queue, a.worker_id, a.waiting_for, a.wake_at,
-       (SELECT s.state FROM @subwork s WHERE s.id = a.subwork_id)
-FROM @agent_run a WHERE a.run_id = :run_id ORDER BY a.position
+       s.state, s.label
+FROM @agent_run a LEFT JOIN @subwork s ON s.id = a.subwork_id
+WHERE a.run_id = :run_id ORDER BY a.position
 
 -- run_pulse: as little as tells whether anything has changed
 SELECT state FROM @run WHERE id = :run_id
@@ -86,9 +87,10 @@ SELECT state FROM @run WHERE id = :run_id
 SELECT id, state FROM @run WHERE id = ANY(:ids::uuid[])
 
 -- run_states: states and epochs of the agent runs, for the stream of events
-SELECT position, task, agent, state, epoch, error, coalesce(finished_at, claimed_at, queued_at), waiting_for
-FROM @agent_run
-WHERE run_id = :run_id ORDER BY position
+SELECT a.position, a.task, a.agent, a.state, a.epoch, a.error, coalesce(a.finished_at, a.claimed_at, a.queued_at), a.waiting_for,
+       s.label
+FROM @agent_run a LEFT JOIN @subwork s ON s.id = a.subwork_id
+WHERE a.run_id = :run_id ORDER BY a.position
 
 -- add_event: a progress line of an agent
 INSERT INTO @run_event (id, tenant_id, run_id, task, message, data, created_at)

@@ -122,6 +122,11 @@ RETURNING first_position
 SELECT position, task, state, output, error FROM @agent_run
 WHERE subwork_id = :id AND parent_id IS NOT NULL AND position > :after ORDER BY position LIMIT :most
 
+-- subwork_ends_ahead: how single agent runs have ended that one has asked for, from some sub-work on, in their order
+SELECT s.id, a.task, a.state, a.output, a.error
+FROM @subwork s JOIN @agent_run a ON a.id = s.id
+WHERE s.parent_id = :parent_id AND s.id >= :id AND s.size = 1 AND s.state || '' = 'done' ORDER BY s.id LIMIT :most
+
 -- subwork_failure: the first failure of sub-work in the order of the inputs, and how many there are
 SELECT a.task, a.error, s.failures, s.size FROM @agent_run a JOIN @subwork s ON s.id = a.subwork_id
 WHERE a.subwork_id = :id AND a.parent_id IS NOT NULL AND a.state || '' = 'failed' ORDER BY a.position LIMIT 1
