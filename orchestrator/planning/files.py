@@ -28,7 +28,8 @@ from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import UnknownAgent, UsageError, WorkflowInvalid
 from orchestrator.planning.expression import parse_expression
 from orchestrator.planning.graph import MAX_PROBLEMS
-from orchestrator.planning.reading import Data, Reader
+from orchestrator.planning.notes import Data
+from orchestrator.planning.reading import Reader
 from orchestrator.planning.source import Source
 from orchestrator.planning.validate import ToolFaults, validate
 
@@ -97,16 +98,16 @@ def _open(path: FilePath, origin: str | None = None) -> Data:
 
 def _checked(reader: Reader, origin: str, known: Known | None) -> WorkflowDefinition:
     """Give what was read, if nothing is wrong with it: neither with its parts nor with their graph."""
-    workflow, problems = reader.workflow, reader.problems
+    workflow, problems = reader.workflow, reader.notes.problems
     if workflow is not None and not problems:
         known = Known() if known is None else known
         try:
             validate(workflow, known.agents, known.capabilities, known.tool_faults, known.max_depth)
         except UnknownAgent as error:
-            lines = [reader.shown(problem) for problem in error.message.split("\n")]
+            lines = [reader.notes.shown(problem) for problem in error.message.split("\n")]
             raise UnknownAgent("\n".join(lines), details=error.details) from None
         except WorkflowInvalid as error:
-            problems = [reader.shown(problem) for problem in error.problems]
+            problems = [reader.notes.shown(problem) for problem in error.problems]
     if workflow is None or problems:
         more = ["and more: correct these first"] if len(problems) > MAX_PROBLEMS else []
         raise WorkflowInvalid(problems[:MAX_PROBLEMS] + more, origin=origin)

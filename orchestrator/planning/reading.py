@@ -8,19 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from orchestrator.contracts.composite import NO_PLACE, PLACED, STEP, as_step
-from orchestrator.contracts.kinds import KINDS, NAME_PATTERN, NODE_KINDS
+from orchestrator.contracts.kinds import KINDS, NODE_KINDS
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import UsageError, WorkflowInvalid
 from orchestrator.planning import condition
 from orchestrator.planning.defaults import DEFAULTS, TaskDefaults, laid_over, merged
 from orchestrator.planning.expression import parse_expression
-from orchestrator.planning.faults import faults_of, unknown_key
-from orchestrator.planning.hints import kind_of, label_of
+from orchestrator.planning.faults import unknown_key
+from orchestrator.planning.hints import kind_of
+from orchestrator.planning.notes import Data, Notes
+from orchestrator.planning.reading_steps import UNREAD, StepReader, present
 from orchestrator.planning.source import Path
-from orchestrator.planning.steps import ONE, SEVERAL
+from orchestrator.planning.steps import ONE
 
 #: How deep files may name files.
 MAX_FILES_DEEP = 8
@@ -30,20 +31,7 @@ _MAX_PATH = 200
 _ELSE = "else"
 _SAMPLE = "write for example `tasks: {reader: {}, editor: {after: [reader]}}`"
 _A_TASK = "expected the task's fields, such as {agent: reader, after: [other]}"
-_A_STEP = "expected an agent's name, or the fields of a task, such as {agent: writer, retry: {retries: 1}}"
 _FILE = re.compile(r".*\.(ya?ml|json)|.*/.*", re.DOTALL)
-#: Stands for what has problems, so that what is around it is read too.
-_UNREAD = TaskDefinition(id=STEP, agent=STEP)
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """What a file says, and how a problem at a place of it is shown; `faults` are those of its text."""
-
-    value: Any
-    show: Callable[[Path, str], str]
-    faults: tuple[str, ...] = ()
-    path: FilePath | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +53,9 @@ class Reader:
     def __init__(self, data: Data, open_file: Callable[[FilePath], Data], shelf: _Shelf | None = None) -> None:
         self._data = data
         self._shelf = _Shelf(open_file) if shelf is None else shelf
-        #: Where tasks and steps are, by their places; those of a file in the reader of that.
-        self._places: dict[str, Path | Reader] = {}
-        self.problems: list[str] = [*data.faults]
+        self.notes = Notes(data)
+        self._steps = StepReader(self.notes, self._built)
         self.workflow = self._read_whole()
-
-    def shown(self, problem: str) -> str:
-        """Give a problem such as `tasks.editor.after: ...` with the line that it is about."""
-        data, path = self.at(problem.partition(": ")[0].split("."))
-        return data.show(path, problem)
-
-    def at(self, steps: list[str]) -> tuple[Data, Path]:
-        """Give where a place is: in which file, and where in that."""
-        for count in range(len(steps), 0, -1):
-            known = self._places.get(".".join(steps[:count]))
-            if isinstance(known, Reader):
-                return known.at(steps[count:])
-            if known is not None:
-                return self._data, (*known, *steps[count:])
-        return self._data, tuple(steps) if steps and steps[0] in WorkflowDefinition.model_fields else ()
-
-    def _problem(self, path: Path, what: str) -> None:
-        self.problems.append(self._data.show(path, f"{label_of(path)}{what}"))
 
     # Workflows --------------------------------------------------------------------------------------------------------
 
@@ -104,13 +73,13 @@ class Reader:
         """Give the definition, which is incomplete if there are problems; `place` begins those of its tasks."""
         if not isinstance(data, Mapping) or not data:
             what = "it is empty" if not data else f"it is {kind_of(data)}, but a workflow has the keys name and tasks"
-            self._problem(path, f"{what}: {_SAMPLE}")
+            self.notes.problem(path, f"{what}: {_SAMPLE}")
             return None
         fields: Mapping[str, Any] = data
         keys = [*WorkflowDefinition.model_fields, DEFAULTS]
         for key in fields:
             if key not in keys:
-                self._problem((*path, key), unknown_key(str(key), keys))
+                self.notes.problem((*path, key), unknown_key(str(key), keys))
         defaults = laid_over(self._defaults(fields.get(DEFAULTS), (*path, DEFAULTS)), defaults)
         entries = self._entries(fields.get("tasks"), (*path, "tasks"))
         read = [each for where, given in entries for each in self._task(where, place, given, defaults)]
@@ -118,7 +87,7 @@ class Reader:
         try:
             return WorkflowDefinition(tasks=tuple(self._without_else(read)), **rest)
         except ValidationError as error:
-            self._add(path, error, fields)
+            self.notes.add(path, error, fields)
             return None
 
     def _defaults(self, given: Any, path: Path) -> Mapping[str, Any]:
@@ -128,7 +97,7 @@ class Reader:
         try:
             TaskDefaults.model_validate(given)
         except ValidationError as error:
-            self._add(path, error, given, {(): TaskDefaults})
+            self.notes.add(path, error, given, {(): TaskDefaults})
             return {}
         return given
 
@@ -140,14 +109,14 @@ class Reader:
             case str():
                 made = self._expression(given, path, place, defaults)
             case Mapping():
-                self._places[place] = path
+                self.notes.places[place] = path
                 made = self._workflow(given, path, f"{place}.", defaults)
             case _:
-                self._problem(
+                self.notes.problem(
                     path, f"expected a file, an expression, or a workflow with its tasks, found {kind_of(given)}"
                 )
                 made = None
-        return WorkflowDefinition(tasks=(_UNREAD,)) if made is None else made
+        return WorkflowDefinition(tasks=(UNREAD,)) if made is None else made
 
     def _included(self, name: str, path: Path, place: str) -> WorkflowDefinition | None:
         """Give the workflow of a file, which is named from the folder of this one on."""
@@ -156,31 +125,31 @@ class Reader:
         key = file.resolve()
         if key in stack:
             circle = " -> ".join(each.name for each in (*stack[stack.index(key) :], key))
-            self._problem(path, f"these files are parts of themselves: {circle}")
+            self.notes.problem(path, f"these files are parts of themselves: {circle}")
             return None
         if len(stack) >= MAX_FILES_DEEP:
-            self._problem(path, f"files name files more than {MAX_FILES_DEEP} deep, and this is one more")
+            self.notes.problem(path, f"files name files more than {MAX_FILES_DEEP} deep, and this is one more")
             return None
         if key not in self._shelf.readers:
             try:
                 data = self._shelf.open(file)
             except WorkflowInvalid as error:
-                self.problems += error.problems
+                self.notes.problems += error.problems
                 return None
             except UsageError as error:
-                self._problem(path, error.message)
+                self.notes.problem(path, error.message)
                 return None
             self._shelf.readers[key] = Reader(data, self._shelf.open, self._shelf)
-            self.problems += self._shelf.readers[key].problems
-        self._places[place] = self._shelf.readers[key]
+            self.notes.problems += self._shelf.readers[key].notes.problems
+        self.notes.places[place] = self._shelf.readers[key].notes
         return self._shelf.readers[key].workflow
 
     def _expression(self, text: str, path: Path, place: str, defaults: Mapping[str, Any]) -> WorkflowDefinition | None:
-        self._places[place] = path
+        self.notes.places[place] = path
         try:
             tasks = parse_expression(text).tasks
         except WorkflowInvalid as error:
-            self._problem(path, error.problems[0].split("\n")[0])
+            self.notes.problem(path, error.problems[0].split("\n")[0])
             return None
         plain = ({"id": each.id, "agent": each.agent, "after": each.after} for each in tasks)
         made = (self._built(path, f"{place}.tasks.{each['id']}", laid_over(each, defaults), {}) for each in plain)
@@ -197,21 +166,21 @@ class Reader:
                     yield (*path, key), {"id": key, **(fields or {})}
                 else:
                     what = "the id of a task is its key: remove this one" if isinstance(fields, Mapping) else _A_TASK
-                    self._problem((*path, key), what)
+                    self.notes.problem((*path, key), what)
         elif isinstance(tasks, list | tuple):
             for index, fields in enumerate(tasks):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
                 if isinstance(fields, Mapping) and "id" in fields:
                     yield (*path, index), dict(fields)  # pyright: ignore[reportUnknownArgumentType]
                 else:
-                    self._problem((*path, index), f"{_A_TASK}, and its id")
+                    self.notes.problem((*path, index), f"{_A_TASK}, and its id")
         else:
-            self._problem(path, f"expected tasks by their id, found {kind_of(tasks)}: {_SAMPLE}")
+            self.notes.problem(path, f"expected tasks by their id, found {kind_of(tasks)}: {_SAMPLE}")
 
     def _task(
         self, path: Path, place: str, fields: Mapping[str, Any], defaults: Mapping[str, Any]
     ) -> Iterator[tuple[TaskDefinition, Path]]:
         """Give the one task, or none if it has problems. A key without a value counts as absent."""
-        given = _present(merged(defaults, fields))
+        given = present(merged(defaults, fields))
         if given.keys().isdisjoint(("agent", "capability", *NODE_KINDS)):
             given["agent"] = fields["id"]
         if isinstance(given.get("after"), str):
@@ -224,93 +193,24 @@ class Reader:
         self, path: Path, place: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
     ) -> TaskDefinition | None:
         """Give a task whose steps are read first, each at its own place."""
-        self._places[place] = path
+        self.notes.places[place] = path
         if len(path) > _MAX_PATH:
-            self._problem(path, "tasks are nested too deeply in each other")
+            self.notes.problem(path, "tasks are nested too deeply in each other")
             return None
         whole = dict(given)
         for kind in ONE:
             if kind in whole:
                 if not isinstance(whole[kind], Mapping):
-                    self._problem((*path, kind), f"{KINDS[kind].write}; found {kind_of(whole[kind])}")
+                    self.notes.problem((*path, kind), f"{KINDS[kind].write}; found {kind_of(whole[kind])}")
                     return None
-                whole[kind] = self._with_steps(kind, whole[kind], (*path, kind), f"{place}.{kind}", defaults)
+                whole[kind] = self._steps.with_steps(kind, whole[kind], (*path, kind), f"{place}.{kind}", defaults)
         if "workflow" in whole:
             whole["workflow"] = self._nested(whole["workflow"], (*path, "workflow"), f"{place}.workflow", defaults)
         try:
             return TaskDefinition.model_validate(whole)
         except ValidationError as error:
-            self._add(path, error, given)
+            self.notes.add(path, error, given)
             return None
-
-    def _with_steps(
-        self, kind: str, given: Mapping[str, Any], path: Path, place: str, defaults: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Give what a task of a kind says, with its steps read."""
-        fields = _present(given)
-        for name in ONE[kind]:
-            if name in fields:
-                fields[name] = self._step(fields[name], (*path, name), f"{place}.{name}", defaults)
-        for name in SEVERAL.get(kind, ()):
-            if name in fields:
-                fields[name] = self._members(fields[name], (*path, name), f"{place}.{name}", defaults)
-        return fields
-
-    def _members(self, given: Any, path: Path, place: str, defaults: Mapping[str, Any]) -> Any:
-        """Give named steps as a list: from an object, or from a list of agents and of `{name, do}`."""
-        if isinstance(given, Mapping):
-            named: Mapping[str, Any] = given
-            return [
-                {"name": name, "do": self._step(step, (*path, name), f"{place}.{name}", defaults, name)}
-                for name, step in named.items()
-            ]
-        if not isinstance(given, list | tuple):
-            return given  # told with what else is wrong with the task
-        return [
-            self._member(each, (*path, index), place, defaults)
-            for index, each in enumerate(given)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        ]
-
-    def _member(self, given: Any, path: Path, place: str, defaults: Mapping[str, Any]) -> Any:
-        match given:
-            case str() if re.fullmatch(NAME_PATTERN, given):
-                return {"name": given, "do": self._step(given, path, f"{place}.{given}", defaults)}
-            case {"name": str(name), **rest}:
-                step = self._step(rest.get("do"), (*path, "do"), f"{place}.{name}", defaults, name)
-                return {**given, "do": step}  # pyright: ignore[reportUnknownVariableType]
-            case _:
-                what = f"expected an agent's name, or {{name: ..., do: ...}}, found {kind_of(given)}"
-                self._problem(path, f"{what}; with names it may also be an object: {{first: agent}}")
-                return {"name": f"{STEP}_{len(self.problems)}", "do": _UNREAD}
-
-    def _step(
-        self, given: Any, path: Path, place: str, defaults: Mapping[str, Any], name: str | None = None
-    ) -> TaskDefinition:
-        """Give a step; `name` is the agent where it says nothing else, text that is no name an expression or a file."""
-        fields: dict[str, Any]
-        match given:
-            case str():
-                fields = {"agent" if re.fullmatch(NAME_PATTERN, given) else "workflow": given}
-            case Mapping():
-                fields = _present(given)
-            case None if name is not None:
-                fields = {}
-            case _:
-                self._problem(path, f"{_A_STEP}; found {kind_of(given)}")
-                return _UNREAD
-        if "id" in fields and fields["id"] != STEP:
-            self._problem((*path, "id"), "nobody refers to a step, so it has no id: leave it out")
-        if name is not None and fields.keys().isdisjoint(("agent", "capability", *NODE_KINDS)):
-            fields["agent"] = name
-        for word in PLACED:
-            if fields.pop(word, None) is not None:
-                self._problem((*path, word), f"{word} {NO_PLACE}")
-        made = self._built(path, place, merged(defaults, {**fields, "id": STEP}, is_step=True), defaults)
-        try:
-            return _UNREAD if made is None else as_step(made)
-        except ValueError as error:
-            self._problem(path, str(error))
-            return _UNREAD
 
     def _without_else(self, tasks: list[tuple[TaskDefinition, Path]]) -> Iterator[TaskDefinition]:
         """Replace `when: else` by the condition that no other one after the same tasks holds."""
@@ -322,18 +222,6 @@ class Reader:
             others = conditions.get(frozenset(task.after), [])
             if task.when == _ELSE and not others:
                 what = "there is no other task with a condition after the same tasks: nothing to be the `else` of"
-                self._problem((*path, "when"), what)
+                self.notes.problem((*path, "when"), what)
             when = condition.none_of(*others) if task.when == _ELSE and others else task.when
             yield task.model_copy(update={"when": when})
-
-    def _add(
-        self, path: Path, error: ValidationError, data: Any, models: Mapping[Path, type[BaseModel]] | None = None
-    ) -> None:
-        """Add pydantic's problems in our words, one for each place."""
-        for place, what in faults_of(error, data, models):
-            self._problem((*path, *place), what)
-
-
-def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Give fields without those that have no value."""
-    return {key: value for key, value in fields.items() if value is not None}

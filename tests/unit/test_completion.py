@@ -56,7 +56,7 @@ def test_states() -> None:
 
 
 def test_names_of_agents_by_their_files() -> None:
-    assert offered("agents", "show", "c") == ["comparer", "counter", "critic"]
+    assert offered("agents", "show", "c") == ["chooser", "comparer", "counter", "critic"]
     assert "weigher" in offered("agents", "show", "")
     assert not {"_helpers", "notes"} & set(offered("agents", "show", ""))
 

@@ -354,7 +354,7 @@ def test_a_broken_plugin_with_the_name_of_a_shipped_agent_does_not_fall_back_to_
 
 def test_an_unknown_name_is_answered_with_the_nearest_one_and_with_all_there_are(tmp_path: Path):
     with pytest.raises(
-        UnknownAgent, match=r"no agent 'sumarizer' here, did you mean 'summarizer'\? \(known: comparer, "
+        UnknownAgent, match=r"no agent 'sumarizer' here, did you mean 'summarizer'\? \(known: chooser, comparer, "
     ):
         load(tmp_path).get("sumarizer")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +14,7 @@ from orchestrator.contracts.composite import COMPOSITES, Member
 from orchestrator.contracts.kinds import KINDS
 from orchestrator.contracts.stored import Difference
 from orchestrator.contracts.variant import Changes
-from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
+from orchestrator.contracts.workflow import TaskDefinition, ToolUse, WorkflowDefinition
 from orchestrator.errors import UnknownAgent, UnknownCapability, UsageError, WorkflowInvalid
 from orchestrator.planning.builders import any_agent, parallel, sequential
 from orchestrator.planning.composites import consensus, handoff, leader_follower, loop, map_over, nested, router
@@ -456,8 +457,12 @@ def test_agents_capabilities_and_tools_inside_are_checked_like_all_others() -> N
     assert third.startswith(f"{place}.routes.b.capability: no agent has the capability 'reviw', did you mean 'review'?")
     with pytest.raises(UnknownCapability):
         validate(workflow, ["critc", "wrter"], ["review"])
-    told = invalid(workflow, tool_faults=lambda use, given: [("input", f"{use.name} takes no {list(given)}")])
+    told = invalid(workflow, tool_faults=tides_take_nothing)
     assert told == [f"{place}.otherwise.input: tides takes no ['port']"]
+
+
+def tides_take_nothing(use: ToolUse, given: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    return [("input", f"{use.name} takes no {list(given or ())}")]
 
 
 def deep(levels: int) -> TaskDefinition:
@@ -607,9 +612,9 @@ def test_a_nested_workflow_is_called_as_it_is_and_may_be_a_file(tmp_path: Path) 
     [
         (lambda: loop("a", until=""), r"loop\(\).*until: string should have at least 1 character"),
         (
-            lambda: loop(5, until="x"),
+            lambda: loop(cast("Any", 5), until="x"),
             "a step is an agent, a task, a workflow, or text such as 'reader | editor', but no int",
-        ),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        ),
         (
             lambda: loop(TaskDefinition(id="a", agent="a", after=("b",)), until="x"),
             "after would mean nothing to a step",
