@@ -21,7 +21,7 @@ def note(event: str, ctx: Context, execution: str, effect: object = "-") -> None
 
 
 class _Member(BaseAgent):
-    def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    def execute(self, data: Any, ctx: Context) -> dict[str, Any]:
         self.ctx, self.execution = ctx, secrets.token_hex(6)
         note("begin", ctx, self.execution)
         ctx.step(self.work, "first")
@@ -33,7 +33,7 @@ class _Member(BaseAgent):
         note("effect", self.ctx, self.execution, what)
         time.sleep(self.ctx.run_input["seconds"])  # work of a scenario takes a while
 
-    def answer(self, data: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, data: Any) -> dict[str, Any]:
         raise NotImplementedError
 
 
