@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from chaos.forms import QUICK, SEED, brokers, form
-from chaos.ledger import AGENTS_PATH, Performed, check_settled, effects_begun
+from chaos.ledger import AGENTS_PATH, ASYNC_THREADS, Performed, check_settled, effects_begun
 from fleet import Fleet, fleet
 
 from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
@@ -70,7 +70,7 @@ def test_workers_that_die_at_every_point_of_a_team_lose_nothing_and_repeat_nothi
         installation.start_worker()
         installation.finish(form(short=300, long=600))
         check_teams(installation, len(POINTS), killed)
-        check_settled(installation)
+        check_settled(installation, others=ASYNC_THREADS)
 
 
 @pytest.mark.scenario
@@ -92,4 +92,4 @@ def test_workers_that_are_killed_while_teams_work_lose_nothing(broker: str, tmp_
             installation.start_worker()
         installation.finish(form(short=300, long=1800))
         check_teams(installation, runs, killed)
-        check_settled(installation)
+        check_settled(installation, others=ASYNC_THREADS)
