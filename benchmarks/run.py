@@ -51,6 +51,7 @@ from redis import Redis  # noqa: E402
 from resuming import replay, resume  # noqa: E402
 from scaling import scaling  # noqa: E402
 from takeover import takeover  # noqa: E402
+from talking import talking  # noqa: E402
 from throughput import chain, chord, others  # noqa: E402
 from waiting import waiting  # noqa: E402
 
@@ -78,6 +79,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         replay,
         takeover,
         embedded,
+        talking,
         waiting,
         scaling,
         memory,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,13 +11,18 @@ from orchestrator.contracts.mail import NORMAL, AgentMessage, Filter
 from orchestrator.errors import InputInvalid, MessageTimeout
 from worker.effects.mail import (
     Receive,
+    Sending,
     make_filter,
     make_sending,
     receive_flow,
     request_flow,
     seconds_of,
     send_flow,
+    send_many_flow,
 )
+
+#: How many messages are sent, or received, as one record.
+MOST_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,30 @@ class _Mailing:
     ) -> Receive:
         wanted = make_filter(match, sender=sender, type_=kind)
         return Receive(wanted, seconds_of("timeout", timeout))
+
+    def _receiving_many(
+        self,
+        most: int,
+        match: str | Filter | None,
+        sender: str | None,
+        kind: str | None,
+        timeout: float | timedelta | None,
+    ) -> Receive:
+        if not 1 <= most <= MOST_AT_ONCE:
+            raise InputInvalid(
+                f"ctx.receive_many: {most:,} messages at once are not possible: 1 to {MOST_AT_ONCE:,} are"
+            )
+        return replace(self._receiving(match, sender, kind, timeout), most=most)
+
+    def _sending_many(
+        self, bodies: Iterable[Any], kind: str | None, priority: int, ttl: float | timedelta | None
+    ) -> list[Sending]:
+        sendings = [make_sending(body, type_=kind, priority=priority, ttl=ttl) for body in bodies]
+        if len(sendings) > MOST_AT_ONCE:
+            raise InputInvalid(
+                f"ctx.send_many: {len(sendings):,} messages at once are not possible: send at most {MOST_AT_ONCE:,} at a time"
+            )
+        return sendings
 
     def _listening(self, subscriptions: tuple[Subscription, ...], timeout: float | timedelta | None) -> Receive:
         if not subscriptions:
@@ -86,6 +115,21 @@ class MailContext(_Mailing):
         `RecipientEnded`, and `InputInvalid` or `ValueTooLarge` for a body that the recipient does not take.
         """
         return self._driver.run(send_flow(to, make_sending(body, type_=type, priority=priority, ttl=ttl)))
+
+    def send_many(
+        self,
+        to: str,
+        bodies: Iterable[Any],
+        *,
+        type: str | None = None,
+        priority: int = NORMAL,
+        ttl: float | timedelta | None = None,
+    ) -> list[str]:
+        """Send messages to one agent of this run, all or none, in their order, as one record; gives the ids.
+
+        At most 100 at a time, and as many as its mailbox has room for: waits until it has. See `send`.
+        """
+        return self._driver.run(send_many_flow(to, self._sending_many(bodies, type, priority, ttl)))
 
     def broadcast(
         self,
@@ -143,6 +187,18 @@ class MailContext(_Mailing):
         """
         return self._driver.run(receive_flow(self._receiving(match, sender, type, timeout)))
 
+    def receive_many(
+        self,
+        match: str | Filter | None = None,
+        *,
+        most: int = MOST_AT_ONCE,
+        sender: str | None = None,
+        type: str | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> list[AgentMessage]:
+        """Receive what is there of what is meant, as one record: at least one message and at most so many; see `receive`."""
+        return self._driver.run(receive_flow(self._receiving_many(most, match, sender, type, timeout)))
+
     def listen(self, *subscriptions: Subscription, timeout: float | timedelta | None = None) -> Any:
         """Call the handlers of messages as they come, until one gives something that is true, and give that.
 
@@ -173,6 +229,18 @@ class AsyncMailContext(_Mailing):
     ) -> str:
         """Send a message to an agent of this run; see `Context.send`."""
         return await self._driver.run_async(send_flow(to, make_sending(body, type_=type, priority=priority, ttl=ttl)))
+
+    async def send_many(
+        self,
+        to: str,
+        bodies: Iterable[Any],
+        *,
+        type: str | None = None,
+        priority: int = NORMAL,
+        ttl: float | timedelta | None = None,
+    ) -> list[str]:
+        """Send messages to one agent of this run, all or none; see `Context.send_many`."""
+        return await self._driver.run_async(send_many_flow(to, self._sending_many(bodies, type, priority, ttl)))
 
     async def broadcast(
         self,
@@ -220,6 +288,18 @@ class AsyncMailContext(_Mailing):
     ) -> AgentMessage:
         """Receive the next message that is meant; see `Context.receive`."""
         return await self._driver.run_async(receive_flow(self._receiving(match, sender, type, timeout)))
+
+    async def receive_many(
+        self,
+        match: str | Filter | None = None,
+        *,
+        most: int = MOST_AT_ONCE,
+        sender: str | None = None,
+        type: str | None = None,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - it may outlive the process
+    ) -> list[AgentMessage]:
+        """Receive what is there of what is meant, as one record; see `Context.receive_many`."""
+        return await self._driver.run_async(receive_flow(self._receiving_many(most, match, sender, type, timeout)))
 
     async def listen(
         self,

@@ -172,16 +172,17 @@ class Mailbox:
                 log.info("message sent", to=letter.recipient, type=letter.type, message=letter.id)
         return posted
 
-    def look(self, claim: Claim, wanted: Filter) -> Look:
+    def look(self, claim: Claim, wanted: Filter, most: int) -> Look:
         # Before the first look, so that whatever comes after it is told.
         self.post_office.arrive(claim.id, self.waiter)
-        return self.post_office.mail.look(claim, wanted)
+        return self.post_office.mail.look(claim, wanted, most)
 
-    def take(self, claim: Claim, entry: Entry, number: int) -> bool:
-        taken = self.post_office.mail.take(claim, entry, number)
+    def take(self, claim: Claim, entry: Entry, numbers: Sequence[int]) -> bool:
+        taken = self.post_office.mail.take(claim, entry, numbers)
         if taken:
-            self._count(claim, "received", 1)
-            log.info("message received", number=number)
+            self._count(claim, "received", len(numbers))
+            for number in numbers:
+                log.info("message received", number=number)
         return taken
 
     def close(self, claim: Claim, entry: Entry, request_id: str) -> bool:

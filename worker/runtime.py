@@ -61,7 +61,7 @@ from worker.post import Post
 from worker.settlement import Settlement
 from worker.sharing import sharing_of
 from worker.streams.show import Show, ShownAnswers
-from worker.subwork import Calling
+from worker.subwork import Calling, binder_of
 from worker.timelimits import bounded, stop_softly, timeouts_of
 
 T = TypeVar("T")
@@ -102,16 +102,15 @@ class Runtime:
     _leaving: bool = False
 
     def __post_init__(self) -> None:
-        self.nodes = Nodes(self.settings, self.store.agent_runs, self._describe)
+        self.nodes = Nodes(self.settings, self.store.agent_runs, partial(_description, self))
         self.desk = Desk.of(self.settings, self.providers, self.store.ledger, self.store.answers)
         self.show = Show.of(self.store.streams, self.redact)
         self.memory = memory_of(self.settings, self.store)
         self.post = Post(self.store.mail, self.advancer, self.agents, self.settings.max_message_bytes)
-        ttl = self.settings.lease_ttl.total_seconds()
-        loads = partial(self.store.census.loads, lease_ttl_seconds=ttl)
-        self.binder = Binder(self.store.fleet.capabilities, loads, system_clock)
+        self.binder = binder_of(self.store, self.settings)
+        describe = partial(_description, self)
         self.isolation = Isolation(
-            self.settings, self.store, self._host, self._callees, self._describe, self.deadlines, self.post
+            self.settings, self.store, self._host, self._callees, describe, self.deadlines, self.post
         )
 
     def run(
@@ -266,12 +265,6 @@ class Runtime:
     def _callees(self, execution: Execution) -> Calling:
         return Calling(self.store, self.advancer, self.agents, self.settings, execution, self.binder)
 
-    def _describe(self, agent: str) -> str:
-        """Give what an agent says of itself, the one here before one that another worker has announced."""
-        loaded = self.agents.agents.get(agent)
-        card = self.store.fleet.card(agent) if loaded is None else loaded.card
-        return "" if card is None else card.description
-
     def _host(self, execution: Execution) -> Host:
         """Give what performs effects on behalf of an execution."""
         return _host_of(self, execution)
@@ -342,6 +335,13 @@ def _release(store: Store, claim: Claim, loss: Loss, worker_id: str) -> Nightfle
     except NightfleetError as error:
         return error
     return None
+
+
+def _description(runtime: Runtime, agent: str) -> str:
+    """Give what an agent says of itself, the one here before one that another worker has announced."""
+    loaded = runtime.agents.agents.get(agent)
+    card = runtime.store.fleet.card(agent) if loaded is None else loaded.card
+    return "" if card is None else card.description
 
 
 def _host_of(runtime: Runtime, execution: Execution) -> Host:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from orchestrator.advance import Advancer
 from orchestrator.binding import Binder
+from orchestrator.clock import system_clock
 from orchestrator.contracts.effect import Entry, Slot
 from orchestrator.contracts.shape import faults_of
 from orchestrator.contracts.subwork import Ended, Failure, Order, Standing, depth_of
@@ -182,6 +184,12 @@ class Calling:
         known = sorted({*self.store.fleet.agent_names(), *self.agents.agents} - set(NODE_KINDS))
         hint = did_you_mean(agent, known) or f": those that are known are {', '.join(known) or 'none'}"
         raise UnknownAgent(f"there is no agent {agent!r} to call{hint}", details={"agents": [agent]})
+
+
+def binder_of(store: Store, settings: Settings) -> Binder:
+    """Give who knows how busy the agents are that could do what calls ask for by capability."""
+    loads = partial(store.census.loads, lease_ttl_seconds=settings.lease_ttl.total_seconds())
+    return Binder(store.fleet.capabilities, loads, system_clock)
 
 
 def all_ends(store: Store, identity: str) -> list[Ended]:

@@ -40,7 +40,7 @@ def resolve(to: str | None, known: Sequence[Recipient], *, sender: str | None = 
         missing = f"{to!r} is neither a task of this run nor an agent of one{did_you_mean(to, words)}"
     if not found:
         tasks = ", ".join(each.task for each in known[:10]) + (", ..." if len(known) > 10 else "")
-        raise UnknownRecipient(f"{missing}; its tasks are {tasks}")
+        raise UnknownRecipient(missing if missing.endswith("?") else f"{missing}; its tasks are {tasks}")
     if len(found) > 1:
         raise UnknownRecipient(
             f"{to!r} means several: {', '.join(each.task for each in found)}; name one of these tasks"

@@ -48,12 +48,12 @@ class DatabaseMail:
     def post(self, claim: Claim, entry: Entry, letters: Sequence[Letter]) -> Posted:
         return self._store(claim, entry, letters=tuple(letters)).posted
 
-    def take(self, claim: Claim, entry: Entry, number: int) -> bool:
-        return self._store(claim, entry, takes=number).answer != "refused"
+    def take(self, claim: Claim, entry: Entry, numbers: Sequence[int]) -> bool:
+        return self._store(claim, entry, takes=tuple(numbers)).answer != "refused"
 
-    def look(self, claim: Claim, wanted: Filter) -> Look:
-        found, seen = self._database.execute(lambda session: first_meant(session, claim.id, wanted))
-        company = found is None and self._has_company(claim)
+    def look(self, claim: Claim, wanted: Filter, most: int) -> Look:
+        found, seen = self._database.execute(lambda session: first_meant(session, claim.id, wanted, most))
+        company = not found and self._has_company(claim)
         return Look(found, seen, company)
 
     def close(self, claim: Claim, entry: Entry, request_id: str) -> bool:
@@ -63,7 +63,7 @@ class DatabaseMail:
         def work(session: Session) -> Answer:
             # Whoever replies holds this row too: the reply is there by now, or finds that it comes too late.
             session.row("lock_agent_run", id=claim.id)
-            if first_meant(session, claim.id, Filter(answers=request_id))[0] is not None:
+            if first_meant(session, claim.id, Filter(answers=request_id))[0]:
                 return "refused"
             answer = self._in_session(session, [posting])[posting.key].answer
             if answer == "written":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,16 +33,18 @@ from orchestrator.store.database import Row, Session, moment, times
 
 #: Messages that are looked at in one reading.
 _PAGE = 50
+#: Of the bodies of messages that are received at once: they are one record.
+_MOST_CHARACTERS = 1_000_000
 
 Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Posting(Write):
-    """An entry with the letters that it sends, or the number of the message that it receives."""
+    """An entry with the letters that it sends, or the numbers of the messages that it receives: all of them or none."""
 
     letters: tuple[Letter, ...] = ()
-    takes: int | None = None
+    takes: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -67,13 +70,19 @@ def parameters_of_postings(postings: Sequence[Posting], most: int) -> dict[str, 
     for posting in postings:
         claim, (identity, scope, entry) = posting.claim, posting.key
         place = {"agent_run_id": identity, "scope": scope, "entry": entry, "run_id": claim.run_id}
+        room = Counter(letter.recipient_id for letter in posting.letters)
         for letter in posting.letters:
             # A broadcast has one body.
             body = places.get(id(letter.body)) or places.setdefault(id(letter.body), append(bodies, letter.body))
-            columns = {**place, **_columns(claim, letter), **body, "place": len(letters)}
+            columns = {
+                **place,
+                **_columns(claim, letter),
+                **body,
+                "place": len(letters),
+                "room": min(room[letter.recipient_id], most),
+            }
             letters.append({name: value for name, value in columns.items() if value is not None})
-        if posting.takes is not None:
-            takes.append({**place, "number": posting.takes})
+        takes += ({**place, "number": number, "size": len(posting.takes)} for number in posting.takes)
     recipients = {letter.recipient_id for posting in postings for letter in posting.letters}
     holders = {posting.claim.id for posting in postings}
     runs = {posting.claim.run_id for posting in postings if posting.letters or posting.contents}
@@ -127,7 +136,7 @@ def results_of(postings: Sequence[Posting], rows: Sequence[Row]) -> dict[Key, Re
             found[key] = Result("refused", Posted(tuple(refusals[key])))
         else:
             # The place has an entry already, or the message is gone.
-            found[key] = Result("taken" if posting.takes is None or key in there else "refused", Posted())
+            found[key] = Result("taken" if not posting.takes or key in there else "refused", Posted())
     return found
 
 
@@ -140,32 +149,35 @@ def _refused(recipient: str, state: str) -> Refusal:
 def post_one(session: Session, posting: Posting, most: int) -> Result:
     """Do what `mail_record` does, on SQLite."""
     claim = posting.claim
-    refusals = [found for letter in posting.letters if (found := refusal_of(session, letter, most)) is not None]
+    room = Counter(letter.recipient_id for letter in posting.letters)
+    first = {letter.recipient_id: letter for letter in reversed(posting.letters)}
+    refusals = [
+        found for key, each in first.items() if (found := refusal_of(session, each, most, room[key])) is not None
+    ]
     if refusals:
         return Result("refused", Posted(tuple(refusals)))
-    if posting.takes is not None:
+    if posting.takes:
         if session.row("journal_hold", id=claim.id, epoch=claim.epoch) is None:
             return Result("lost", Posted())
         _, scope, entry = posting.key
         there = session.row("journal_row", id=claim.id, scope=scope, number=entry)
         if there is not None and there[4] in {EntryState.DONE, EntryState.FAILED}:
             return Result("taken", Posted())
-        place = {"run_id": claim.run_id, "id": claim.id, "scope": scope, "entry": entry}
-        if session.run("mail_take", number=posting.takes, **place) != 1:
+        numbers = {"run_id": claim.run_id, "numbers": json.dumps(posting.takes)}
+        if session.rows("mail_wait_still", id=claim.id, **numbers)[0][0] != len(posting.takes):
             return Result("refused", Posted())
+        session.run("mail_take", scope=scope, entry=entry, **numbers)
     answer = write_one(session, posting)
     if answer != "written":
         return Result(answer, Posted())
     _, scope, entry = posting.key
     owner = {"run_id": claim.run_id, "tenant_id": claim.tenant_id, "sender": claim.task}
     origin = {"sender_id": claim.id, "scope": scope, "entry": entry}
-    reached = [send_letter(session, letter, {**owner, **origin}) for letter in posting.letters]
-    running = dict.fromkeys(identity for each in reached for identity in each.running)
-    return Result(answer, Posted((), tuple(running), tuple(woken for each in reached for woken in each.woken)))
+    return Result(answer, _send_all(session, posting.letters, {**owner, **origin}))
 
 
-def refusal_of(session: Session, letter: Letter, most: int) -> Refusal | None:
-    """Say why a letter cannot be sent; its recipient is held from here on."""
+def refusal_of(session: Session, letter: Letter, most: int, room: int = 1) -> Refusal | None:
+    """Say why a letter, or so many to its recipient, cannot be sent; the recipient is held from here on."""
     row = session.row("mail_recipient", id=letter.recipient_id)
     if row is None:
         return Refusal(letter.recipient, "unknown")
@@ -174,37 +186,68 @@ def refusal_of(session: Session, letter: Letter, most: int) -> Refusal | None:
     if AgentRunState(row[0]).final:
         return Refusal(letter.recipient, "ended", row[0])
     depth = session.row("mail_depth", id=letter.recipient_id)
-    return Refusal(letter.recipient, "full") if depth is not None and depth[0] >= most else None
+    return Refusal(letter.recipient, "full") if depth is not None and depth[0] + min(room, most) > most else None
 
 
-def send_letter(session: Session, letter: Letter, origin: Mapping[str, Any], statement: str = "mail_insert") -> Posted:
-    """Send one letter, as a step of a transaction that holds its recipient."""
+def _send_all(session: Session, letters: Sequence[Letter], origin: Mapping[str, Any]) -> Posted:
+    """Send letters on SQLite, in their order, as a step of a transaction."""
+    recipients = {letter.recipient_id for letter in letters}
+    held = {key: session.row("mail_recipient", id=key) for key in sorted(recipients)}
+    bodies = bytearray()
+    rows: list[dict[str, Any]] = []
+    sent: dict[str, Letter] = {}
+    for letter in letters:
+        row = held[letter.recipient_id]
+        if row is not None:
+            columns = _letter_columns(letter, _too_late(session, letter, AgentRunState(row[0])))
+            rows.append({**columns, **append(bodies, letter.body)})
+            sent[letter.id] = letter
+    if not rows:
+        return Posted()
+    stored = session.rows("mail_insert", letters=json.dumps(rows), bodies=bytes(bodies), **origin)
+    alive = {row["id"] for row in rows if row["reason"] is None}
+    reached = [
+        _reach(session, held[letter.recipient_id] or (), letter, origin["sender"])
+        for (identity,) in stored
+        if identity in alive and (letter := sent[identity])
+    ]
+    running = dict.fromkeys(identity for each in reached for identity in each.running)
+    return Posted((), tuple(running), tuple(woken for each in reached for woken in each.woken))
+
+
+def _send_one(session: Session, letter: Letter, origin: Mapping[str, Any]) -> Posted:
+    """Send one letter on Postgres, as a step of a transaction that holds its recipient."""
     row = session.row("mail_recipient", id=letter.recipient_id)
     if row is None:
         return Posted()
-    state, listening = AgentRunState(row[0]), row[1]
-    why = _too_late(session, letter, state)
-    columns: dict[str, Any] = {
-        **origin,
+    why = _too_late(session, letter, AgentRunState(row[0]))
+    stored = session.run("mail_send", body=letter.body, **_letter_columns(letter, why), **origin)
+    return Posted() if stored != 1 or why is not None else _reach(session, row, letter, origin["sender"])
+
+
+def _letter_columns(letter: Letter, why_dead: str | None) -> dict[str, Any]:
+    return {
         "id": letter.id,
         "recipient": letter.recipient,
         "recipient_id": letter.recipient_id,
         "type": letter.type,
         "priority": letter.priority,
-        "body": letter.body,
         "wants_reply": letter.wants_reply,
         "answers": letter.answers,
-        "state": (MailState.WAITING if why is None else MailState.DEAD).value,
-        "reason": why,
+        "state": (MailState.WAITING if why_dead is None else MailState.DEAD).value,
+        "reason": why_dead,
         "ttl": letter.ttl_seconds,
     }
-    if session.run(statement, **columns) != 1 or why is not None:
-        return Posted()
+
+
+def _reach(session: Session, recipient: Sequence[Any], letter: Letter, sender: str) -> Posted:
+    """Queue the recipient of a letter if it is suspended and waits for it, or name it if it is running."""
+    state, listening = AgentRunState(recipient[0]), recipient[1]
     if state is AgentRunState.RUNNING:
         return Posted(running=(letter.recipient_id,))
     wanted = json.loads(listening or "{}").get("mail", ())
     if state is not AgentRunState.SUSPENDED or not any(
-        wakes(each, origin["sender"], letter.type, letter.answers) for each in wanted
+        wakes(each, sender, letter.type, letter.answers) for each in wanted
     ):
         return Posted()
     woken = session.row("mail_wake", id=letter.recipient_id)
@@ -220,9 +263,13 @@ def _too_late(session: Session, letter: Letter, recipient: AgentRunState) -> str
     return None
 
 
-def first_meant(session: Session, agent_run_id: str, wanted: Filter) -> tuple[Found | None, int]:
-    """Give the first message that a filter lets pass, and the highest number that was looked at."""
-    seen, offset = 0, 0
+def first_meant(session: Session, agent_run_id: str, wanted: Filter, most: int = 1) -> tuple[tuple[Found, ...], int]:
+    """Give the first messages that a filter lets pass, and the highest number that was looked at.
+
+    At most so many, as far as they fit into one record; what Nightfleet says comes alone.
+    """
+    seen, offset, size = 0, 0, 0
+    found: list[Found] = []
     place = {
         "id": agent_run_id,
         "runtime": RUNTIME,
@@ -234,11 +281,17 @@ def first_meant(session: Session, agent_run_id: str, wanted: Filter) -> tuple[Fo
         rows = session.rows("mail_look", most=_PAGE, offset=offset, **place)
         for row in rows:
             message = message_of(row)
-            if meant(wanted, message):
-                return Found(row[0], message), seen
-            seen = max(seen, row[0])
+            if not meant(wanted, message):
+                seen = max(seen, row[0])
+                continue
+            size += len(json.dumps(message.body)) if most > 1 else 0
+            if found and (size > _MOST_CHARACTERS or message.sender == RUNTIME):
+                return tuple(found), seen
+            found.append(Found(row[0], message))
+            if len(found) == most or message.sender == RUNTIME:
+                return tuple(found), seen
         if len(rows) < _PAGE:
-            return None, seen
+            return tuple(found), seen
         offset += _PAGE
 
 
@@ -303,5 +356,5 @@ def send_from(session: Session, dialect: str, run_id: str, sender: str, letter: 
     [(tenant_id,)] = session.rows("mail_tenant", run_id=run_id)
     origin: dict[str, Any] = {"run_id": run_id, "tenant_id": tenant_id, "sender": sender}
     if dialect == "postgresql":
-        return send_letter(session, letter, origin, "mail_send")
-    return send_letter(session, letter, {**origin, **dict.fromkeys(("sender_id", "scope", "entry"))})
+        return _send_one(session, letter, origin)
+    return _send_all(session, [letter], {**origin, **dict.fromkeys(("sender_id", "scope", "entry"))})

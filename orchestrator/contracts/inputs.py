@@ -93,7 +93,8 @@ def input_faults(inputs: Mapping[str, Schema], given: Any) -> Iterator[tuple[str
         if name not in given and "default" not in schema:
             yield name, f"{name} is missing"
         elif name in given:
-            yield from ((name, fault) for fault in faults_of(given[name], schema, what=name))
+            inside = faults_of({name: given[name]}, {"properties": {name: schema}})  # with the name before each place
+            yield from ((name, fault) for fault in inside)
     yield from ((str(name), "") for name in given if name not in inputs)
 
 

@@ -132,12 +132,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a receiver finds: the first message that its filter lets pass; all up to number `seen` have been looked at.
+    """What a receiver finds: the first messages that its filter lets pass; all up to number `seen` have been looked at.
 
     `company` tells, where there is none, whether another agent run of the run is running: one may come at any moment.
     """
 
-    found: Found | None
+    found: tuple[Found, ...]
     seen: int
     company: bool
 

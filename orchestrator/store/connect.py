@@ -106,8 +106,15 @@ class Connector:
 def _plan_once(connection: Any) -> None:
     # Planning our statements anew costs more than executing them, and every one of them goes by an index whatever its
     # parameters are. Only where statements are prepared, so never on a connection that a pooler shares.
-    connection.execute("SET plan_cache_mode = force_generic_plan")
+    connection.execute(f"SET {'; SET '.join(_PLANNING)}")
+
+
+_PLANNING = (
+    "plan_cache_mode = force_generic_plan",
     # A plan made while a table was all but empty would read the whole of it for as long as the connection lives.
-    connection.execute("SET enable_seqscan = off")
+    "enable_seqscan = off",
     # A bitmap is for thousands of rows, and gives them, and so their locks, in no order of ours.
-    connection.execute("SET enable_bitmapscan = off")
+    "enable_bitmapscan = off",
+    # Without the plans above a statement may look so dear that it is compiled: a hundred milliseconds each time.
+    "jit = off",
+)

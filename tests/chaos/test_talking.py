@@ -28,6 +28,18 @@ CHAT = WorkflowDefinition(name="chat", tasks=tuple(TaskDefinition(id=task, agent
 EXPECTED = {task: {other: list(range(MESSAGES)) for other in TASKS if other != task} for task in TASKS}
 PAIRS = len(TASKS) * (len(TASKS) - 1)
 
+HEARERS = tuple(f"hearer_{number}" for number in range(10))
+#: The last one waits for another one that ends late: it begins when the message has long been sent.
+NEWS = WorkflowDefinition(
+    name="news",
+    tasks=(
+        TaskDefinition(id="announcer", agent="announcer"),
+        *(TaskDefinition(id=task, agent="hearer") for task in HEARERS[:-1]),
+        TaskDefinition(id=HEARERS[-1], agent="hearer", after=(HEARERS[0],)),
+    ),
+)
+NEWS_RUNS = form(short=60, long=1000)
+
 
 def submit(installation: Fleet, ledger: Path) -> None:
     given = {"tasks": TASKS, "times": MESSAGES, "ledger": str(ledger)}
@@ -114,3 +126,32 @@ def test_agents_that_talk_lose_no_message_when_the_broker_comes_and_goes(kind: s
         installation.finish(form(short=300, long=1800))
         sent = check(installation)
         report(5, kind, f"{sent:,} messages in {RUNS} runs, a restart and all connections cut: each received once")
+
+
+@pytest.mark.scenario
+@pytest.mark.timeout(form(short=PATIENCE_SECONDS, long=3600))
+@pytest.mark.parametrize("broker", brokers("rabbitmq"))
+def test_what_each_of_many_runs_broadcasts_reaches_all_ten_although_a_worker_is_killed(
+    broker: str, tmp_path: Path
+) -> None:
+    with fleet(tmp_path, broker, agents_path=AGENTS, concurrency=20, suspend_after=0.2, **QUICK) as installation:
+        for _ in range(2):
+            installation.start_worker()
+        runs = installation.orchestrator.submit_many(NEWS, [{"say": number} for number in range(NEWS_RUNS)])
+        heard = "SELECT count(*) FROM agent_message WHERE state = 'taken'"
+        installation.until(
+            lambda: installation.query(heard)[0][0] > NEWS_RUNS * len(HEARERS) / 3, "many have heard it", timeout=600
+        )
+        installation.kill(installation.workers[0])
+        installation.start_worker()
+        installation.finish(form(short=300, long=1800))
+        count = NEWS_RUNS * len(HEARERS)
+        assert installation.query("SELECT state, count(*) FROM agent_message GROUP BY 1") == [("taken", count)]
+        said = {run.id: number for number, run in enumerate(runs)}
+        got = installation.query("SELECT run_id::text, output -> 'body' FROM agent_run WHERE agent = 'hearer'")
+        assert Counter(got) == Counter({(run_id, number): len(HEARERS) for run_id, number in said.items()})
+        report(
+            1,
+            broker,
+            f"{NEWS_RUNS:,} runs that each broadcast to 10 agents, a kill: {count:,} messages, each received once",
+        )

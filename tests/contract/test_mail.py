@@ -27,12 +27,13 @@ from orchestrator.store.tables import agent_message
 from orchestrator.stream import events_of
 
 ANY = Filter()
+PLAN = plan_of(task("a"), task("b"), task("c"))
 _numbers = count()
 
 
 @pytest.fixture
 def steps(store: Store) -> Steps:
-    return Steps(store, plan_of(task("a"), task("b"), task("c")))
+    return Steps(store, PLAN)
 
 
 class Talk:
@@ -51,24 +52,23 @@ class Talk:
         return self.mail.post(self.claims[sender], entry("send"), [self.letter(to, body, **fields)])
 
     def found(self, name: str, wanted: Filter = ANY) -> Found:
-        found = self.mail.look(self.claims[name], wanted).found
-        assert found is not None
+        [found] = self.mail.look(self.claims[name], wanted, 1).found
         return found
 
     def receive(self, name: str, wanted: Filter = ANY) -> Any:
         found = self.found(name, wanted)
-        assert self.mail.take(self.claims[name], entry("receive", found.message.id), found.number)
+        assert self.mail.take(self.claims[name], entry("receive", found.message.id), [found.number])
         return found.message.body
 
     def bodies(self, name: str, wanted: Filter = ANY) -> list[Any]:
         got: list[Any] = []
-        while self.mail.look(self.claims[name], wanted).found is not None:
+        while self.mail.look(self.claims[name], wanted, 1).found:
             got.append(self.receive(name, wanted))
         return got
 
     def suspend(self, name: str, *wanted: Filter) -> Any:
         claim = self.claims[name]
-        interests = [each.interest(self.mail.look(claim, each).seen) for each in wanted or (ANY,)]
+        interests = [each.interest(self.mail.look(claim, each, 1).seen) for each in wanted or (ANY,)]
         return self.steps.store.waits.suspend(claim, left_seconds=None, waiting_for="mail", interests=interests)
 
     def state(self, name: str) -> str:
@@ -145,17 +145,40 @@ def test_receiving_with_the_same_entry_again_is_the_same_receiving(talk: Talk) -
     talk.send("a", "b", 2)
     first = talk.found("b")
     received = entry("receive", 1)
-    assert talk.mail.take(talk.claims["b"], received, first.number)
-    assert talk.mail.take(talk.claims["b"], received, first.number), "an earlier try got no answer"
+    assert talk.mail.take(talk.claims["b"], received, [first.number])
+    assert talk.mail.take(talk.claims["b"], received, [first.number]), "an earlier try got no answer"
     with pytest.raises(JournalConflict):
-        talk.mail.take(talk.claims["b"], entry("receive", 2, received.slot), talk.found("b").number)
+        talk.mail.take(talk.claims["b"], entry("receive", 2, received.slot), [talk.found("b").number])
     assert talk.bodies("b") == [2], "and the other one is there still"
+
+
+def test_many_are_sent_and_received_in_their_order_each_as_one_record(talk: Talk) -> None:
+    letters = [talk.letter("b", number) for number in range(10)]
+    talk.mail.post(talk.claims["a"], entry("send"), letters)
+    found = talk.mail.look(talk.claims["b"], ANY, 6).found
+    assert [each.message.body for each in found] == [0, 1, 2, 3, 4, 5]
+    assert talk.mail.take(talk.claims["b"], entry("receive"), [each.number for each in found])
+    assert talk.bodies("b") == [6, 7, 8, 9]
+
+
+def test_of_several_that_are_to_be_received_none_is_when_one_is_gone(talk: Talk) -> None:
+    talk.mail.post(talk.claims["a"], entry("send"), [talk.letter("b", number) for number in range(3)])
+    numbers = [each.number for each in talk.mail.look(talk.claims["b"], ANY, 3).found]
+    assert talk.mail.take(talk.claims["b"], entry("receive", 1), numbers[1:2])
+    assert not talk.mail.take(talk.claims["b"], entry("receive", 2), numbers)
+    assert talk.bodies("b") == [0, 2]
+
+
+def test_as_many_are_received_at_once_as_fit_into_a_record(talk: Talk) -> None:
+    for number in range(3):
+        talk.send("a", "b", f"{number}".ljust(600_000))
+    assert [each.message.body.strip() for each in talk.mail.look(talk.claims["b"], ANY, 3).found] == ["0"]
 
 
 def test_of_many_that_receive_one_message_one_has_it(talk: Talk) -> None:
     talk.send("a", "b", 1)
     number = talk.found("b").number
-    taken = race(*[lambda: talk.mail.take(talk.claims["b"], entry("receive"), number) for _ in range(8)])
+    taken = race(*[lambda: talk.mail.take(talk.claims["b"], entry("receive"), [number]) for _ in range(8)])
     assert taken.count(True) == 1
 
 
@@ -167,9 +190,30 @@ def test_who_has_lost_its_claim_sends_and_receives_nothing(talk: Talk) -> None:
     with pytest.raises(ClaimLost):
         talk.mail.post(old, entry("send"), [talk.letter("b", "late")])
     with pytest.raises(ClaimLost):
-        talk.mail.take(old, entry("receive"), talk.found("a").number)
+        talk.mail.take(old, entry("receive"), [talk.found("a").number])
     assert talk.bodies("b") == []
     assert talk.bodies("a") == ["for whoever follows"]
+
+
+def test_many_wait_for_room_for_all_of_them_or_for_an_empty_mailbox(steps: Steps) -> None:
+    mail = DatabaseMail(steps.store.database, steps.store.journal, mailbox_size=3)
+    [run_id] = steps.start()
+    sender, recipient = steps.claim(run_id, "a"), steps.claim(run_id, "b")
+
+    def send(count: int) -> list[str]:
+        letters = [letter(steps, run_id, "b", number) for number in range(count)]
+        return [refusal.why for refusal in mail.post(sender, entry("send"), letters).refusals]
+
+    def receive() -> None:
+        [found] = mail.look(recipient, ANY, 1).found
+        assert mail.take(recipient, entry("receive"), [found.number])
+
+    assert send(1) == []
+    assert send(3) == ["full"]
+    assert send(2) == []
+    for _ in range(3):
+        receive()
+    assert send(5) == [], "more than it holds: they wait for each other for ever otherwise"
 
 
 def test_a_full_mailbox_takes_nothing_until_something_was_received(steps: Steps) -> None:
@@ -224,7 +268,7 @@ def test_who_runs_is_named_so_that_it_can_be_told(talk: Talk) -> None:
 
 
 def test_who_suspends_after_something_has_come_is_queued_again_at_once(talk: Talk) -> None:
-    look = talk.mail.look(talk.claims["b"], ANY)
+    look = talk.mail.look(talk.claims["b"], ANY, 1)
     talk.send("a", "b", 1)
     again = talk.steps.store.waits.suspend(
         talk.claims["b"], left_seconds=None, waiting_for="mail", interests=[ANY.interest(look.seen)]
@@ -242,7 +286,7 @@ def test_no_wake_up_is_lost_between_senders_and_those_that_suspend(steps: Steps)
     talks = [Talk(steps) for _ in range(60)]
 
     def meet(talk: Talk) -> bool:
-        seen = talk.mail.look(talk.claims["b"], ANY).seen
+        seen = talk.mail.look(talk.claims["b"], ANY, 1).seen
         interests: list[Interest] = [ANY.interest(seen)]
         met: list[Any] = race(
             lambda: steps.store.waits.suspend(
@@ -288,7 +332,7 @@ def test_a_reply_is_received_by_who_waits_for_that_reply_alone(talk: Talk) -> No
     talk.mail.post(talk.claims["a"], entry("send"), [question])
     talk.receive("b")
     talk.send("b", "a", "!", answers=question.id)
-    assert talk.mail.look(talk.claims["a"], ANY).found is None
+    assert talk.mail.look(talk.claims["a"], ANY, 1).found == ()
     assert talk.receive("a", Filter(answers=question.id)) == "!"
 
 
@@ -340,8 +384,8 @@ def test_what_a_void_entry_has_sent_is_taken_back_and_what_it_has_received_waits
     talk.send("b", "a", "received again")
     first, second, sent = (Slot("x", number) for number in range(3))
     claim = talk.claims["a"]
-    assert talk.mail.take(claim, entry("receive", 1, first), talk.found("a").number)
-    assert talk.mail.take(claim, entry("receive", 2, second), talk.found("a").number)
+    assert talk.mail.take(claim, entry("receive", 1, first), [talk.found("a").number])
+    assert talk.mail.take(claim, entry("receive", 2, second), [talk.found("a").number])
     talk.mail.post(claim, entry("send", 3, sent), [talk.letter("c", "not meant")])
     talk.steps.store.journal.void(claim, [second, sent])
     assert talk.bodies("c") == []

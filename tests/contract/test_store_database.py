@@ -78,6 +78,15 @@ def test_no_setting_of_a_session_is_left_on_a_pooled_connection(bounced: Databas
     assert (set(changed) - {"application_name", "client_encoding"}, locks, prepared) == (set(), 0, 0)
 
 
+def test_a_connection_of_ours_alone_plans_its_statements_once_and_compiles_none(
+    postgres: Database, bounced: Database
+) -> None:
+    settings = "SELECT current_setting('plan_cache_mode'), current_setting('jit')"
+    with postgres.connect() as own, bounced.connect() as shared:
+        assert tuple(own.execute(text(settings)).one()) == ("force_generic_plan", "off")
+        assert shared.execute(text(settings)).one()[0] == "auto"
+
+
 @pytest.mark.parametrize("mode", ["require", "verify-full"])
 def test_the_store_works_over_tls(postgres: Database, mode: str) -> None:
     authority = services.urls()["NIGHTFLEET_TEST_CA_FILE"]

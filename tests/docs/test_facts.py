@@ -18,6 +18,7 @@ from docs.pages import ROOT, Block, blocks_of, documents
 from pydantic import SecretStr
 
 from orchestrator.cli import cli
+from orchestrator.contracts.composite import COMPOSITES
 from orchestrator.contracts.policy import RetryPolicy, Timeouts
 from orchestrator.contracts.run import AGENT_RUN_TRANSITIONS, RUN_TRANSITIONS
 from orchestrator.contracts.workflow import CeleryTask, Compensation, TaskDefinition, ToolUse, WorkflowDefinition
@@ -155,11 +156,16 @@ def _shown(default: Any) -> str:
 
 @pytest.mark.parametrize(
     "model",
-    [WorkflowDefinition, TaskDefinition, CeleryTask, ToolUse, Compensation, RetryPolicy, Timeouts, TaskDefaults],
+    [
+        *(WorkflowDefinition, TaskDefinition, CeleryTask, ToolUse, Compensation, RetryPolicy, Timeouts, TaskDefaults),
+        *COMPOSITES.values(),
+    ],
 )
 def test_every_key_of_a_workflow_file_is_documented(model: Any) -> None:
-    rows = set(re.findall(r"^\| `([a-z_.]+)` \|", WORKFLOWS, flags=re.MULTILINE))
-    prefixes = {CeleryTask: "celery.", Compensation: "compensate.", RetryPolicy: "retry.", Timeouts: "timeouts."}
+    cells = re.findall(r"^\| (`[a-z_.`, ]+`) \|", WORKFLOWS, flags=re.MULTILINE)
+    rows = {name for cell in cells for name in re.findall(r"[a-z_.]+", cell)}
+    prefixes = {made: f"{kind}." for kind, made in COMPOSITES.items()}
+    prefixes |= {CeleryTask: "celery.", Compensation: "compensate.", RetryPolicy: "retry.", Timeouts: "timeouts."}
     prefix = {**prefixes, ToolUse: "tool.", TaskDefaults: "defaults."}.get(model, "")
     assert {f"{prefix}{name}" for name in model.model_fields} <= rows
 

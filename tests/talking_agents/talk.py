@@ -60,6 +60,38 @@ class Answerer(BaseAgent):
         return {"answered": answered}
 
 
+class Flooder(BaseAgent):
+    """Send numbers to `drain`, many at a time."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> int:
+        times, size = data["times"], data["size"]
+        for batch in range(times):
+            ctx.send_many("drain", [batch * size + number for number in range(size)])
+        return times * size
+
+
+class Drain(BaseAgent):
+    """Receive so many numbers, as many at a time as there are; gives them as they came."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> list[int]:
+        got: list[int] = []
+        while len(got) < data["times"] * data["size"]:
+            got += [message.body for message in ctx.receive_many()]
+        return got
+
+
+class IsolatedFlooder(Flooder):
+    """Do what `Flooder` does, in a process of its own."""
+
+    isolation = "process"
+
+
+class IsolatedDrain(Drain):
+    """Do what `Drain` does, in a process of its own."""
+
+    isolation = "process"
+
+
 class AsyncAsker(BaseAgent):
     """Do what `Asker` does, on an event loop."""
 

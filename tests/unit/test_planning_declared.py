@@ -86,7 +86,7 @@ def test_what_fits_gets_the_defaults_of_what_it_leaves_out() -> None:
         ({"text": 5}, "is invalid: text must be of type string (it asks"),
         ({"text": "a", "n": 0, "langauge": 1}, "n must be at least 1; 'langauge' is not asked for (it"),
         ({"text": "a", "txet": "b"}, "'txet' is not asked for, did you mean 'text'?"),
-        ({"text": "a", "point": {"x": "b"}}, "y is missing; x must be of type number"),
+        ({"text": "a", "point": {"x": "b"}}, "point.y is missing; point.x must be of type number"),
         ([1], "must be an object, and is a list: it asks for text, n, point"),
         (None, "must be an object, and is nothing"),
     ],

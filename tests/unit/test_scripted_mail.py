@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from worker.agent import OUTSIDE, AgentMessage, AsyncContext, BaseAgent, Context, MessageTimeout
+from worker.agent import OUTSIDE, AgentMessage, AsyncContext, BaseAgent, Context, InputInvalid, MessageTimeout
 from worker.testing import Incoming, Recorder, Sent, run_agent
 
 
@@ -48,6 +48,20 @@ class Reviewed(BaseAgent):
         return ctx.receive(timeout=data.get("timeout")).read(Verdict).good
 
 
+class Sorter(BaseAgent):
+    """Receive numbers as they are there, and send them on in order."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> list[int]:
+        counts: list[int] = []
+        numbers: list[int] = []
+        while len(numbers) < data["count"]:
+            found = ctx.receive_many(type="number", most=data["most"])
+            counts.append(len(found))
+            numbers += [message.body for message in found]
+        ctx.send_many("shelf", sorted(numbers), type="sorted", priority=2)
+        return counts
+
+
 def test_a_request_gets_what_the_test_says_and_all_that_is_sent_is_kept(recorder: Recorder) -> None:
     def reply(message: AgentMessage) -> Verdict:
         return Verdict(good=message.body["text"] == "fine")
@@ -84,3 +98,15 @@ def test_what_the_agent_cannot_read_is_an_error_of_the_test() -> None:
     assert run_agent(Reviewed, {}, inbox=[Incoming("a", Verdict(good=True))]) is True
     with pytest.raises(AssertionError, match="its body is not what its recipient takes: good: Field required"):
         run_agent(Reviewed, {}, inbox=[Incoming("a", {"bad": 1})])
+
+
+def test_what_is_there_is_received_at_once_and_many_are_sent_at_once(recorder: Recorder) -> None:
+    inbox = [Incoming("a", number, "number") for number in (3, 1, 2, 5, 4)]
+    assert run_agent(Sorter, {"count": 5, "most": 3}, inbox=inbox, recorder=recorder) == [3, 2]
+    assert recorder.sent == [Sent("shelf", "sorted", number, 2) for number in (1, 2, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("most", [0, 101])
+def test_how_many_may_be_received_at_once_is_bounded(most: int) -> None:
+    with pytest.raises(InputInvalid, match="1 to 100 are"):
+        run_agent(Sorter, {"count": 1, "most": most}, inbox=[Incoming("a", 1, "number")])

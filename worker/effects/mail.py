@@ -74,16 +74,24 @@ class Send(Waiting):
     """A message to whoever the address means, to all others of the run without one. Gives the ids, by task."""
 
     to: str | None
-    sending: Sending
+    #: One, or several to one recipient.
+    sendings: tuple[Sending, ...]
+    many: bool = False
     kind = "send"
 
     def asked(self) -> JsonValue:
-        return {"to": self.to, **self.sending.asked()}
+        if self.many:
+            return {"to": self.to, "messages": [sending.asked() for sending in self.sendings]}
+        return {"to": self.to, **self.sendings[0].asked()}
 
     def told(self) -> str:
-        sending = self.sending
+        sending = self.sendings[0]
         body = json.dumps(sending.asked()["body"], ensure_ascii=False, default=str)
-        return f"to {self.to or 'all'}: {sending.type} {body}"
+        count = f"{len(self.sendings)} messages, first " if self.many else ""
+        return f"to {self.to or 'all'}: {count}{sending.type} {body}"
+
+    def _outcome(self, letters: Sequence[Letter]) -> JsonValue:
+        return [letter.id for letter in letters] if self.many else {letter.recipient: letter.id for letter in letters}
 
     def wait(self, recorder: Recorder, slot: Slot, entry: Entry | None) -> Generator[Operation, Any, Any]:
         del entry  # it records no beginning
@@ -96,7 +104,7 @@ class Send(Waiting):
             try:
                 if not letters:
                     letters = yield Blocking(recorder.motion, slot, lambda: self._letters(mail, recorder))
-                outcome = {letter.recipient: letter.id for letter in letters}
+                outcome = self._outcome(letters)
                 took = round((system_clock.monotonic() - began) * 1000)
                 done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=took)
                 posting = partial(mail.post, claim, done, letters)
@@ -125,41 +133,43 @@ class Send(Waiting):
                 return (yield Settle(attempt, dict))  # of a broadcast, nobody is left to receive it
 
     def _letters(self, mail: Mail, recorder: Recorder) -> list[Letter]:
-        sending, claim = self.sending, recorder.writer.claim
         bodies: dict[bytes, bytes] = {}
         letters: list[Letter] = []
-        for task, identity in mail.recipients(claim, self.to):
-            body = mail.body(task, sending.body)
-            letters.append(
-                Letter(
-                    ids.new(),
-                    task,
-                    identity,
-                    sending.type,
-                    bodies.setdefault(body, body),
-                    sending.priority,
-                    sending.ttl_seconds,
-                    sending.wants_reply,
-                    sending.answers,
+        for task, identity in mail.recipients(recorder.writer.claim, self.to):
+            for sending in self.sendings:
+                body = mail.body(task, sending.body)
+                letters.append(
+                    Letter(
+                        ids.new(),
+                        task,
+                        identity,
+                        sending.type,
+                        bodies.setdefault(body, body),
+                        sending.priority,
+                        sending.ttl_seconds,
+                        sending.wants_reply,
+                        sending.answers,
+                    )
                 )
-            )
         return letters
 
 
 @dataclass(frozen=True, slots=True)
 class Receive(Waiting):
-    """The next message that a filter lets pass."""
+    """The next message that a filter lets pass, or with `most` the next ones, at most so many of those that are there."""
 
     wanted: Filter
     timeout_seconds: float | None = None
     #: Whom the reply is awaited of, for a request.
     of: str | None = None
+    most: int | None = None
     kind = "receive"
 
     def asked(self) -> JsonValue:
-        # Not for how long: a new version of the agent may wait longer for the same message.
+        # Not for how long, nor how many: a new version of the agent may wait longer for the same message.
         wanted = self.wanted
-        return {"answers": wanted.answers, "any_of": [_words(each) for each in wanted.any_of or (wanted,)]}
+        many: dict[str, JsonValue] = {} if self.most is None else {"many": True}
+        return {**many, "answers": wanted.answers, "any_of": [_words(each) for each in wanted.any_of or (wanted,)]}
 
     def told(self) -> str:
         return self._meant()
@@ -167,9 +177,11 @@ class Receive(Waiting):
     def decode(self, recorded: JsonValue) -> Any:
         if "timed_out" in recorded:
             raise MessageTimeout(f"{self._meant()}: none has come in {recorded['timed_out']:g} s")
-        if recorded["sender"] == RUNTIME:
-            raise NightfleetError.from_data(recorded["body"])
-        return AgentMessage.model_validate(recorded)
+        found = recorded["messages"] if self.most is not None else [recorded]
+        if found[0]["sender"] == RUNTIME:
+            raise NightfleetError.from_data(found[0]["body"])
+        messages = [AgentMessage.model_validate(each) for each in found]
+        return messages[0] if self.most is None else messages
 
     def wait(self, recorder: Recorder, slot: Slot, entry: Entry | None) -> Generator[Operation, Any, Any]:
         mail, parking = _mail_of(recorder)
@@ -179,18 +191,21 @@ class Receive(Waiting):
         stay: float | None = None
         while True:
             pokes = parking.pokes  # before the look, so that no hint goes unnoticed
-            look = yield Blocking(motion, slot, lambda: mail.look(claim, self.wanted))
+            look = yield Blocking(motion, slot, lambda: mail.look(claim, self.wanted, self.most or 1))
             took = round((system_clock.monotonic() - began) * 1000)
-            found: Found | None = look.found
-            if found is not None and (reason := self._unreadable(mail, found.message)) is not None:
-                number = found.number
+            found: tuple[Found, ...] = look.found
+            bad = {
+                each.number: reason for each in found if (reason := self._unreadable(mail, each.message)) is not None
+            }
+            for number, reason in bad.items():
                 yield Blocking(motion, slot, partial(mail.reject, claim, number, reason))
+            if bad:
                 continue
-            if found is not None:
-                outcome = found.message.model_dump(mode="json", exclude={"schema_version"})
+            if found:
+                outcome = self._outcome(found)
                 done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=took)
-                number = found.number
-                if (yield Blocking(motion, slot, partial(mail.take, claim, done, number))):
+                numbers = [each.number for each in found]
+                if (yield Blocking(motion, slot, partial(mail.take, claim, done, numbers))):
                     return outcome
                 continue
             now = system_clock.monotonic()
@@ -211,6 +226,10 @@ class Receive(Waiting):
             interest = self.wanted.interest(look.seen, self.of)
             wait = Wait(slot.scope, self._waits(writer.redact), until, now + _LOOK_SECONDS, interest, pokes)
             yield Park(parking, wait, recorder.scopes)
+
+    def _outcome(self, found: Sequence[Found]) -> JsonValue:
+        messages = [each.message.model_dump(mode="json", exclude={"schema_version"}) for each in found]
+        return messages[0] if self.most is None else {"messages": messages}
 
     def _ends(
         self, recorder: Recorder, slot: Slot, entry: Entry | None, began: float
@@ -253,18 +272,23 @@ class Receive(Waiting):
 
 def send_flow(to: str | None, sending: Sending) -> Flow[Any]:
     """Send a message; gives its id, by task those of a broadcast."""
-    sent = yield Send(to, sending)
+    sent = yield Send(to, (sending,))
     return sent if to is None else next(iter(sent.values()))
 
 
-def receive_flow(receive: Receive) -> Flow[AgentMessage]:
-    """Receive a message."""
+def send_many_flow(to: str, sendings: Sequence[Sending]) -> Flow[list[str]]:
+    """Send messages to one recipient, all at once; gives their ids."""
+    return (yield Send(to, tuple(sendings), many=True)) if sendings else []
+
+
+def receive_flow(receive: Receive) -> Flow[Any]:
+    """Receive a message, or several."""
     return (yield receive)
 
 
 def request_flow(to: str, sending: Sending, timeout_seconds: float | None) -> Flow[AgentMessage]:
     """Send a message and wait for the reply to it."""
-    sent = yield Send(to, sending)
+    sent = yield Send(to, (sending,))
     [(task, identity)] = sent.items()
     return (yield Receive(Filter(answers=identity), timeout_seconds, task))
 

@@ -30,12 +30,12 @@ class Mail(Protocol):
         """Send letters and record the effect, both or none."""
         ...
 
-    def look(self, claim: Claim, wanted: Filter) -> Look:
-        """Give the first message that waits and that a filter lets pass."""
+    def look(self, claim: Claim, wanted: Filter, most: int) -> Look:
+        """Give the first messages that wait and that a filter lets pass, at most so many."""
         ...
 
-    def take(self, claim: Claim, entry: Entry, number: int) -> bool:
-        """Receive a message and record the effect; false when it is not there any more."""
+    def take(self, claim: Claim, entry: Entry, numbers: Sequence[int]) -> bool:
+        """Receive messages and record the effect; false when one of them is not there any more."""
         ...
 
     def close(self, claim: Claim, entry: Entry, request_id: str) -> bool:

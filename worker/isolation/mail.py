@@ -37,13 +37,13 @@ class RemoteMail:
         refusals = self._ask("post", entry=wire.entry_out(entry), letters=[_letter_out(each) for each in letters])
         return Posted(tuple(Refusal(*each) for each in refusals))
 
-    def look(self, claim: Claim, wanted: Filter) -> Look:
+    def look(self, claim: Claim, wanted: Filter, most: int) -> Look:
         del claim
-        return _look_in(self._ask("look", wanted=asdict(wanted)))
+        return _look_in(self._ask("look", wanted=asdict(wanted), most=most))
 
-    def take(self, claim: Claim, entry: Entry, number: int) -> bool:
+    def take(self, claim: Claim, entry: Entry, numbers: Sequence[int]) -> bool:
         del claim
-        return bool(self._ask("take", entry=wire.entry_out(entry), message=number))
+        return bool(self._ask("take", entry=wire.entry_out(entry), messages=list(numbers)))
 
     def close(self, claim: Claim, entry: Entry, request_id: str) -> bool:
         del claim
@@ -64,8 +64,8 @@ def answer_mail(mail: Mail, claim: Claim, message: Mapping[str, Any]) -> Any:
             return [list(each) for each in mail.recipients(claim, to)]
         case {"mail": "body", "recipient": recipient, "body": body}:
             return b64encode(mail.body(recipient, body)).decode()
-        case {"mail": "look", "wanted": wanted}:
-            return _look_out(mail.look(claim, _filter_in(wanted)))
+        case {"mail": "look", "wanted": wanted, "most": most}:
+            return _look_out(mail.look(claim, _filter_in(wanted), most))
         case {"mail": "reject", "message": number, "reason": reason}:
             return mail.reject(claim, number, reason)
         case _:
@@ -77,8 +77,8 @@ def _recorded(mail: Mail, claim: Claim, entry: Entry, message: Mapping[str, Any]
         case {"mail": "post", "letters": letters}:
             posted = mail.post(claim, entry, [_letter_in(each) for each in letters])
             return [[refusal.recipient, refusal.why, refusal.state] for refusal in posted.refusals]
-        case {"mail": "take", "message": number}:
-            return mail.take(claim, entry, number)
+        case {"mail": "take", "messages": numbers}:
+            return mail.take(claim, entry, numbers)
         case {"mail": "close", "request": request}:
             return mail.close(claim, entry, request)
         case _:
@@ -104,11 +104,11 @@ def _letter_in(data: dict[str, Any]) -> Letter:
 
 def _look_out(look: Look) -> dict[str, Any]:
     """Give what a receiver finds as JSON values."""
-    found = None if look.found is None else [look.found.number, look.found.message.model_dump(mode="json")]
+    found = [[each.number, each.message.model_dump(mode="json")] for each in look.found]
     return {"found": found, "seen": look.seen, "company": look.company}
 
 
 def _look_in(data: dict[str, Any]) -> Look:
     """Give what `_look_out` described."""
-    found = data["found"] and Found(data["found"][0], AgentMessage.model_validate(data["found"][1]))
+    found = tuple(Found(number, AgentMessage.model_validate(message)) for number, message in data["found"])
     return Look(found, data["seen"], data["company"])

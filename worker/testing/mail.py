@@ -93,15 +93,15 @@ class ScriptedMail:
                 self._arrive(self._reply(letter, body))
         return Posted()
 
-    def look(self, claim: Claim, wanted: Filter) -> Look:
+    def look(self, claim: Claim, wanted: Filter, most: int) -> Look:
         del claim
         in_order = sorted(self.waiting, key=lambda found: (-found.message.priority, found.number))
-        found = next((each for each in in_order if meant(wanted, each.message)), None)
-        return Look(found, 0, company=False)
+        found = [each for each in in_order if meant(wanted, each.message)]
+        return Look(tuple(found[:most]), 0, company=False)
 
-    def take(self, claim: Claim, entry: Entry, number: int) -> bool:
+    def take(self, claim: Claim, entry: Entry, numbers: Sequence[int]) -> bool:
         self.journal.record(claim, entry)
-        self.waiting = [found for found in self.waiting if found.number != number]
+        self.waiting = [found for found in self.waiting if found.number not in numbers]
         return True
 
     def close(self, claim: Claim, entry: Entry, request_id: str) -> bool:

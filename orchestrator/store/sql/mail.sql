@@ -9,11 +9,11 @@ WITH given AS MATERIALIZED (
 ), l AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(:letters::jsonb) AS l(
         place int, agent_run_id uuid, scope text, entry int, run_id uuid, tenant_id uuid, id uuid, sender text,
-        recipient text, recipient_id uuid, type text, priority int, start int, size int, wants_reply boolean, answers uuid, ttl float8
+        recipient text, recipient_id uuid, type text, priority int, start int, size int, room int, wants_reply boolean, answers uuid, ttl float8
     )
 ), t AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(:takes::jsonb) AS t(
-        agent_run_id uuid, scope text, entry int, run_id uuid, number bigint
+        agent_run_id uuid, scope text, entry int, run_id uuid, number bigint, size int
     )
 ), r AS MATERIALIZED (
     SELECT id FROM @run WHERE id = ANY(:run_ids::uuid[]) ORDER BY id FOR KEY SHARE
@@ -27,22 +27,29 @@ WITH given AS MATERIALIZED (
     SELECT recipient_id, count(*) AS waiting FROM @agent_message
     WHERE recipient_id = ANY(:recipients::uuid[]) AND state = 'waiting' GROUP BY recipient_id
 ), refused AS MATERIALIZED (
-    SELECT l.agent_run_id, l.scope, l.entry, l.recipient, coalesce(k.state, '') AS state
+    SELECT DISTINCT l.agent_run_id, l.scope, l.entry, l.recipient, coalesce(k.state, '') AS state
     FROM l LEFT JOIN locked k ON k.id = l.recipient_id LEFT JOIN depth d ON d.recipient_id = l.recipient_id
     WHERE k.id IS NULL
-       OR l.answers IS NULL AND (k.state IN ('succeeded', 'failed', 'cancelled', 'skipped') OR d.waiting >= :most::int)
+       OR l.answers IS NULL AND (k.state IN ('succeeded', 'failed', 'cancelled', 'skipped') OR coalesce(d.waiting, 0) + l.room > :most::int)
 ), there AS MATERIALIZED (
     SELECT j.agent_run_id, j.scope, j.number FROM t
     JOIN @journal j ON j.agent_run_id = t.agent_run_id AND j.scope = t.scope AND j.number = t.entry
     WHERE j.state IN ('done', 'failed')
-), took AS (
-    UPDATE @agent_message m
-    SET state = 'taken', taken_scope = t.scope, taken_number = t.entry, ended_at = now()
-    FROM t
-    WHERE m.run_id = t.run_id AND m.number = t.number AND m.recipient_id = t.agent_run_id AND m.state || '' = 'waiting'
+), free AS MATERIALIZED (
+    SELECT t.agent_run_id, t.scope, t.entry, t.run_id, t.number, t.size FROM t
+    JOIN @agent_message m ON m.run_id = t.run_id AND m.number = t.number
+    WHERE m.recipient_id = t.agent_run_id AND m.state || '' = 'waiting'
       AND t.agent_run_id IN (SELECT id FROM held)
       AND (t.agent_run_id, t.scope, t.entry) NOT IN (SELECT agent_run_id, scope, number FROM there)
-    RETURNING t.agent_run_id, t.scope, t.entry
+    ORDER BY m.run_id, m.number FOR UPDATE OF m
+), whole AS MATERIALIZED (
+    SELECT agent_run_id, scope, entry FROM free GROUP BY agent_run_id, scope, entry, size HAVING count(*) = size
+), took AS (
+    UPDATE @agent_message m
+    SET state = 'taken', taken_scope = f.scope, taken_number = f.entry, ended_at = now()
+    FROM free f JOIN whole USING (agent_run_id, scope, entry)
+    WHERE m.run_id = f.run_id AND m.number = f.number
+    RETURNING f.agent_run_id, f.scope, f.entry
 ), e AS MATERIALIZED (
     SELECT * FROM given g
     WHERE (g.agent_run_id, g.scope, g.number) NOT IN (SELECT agent_run_id, scope, entry FROM refused)
@@ -126,19 +133,27 @@ VALUES (
 )
 ON CONFLICT (id) DO NOTHING */
 
--- mail_insert: a message on SQLite, which gives no numbers; one writer at a time does
+-- mail_insert: messages on SQLite, which gives no numbers; one writer at a time does
 INSERT INTO @agent_message (
     run_id, number, id, tenant_id, sender, sender_id, sent_scope, sent_number, recipient, recipient_id, type, priority, body, wants_reply, answers, state, reason,
     created_at, expires_at, ended_at
 )
-SELECT :run_id, coalesce(max(number), 0) + 1, :id, :tenant_id, :sender, :sender_id, :scope, :entry, :recipient, :recipient_id, :type, :priority, :body,
-       :wants_reply, :answers, :state, :reason, now(), later(:ttl), CASE WHEN :reason IS NOT NULL THEN now() END
-FROM @agent_message WHERE run_id = :run_id
+SELECT :run_id, (SELECT coalesce(max(number), 0) FROM @agent_message WHERE run_id = :run_id) + l.key + 1, l.value ->> 'id', :tenant_id,
+       :sender, :sender_id, :scope, :entry, l.value ->> 'recipient', l.value ->> 'recipient_id', l.value ->> 'type',
+       l.value ->> 'priority', substr(:bodies, l.value ->> 'start', l.value ->> 'size'), l.value ->> 'wants_reply',
+       l.value ->> 'answers', l.value ->> 'state', l.value ->> 'reason', now(), later(l.value ->> 'ttl'),
+       CASE WHEN l.value ->> 'reason' IS NOT NULL THEN now() END
+FROM json_each(:letters) l WHERE true ORDER BY l.key
 ON CONFLICT (id) DO NOTHING
+RETURNING id
 
--- mail_take: receive a message, as a step of a transaction
+-- mail_wait_still: how many of some messages are still there to be received
+SELECT count(*) FROM @agent_message
+WHERE run_id = :run_id AND number IN (SELECT value FROM json_each(:numbers)) AND recipient_id = :id AND state = 'waiting'
+
+-- mail_take: receive messages, on SQLite, as a step of a transaction that has found them
 UPDATE @agent_message SET state = 'taken', taken_scope = :scope, taken_number = :entry, ended_at = now()
-WHERE run_id = :run_id AND number = :number AND recipient_id = :id AND state = 'waiting'
+WHERE run_id = :run_id AND number IN (SELECT value FROM json_each(:numbers))
 
 -- mail_wake: queue a suspended agent run for a message, and note that it will be published
 UPDATE @agent_run
