@@ -234,18 +234,16 @@ def _checked(path: Path, known: Known | None) -> WorkflowFile:
     except WorkflowInvalid as error:
         return WorkflowFile(file=str(path), problems=tuple(map(_problem, error.problems)))
     except UnknownAgent as error:
-        return WorkflowFile(file=str(path), problems=tuple(map(_problem, _told(error.message, str(path)))))
+        return WorkflowFile(file=str(path), problems=tuple(map(_problem, _told(error.message))))
     except NightfleetError as error:
         return WorkflowFile(file=str(path), problems=(_problem(error.message),))
     version = found.digest[:SHORT]
     return WorkflowFile(file=str(path), name=found.name, version=version, digest=found.digest, tasks=len(found.tasks))
 
 
-def _told(message: str, file: str) -> list[str]:
-    """Take messages apart that stand below each other, each with an excerpt of its line."""
-    return [
-        f"{file}:{part}".rstrip("\n") for part in re.split(rf"^{re.escape(file)}:", message, flags=re.MULTILINE)[1:]
-    ]
+def _told(message: str) -> list[str]:
+    """Take messages apart that stand below each other, each with an excerpt of its line, which is indented."""
+    return re.split(r"\n(?=\S)", message)
 
 
 def _problem(text: str) -> FileProblem:
