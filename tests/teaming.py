@@ -17,8 +17,8 @@ def team(kind: str, **fields: Any) -> TaskDefinition:
 
 
 def crew(**fields: Any) -> TaskDefinition:
-    """Give a leader with a digger and a writer."""
-    usual: dict[str, Any] = {"leader": "lead", "followers": {"digger": once("digger"), "writer": "writer"}}
+    """Give a leader with a writer and a digger, in an order that no database has by itself."""
+    usual: dict[str, Any] = {"leader": "lead", "followers": {"writer": "writer", "digger": once("digger")}}
     return team("leader_follower", **(usual | fields))
 
 

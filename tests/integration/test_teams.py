@@ -14,6 +14,7 @@ from orchestrator import Orchestrator, RunHandle, Settings
 from orchestrator.clock import system_clock
 from orchestrator.contracts.run import ErrorInfo
 from orchestrator.faults.kit import run_workflow
+from worker.replay import replay_run
 
 
 def embedded(folder: Path, **settings: Any) -> Orchestrator:
@@ -142,8 +143,27 @@ def test_a_leader_that_fails_fails_the_team_with_its_error(nf: Orchestrator) -> 
     error = error_of(nf.submit(failing, {}))
     assert (error.code, error.message) == (
         "call_failed",
-        "team-1 (leader (lead)) failed: agent_failed: KeyError: 'plans'",
+        "team-1 (leader: lead) failed: agent_failed: KeyError: 'plans'",
     )
+
+
+def test_as_many_as_a_round_may_have_are_done_and_told_in_the_order_in_which_they_were_assigned(
+    nf: Orchestrator,
+) -> None:
+    plan = [{"to": "digger", "id": str(number), "input": number} for number in range(100)]
+    told = nf.submit(crew(), {"plans": [{"assignments": plan}, "results"]}).result(120)
+    assert [each["output"] for each in told["results"]] == [{"dug": number} for number in range(100)]
+
+
+def test_results_that_are_too_large_to_be_told_fail_the_task_and_name_the_limit(
+    nf: Orchestrator, tmp_path: Path
+) -> None:
+    nf.close()
+    plan = [{"to": "digger", "input": "x" * 3000} for _ in range(3)]
+    with embedded(tmp_path, max_value_bytes=11_000) as narrow:
+        error = error_of(narrow.submit(crew(), {"plans": [{"assignments": plan}]}))
+    assert error.code == "value_too_large"
+    assert "the input of agent 'lead' has more than 11,000 bytes" in error.message
 
 
 # Members who are to agree ---------------------------------------------------------------------------------------------
@@ -256,7 +276,7 @@ def test_work_that_goes_round_in_circles_ends_at_the_bound(nf: Orchestrator, tmp
 
 def test_an_agent_that_fails_with_the_work_fails_the_task_with_its_error(nf: Orchestrator) -> None:
     error = error_of(nf.submit(office("desk"), {"turns": {"desk": [{"error": "closed"}]}}))
-    assert (error.code, error.message) == ("call_failed", "team-1 (desk (clerk)) failed: agent_error: closed")
+    assert (error.code, error.message) == ("call_failed", "team-1 (desk: clerk) failed: agent_error: closed")
 
 
 # A team is one task of one run ----------------------------------------------------------------------------------------
@@ -307,11 +327,23 @@ def test_a_kill_at_any_moment_repeats_nothing_that_is_recorded(
     assert len(tried.kills) == len(points)
 
 
+@pytest.mark.parametrize(("task", "given", "expected"), EVERY)
+def test_a_team_is_replayed_on_what_its_members_have_given(
+    task: Any, given: Any, expected: Any, nf: Orchestrator, tmp_path: Path
+) -> None:
+    run = nf.submit(task, given)
+    run.result(60)
+    happened = ledger(tmp_path)
+    replay = replay_run(nf.service.kernel, run.id)
+    assert (replay.verdict, answer_of(replay.output)) == ("same", expected)
+    assert ledger(tmp_path) == happened, "nobody was asked again"
+
+
 def test_cancelling_the_run_ends_all_of_a_team(nf: Orchestrator, tmp_path: Path) -> None:
     never = tmp_path / "never"
     plan = [{"to": "digger", "input": {"until": str(never)}}, {"to": "digger", "input": {"until": str(never)}}]
     run = nf.submit(crew(), {"plans": [{"assignments": plan}]})
-    until(lambda: list(states_of(run).values()).count("running") == 2, "both dig")
+    until(lambda: ledger(tmp_path).count("digs") == 2, "both dig")
     assert run.cancel()
     states = states_of(run)
     assert states.pop("team-1") == "succeeded"

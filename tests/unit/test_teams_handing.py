@@ -26,9 +26,7 @@ def test_the_result_of_a_turn_is_the_result(value: Any) -> None:
 
 def test_a_handoff_goes_where_it_says_with_its_message() -> None:
     assert next_of({"handoff": "billing", "message": {"n": 1}}, "desk", list(AGENTS)) == Passed("billing", {"n": 1})
-    assert next_of(Turn(handoff="billing", message="m").model_dump(), "desk", list(AGENTS)) == Passed(
-        "billing", "m"
-    )
+    assert next_of(Turn(handoff="billing", message="m").model_dump(), "desk", list(AGENTS)) == Passed("billing", "m")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,9 @@ async def described(ctx: AsyncContext, describe: Describe, members: Sequence[Mem
     def describe_members() -> dict[str, str]:
         return {member.name: member.description or describe(member.do) or member.do.does for member in members}
 
-    return await ctx.step(describe_members)
+    recorded = await ctx.step(describe_members)
+    # A database may have put the names into an order of its own, and what is asked next has to be the same again.
+    return {member.name: recorded[member.name] for member in members}
 
 
 def fault_of(error: CallFailed | InputInvalid | ValueTooLarge) -> dict[str, Any]:
