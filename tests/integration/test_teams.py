@@ -194,7 +194,7 @@ def test_a_member_that_fails_is_missing_and_the_quorum_decides_whether_that_is_t
     assert (found["answer"], found["votes"]) == ("tea", {"ann": "tea", "cy": "tea"})
     assert found["opinions"][1] == {"member": "bob", "error": "no cup"}
     error = error_of(nf.submit(jury("ann", "bob", "cy"), votes))
-    assert error.code == "agent_failed"
+    assert error.code == "agent_error"
     assert error.message == (
         "round 1: too few members have answered: 2 answered, and all 3 have to, as there is no quorum (bob: no cup)"
     )

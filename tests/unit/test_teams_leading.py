@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator import leader_follower
+from worker.agent import AgentError
 from worker.teams import LeaderTurn
 from worker.teams.leading import (
     HISTORY_BYTES,
@@ -21,6 +23,7 @@ from worker.teams.leading import (
     obstacle,
     succeeded,
 )
+from worker.testing import in_turn, run_agent
 
 FOLLOWERS = {"digger": "Dig.", "writer": "Write."}
 
@@ -161,17 +164,51 @@ def test_any_plan_is_done_in_its_order_and_each_of_its_assignments_has_one_resul
         check_random_plan(Random(seed))
 
 
-def check_random_plan(chance: Random) -> None:
+def random_plan(chance: Random) -> tuple[list[Any], frozenset[str]]:
+    """Give assignments as a model would write them on a bad day, and which of them fail: with circles, typos, ids twice."""
     ids = [f"t{number}" for number in range(chance.randint(1, 12))]
     entries: list[Any] = []
     for own in ids:
-        # Circles, what nobody has, ids that are there twice: as a model would write it on a bad day.
         names = chance.sample([*ids, "nobody"], min(len(ids), chance.randint(0, 3)))
         to = chance.choice(["digger", "writer", "writer", "digger", "diger", None])
         entries.append(chance.choice([{"id": own, "to": to, "input": own, "after": names}] * 9 + [None]))
         if chance.random() < 0.1:
-            entries.append({"id": own, "to": "writer"})
-    failing = frozenset(chance.sample(ids, len(ids) // 3))
+            entries.append({"id": own, "to": "writer", "input": own})
+    return entries, frozenset(chance.sample(ids, len(ids) // 3))
+
+
+def test_what_carries_out_a_plan_comes_to_what_the_rules_say() -> None:
+    team = leader_follower("lead", list(FOLLOWERS))
+    for seed in range(20):
+        entries, failing = random_plan(Random(seed))
+        given: list[Any] = []
+
+        def work(data: Any, failing: frozenset[str] = failing, given: list[Any] = given) -> Any:
+            own = data["input"] if isinstance(data, dict) else data
+            given.append(own)
+            if own in failing:
+                raise AgentError("no")
+            return data
+
+        def told(turn: dict[str, Any]) -> Any:
+            return {"result": turn["results"]}
+
+        calls = {"lead": in_turn({"assignments": entries}, told), "digger": work, "writer": work}
+        results = run_agent(team, {}, calls=calls)
+        for each in results:
+            each.get("error", {}).pop("task", None)
+        plan = read({"assignments": entries})
+        assert results == carried_out(plan, failing=failing)
+        begun = [each.id for each, result in zip(plan.written, results, strict=True) if was_begun(result)]
+        assert sorted(given) == sorted(begun), "each of them once, and nobody else"
+
+
+def was_begun(result: dict[str, Any]) -> bool:
+    return "output" in result or result["error"]["code"] != "not_done"
+
+
+def check_random_plan(chance: Random) -> None:
+    entries, failing = random_plan(chance)
     plan = read({"assignments": entries})
     results = carried_out(plan, failing=failing)
     assert len(results) == len(entries)

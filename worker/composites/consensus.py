@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.contracts.agent import AgentCard
 from orchestrator.contracts.composite import Consensus, Member
 from orchestrator.contracts.workflow import TaskDefinition
-from orchestrator.errors import AgentFailed, BoundReached
+from orchestrator.errors import AgentError, BoundReached
 from worker.agent import AsyncContext, BaseAgent
 from worker.composites.step import called, executor
 from worker.composites.team import FAILURES, Describe, fault_of
@@ -44,7 +44,7 @@ def consensus_agent(task: TaskDefinition, card: AgentCard, describe: Describe) -
                 await ctx.progress(f"round {number}: {len(team.members)} are asked", (number - 1) / team.max_rounds)
                 voices, failures = await _asked(team, data, number, rounds[-1] if rounds else (), ctx)
                 if why := too_few(voices, team.quorum):
-                    error = AgentFailed(f"round {number}: too few members have answered: {why}")
+                    error = AgentError(f"round {number}: too few members have answered: {why}")
                     # A retry of the run asks those again that have failed, and nobody else.
                     raise error from (ExceptionGroup("members have failed", failures) if failures else None)
                 rounds.append([voice.told for voice in voices])

@@ -41,7 +41,9 @@ class InTurn:
         with self._lock:
             number, self._given = self._given, self._given + 1
         if number >= len(self._answers):
-            raise AssertionError(f"it is called {number + 1} times, and has {len(self._answers)} answers; now with {value!r}")
+            raise AssertionError(
+                f"it is called {number + 1} times, and has {len(self._answers)} answers; now with {value!r}"
+            )
         answer = self._answers[number]
         if isinstance(answer, Exception):
             raise answer
