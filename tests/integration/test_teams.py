@@ -136,6 +136,43 @@ def test_a_leader_without_a_result_after_its_rounds_fails_the_task_or_gives_what
     assert [each["output"]["text"] for each in last["results"]] == ["about x"]
 
 
+@pytest.mark.parametrize(
+    ("on_error", "output"), [("continue", None), ({"fallback": "writer"}, {"text": "about {'fails': True}"})]
+)
+def test_a_follower_may_say_what_happens_when_it_has_failed(nf: Orchestrator, on_error: Any, output: Any) -> None:
+    plans = [{"assignments": [{"to": "digger", "input": {"fails": True}}]}, "results"]
+    digs = crew(followers={"digger": {**once("digger"), "on_error": on_error}})
+    [result] = nf.submit(digs, {"plans": plans}).result(60)["results"]
+    assert result["output"] == output
+
+
+def test_followers_may_be_whoever_can_a_tool_or_a_workflow(nf: Orchestrator) -> None:
+    followers = {
+        "any": {"capability": "dig"},
+        "sums": {"tool": "calculator.calculate"},
+        "both": {
+            "workflow": {
+                "tasks": [{"id": "digger", "agent": "digger"}, {"id": "writer", "agent": "writer", "after": ["digger"]}]
+            }
+        },
+        "many": {"map": {"do": "writer"}},
+    }
+    plan = [
+        {"to": "any", "input": 1},
+        {"to": "sums", "input": {"expression": "6 * 7"}},
+        {"to": "both", "input": 2},
+        {"to": "many", "input": ["a", "b"]},
+    ]
+    told = nf.submit(crew(followers=followers), {"plans": [{"assignments": plan}, "results"]}).result(60)
+    assert told["followers"]["any"] == "capability dig"
+    assert [each["output"] for each in told["results"]] == [
+        {"dug": 1},
+        "42",
+        {"text": "about {'dug': 2}"},
+        [{"text": "about a"}, {"text": "about b"}],
+    ]
+
+
 def test_a_leader_that_fails_fails_the_team_with_its_error(nf: Orchestrator) -> None:
     error = error_of(nf.submit(crew(leader=once("digger")), {"plans": []}))
     assert error.code == "bound_reached", "a digger gives no plan"

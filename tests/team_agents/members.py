@@ -43,6 +43,8 @@ class Lead(BaseAgent):
 class Digger(BaseAgent):
     """Digs: gives what it was given, unless it is to fail, or waits for a file, or for others."""
 
+    CAPABILITIES = ("dig",)
+
     def execute(self, data: Any, ctx: Context) -> Any:
         ctx.step(note, "digs", ctx)
         given: Any = data["input"] if isinstance(data, dict) and "after" in data else data
