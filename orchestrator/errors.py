@@ -334,7 +334,10 @@ class MailboxFull(AgentError):
 
 
 class NoMessageCanCome(AgentError):
-    """Everybody who could send what an agent waits for has ended, or waits in turn: `details["waits"]` says who for whom."""
+    """Everybody who could bring what an agent waits for has ended, or waits in turn: `details["waits"]` says who for whom.
+
+    So it is for messages, and for changes of what is shared (`ctx.state.watch`).
+    """
 
     code = "no_message_can_come"
 

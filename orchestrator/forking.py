@@ -25,6 +25,8 @@ def fork_run(
 ) -> str:
     """Create and publish a fork of a run that has ended; gives its id. No effect of what it keeps happens again.
 
+    What that has shared is there, and what it has sent to tasks that run anew waits for them.
+
     `from_task` and all after it run anew. `input` is what that task gets, written as in a workflow: `${...}` stands for
     the run's input and the outputs of the tasks before it; without one it gets what it got. `deadline` counts from now.
     Raises `RunNotFound`, `RunStateConflict` for an open run, `UsageError` for a task that is none, and what a submit

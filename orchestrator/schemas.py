@@ -35,6 +35,8 @@ SCHEMAS: Mapping[str, Published] = {
         "run, runs show, runs fork, runs retry, runs dead redrive without a fleet; runs resume, one a line",
     ),
     "runs": Published("orchestrator.contracts.run:RunSummary", "runs list", many=True),
+    "messages": Published("orchestrator.contracts.mail:MailRecord", "runs show --messages", many=True),
+    "sent": Published("orchestrator.contracts.mail:Sent", "runs send"),
     "shared": Published("orchestrator.contracts.shared:SharedValues", "runs show --shared"),
     "journal": Published("orchestrator.contracts.recorded:RunJournal", "runs show --journal"),
     "replay": Published("orchestrator.contracts.replay:Replay", "runs replay"),
@@ -118,6 +120,8 @@ def schema_of(name: str) -> dict[str, Any]:
     else:
         shape: Any = tuple[model, ...] if published.many else model  # pyright: ignore[reportInvalidTypeForm]
         made = TypeAdapter(shape).json_schema(mode="validation" if published.read else "serialization")
+        if "$ref" in made:  # a model that has itself inside
+            made = {**made["$defs"][made["$ref"].rpartition("/")[2]], "$defs": made["$defs"]}
     field = getattr(model, "model_fields", {}).get("schema_version")
     return {
         "$schema": _DIALECT,

@@ -143,6 +143,7 @@ class SharedReader(_Part):
         """Wait without a slot until a key has a version behind `since`; gives what stands there then, None after `timeout`.
 
         Without `since` the wait begins where the key stands now; the version of what was read misses nothing in between.
+        Raises `NoMessageCanCome` when everybody who could change it has ended, or waits in turn.
         """
         return self._driver.run(self._watch(key, since, timeout, type))
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+from orchestrator.bus.groups import closed_groups
 from orchestrator.contracts.mail import OUTSIDE
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.contracts.shared import GLOBAL
@@ -67,7 +68,7 @@ def stuck(members: Sequence[Member]) -> dict[str, NoMessageCanCome]:
     waits = {member.task: run.awaited(member) for member in lost.values()}
     return {
         identity: _error(lost[identity], waits, run)
-        for group in _ends(run.edges)
+        for group in closed_groups(run.edges)
         for identity in group
         if identity in lost and lost[identity].can_be_told
     }
@@ -242,50 +243,6 @@ def _named(member: Member) -> Iterator[str]:
 def _sender(interest: Mapping[str, Any]) -> str | None:
     named = interest.get("of") or interest.get("from")
     return None if named is None else str(named)
-
-
-def _ends(edges: Mapping[str, set[str]]) -> Iterator[list[str]]:
-    """Give the groups of a graph that reach each other and nobody else: its strongly connected components without a way out."""
-    number: dict[str, int] = {}
-    lowest: dict[str, int] = {}
-    group_of: dict[str, int] = {}
-    groups: list[list[str]] = []
-    path: list[str] = []
-    for root in edges:
-        if root in number:
-            continue
-        todo = [(root, iter(edges[root]))]
-        number[root] = lowest[root] = len(number)
-        path.append(root)
-        while todo:
-            node, others = todo[-1]
-            other = next((each for each in others if each not in group_of), None)
-            if other is not None:
-                if other in number:
-                    lowest[node] = min(lowest[node], number[other])
-                else:
-                    number[other] = lowest[other] = len(number)
-                    path.append(other)
-                    todo.append((other, iter(edges[other])))
-                continue
-            todo.pop()
-            if todo:
-                above = todo[-1][0]
-                lowest[above] = min(lowest[above], lowest[node])
-            if lowest[node] == number[node]:
-                group = _popped(path, node)
-                group_of.update(dict.fromkeys(group, len(groups)))
-                groups.append(group)
-    for index, group in enumerate(groups):
-        if all(group_of[other] == index for node in group for other in edges[node]):
-            yield group
-
-
-def _popped(path: list[str], down_to: str) -> list[str]:
-    group: list[str] = []
-    while not group or group[-1] != down_to:
-        group.append(path.pop())
-    return group
 
 
 def _error(member: Member, waits: Mapping[str, Sequence[str]], run: _Run) -> NoMessageCanCome:

@@ -82,21 +82,25 @@ def test_every_command_prints_what_its_schema_says(tmp_path: Path) -> None:
 
     run_id = run_id_in(bad.err)
     nf.write("schedules.yaml", 'nightly: {workflow: reader, cron: "0 2 * * *"}\n')
-    [listed, shown, watched, cancelled, retried, agents, agent, found, schedules, diagnosis] = nf.one_after_the_other(
-        ("runs", "--json"),
-        ("runs", "show", run_id, "--json"),
-        ("runs", "watch", run_id, "--json"),
-        ("runs", "cancel", run_id, "01a1f8e2-2a12-7db5-bf29-1320ff100000", "--json"),
-        ("runs", "retry", run_id, "--json"),
-        ("agents", "--json"),
-        ("agents", "show", "reader", "--json"),
-        ("schema", "--json"),
-        ("beat", "--list", "--schedules", "schedules.yaml", "--json"),
-        ("doctor", "--json"),
+    [listed, shown, told, watched, cancelled, retried, agents, agent, found, schedules, diagnosis] = (
+        nf.one_after_the_other(
+            ("runs", "--json"),
+            ("runs", "show", run_id, "--json"),
+            ("runs", "show", run_id, "--messages", "--json"),
+            ("runs", "watch", run_id, "--json"),
+            ("runs", "cancel", run_id, "01a1f8e2-2a12-7db5-bf29-1320ff100000", "--json"),
+            ("runs", "retry", run_id, "--json"),
+            ("agents", "--json"),
+            ("agents", "show", "reader", "--json"),
+            ("schema", "--json"),
+            ("beat", "--list", "--schedules", "schedules.yaml", "--json"),
+            ("doctor", "--json"),
+        )
     )
     check("runs", listed.json())
     assert {run["state"] for run in listed.json()} == {"succeeded", "failed"}
     check("run", shown.json(), retried.json())
+    check("messages", told.json())
     check("event", *lines(watched.out))
     check("cancellation", *lines(cancelled.out))
     assert len(lines(cancelled.out)) == 2

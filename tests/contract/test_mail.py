@@ -22,7 +22,7 @@ from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.mail import OUTSIDE, RUNTIME, Filter, Found, Letter, MailState, Posted
 from orchestrator.contracts.shared import watch_of
 from orchestrator.contracts.subwork import Order
-from orchestrator.errors import ClaimLost, JournalConflict, RunStateConflict
+from orchestrator.errors import ClaimLost, IdempotencyConflict, JournalConflict, RunStateConflict
 from orchestrator.journal.encoding import pack
 from orchestrator.journal.rows import columns_of
 from orchestrator.store.agent_runs import Claim
@@ -434,6 +434,22 @@ def test_a_message_from_outside_comes_once_for_each_key(talk: Talk) -> None:
         sent = Letter(letter_id(talk.run_id, key), made.recipient, made.recipient_id, made.type, made.body)
         talk.mail.deliver(talk.run_id, sent)
     assert talk.bodies("b", Filter(sender=OUTSIDE)) == ["one", "two"]
+
+
+def test_a_key_stands_for_one_message_also_when_the_run_has_ended(talk: Talk) -> None:
+    def keyed(body: Any, to: str = "b", **fields: Any) -> Letter:
+        made = talk.letter(to, body, **fields)
+        return Letter(letter_id(talk.run_id, "key"), made.recipient, made.recipient_id, made.type, made.body)
+
+    talk.mail.deliver(talk.run_id, keyed("said"))
+    for other in (keyed("another"), keyed("said", "c"), keyed("said", type="note")):
+        with pytest.raises(IdempotencyConflict, match="each message needs its own") as raised:
+            talk.mail.deliver(talk.run_id, other)
+        assert raised.value.details == {"message_id": other.id}
+    talk.steps.store.runs.cancel(talk.run_id)
+    assert talk.mail.deliver(talk.run_id, keyed("said")) == Posted()
+    with pytest.raises(RunStateConflict):
+        talk.mail.deliver(talk.run_id, talk.letter("b", "said"))
 
 
 def test_who_is_suspended_is_woken_from_outside(talk: Talk) -> None:

@@ -219,7 +219,7 @@ class Page:
 
     def _toml(self, block: Block) -> None:
         tomllib.loads(block.text)
-        if "file" in block.marks and block.marks["file"] not in {
+        if "file" in block.marks and Path(block.marks["file"]).name not in {
             "adapters.toml",
             "emulator.toml",
             "models.toml",

@@ -210,14 +210,15 @@ class Watch(Waiting):
         mail, claim, writer = parking_of(recorder).mail, recorder.writer.claim, recorder.writer
         if mail is None:
             return None
-        said: tuple[Found, ...] = (
-            yield Blocking(recorder.motion, slot, lambda: mail.look(claim, Filter(sender=RUNTIME), 1))
-        ).found
-        if not said:
+        wanted = Filter(sender=RUNTIME)
+        look = yield Blocking(recorder.motion, slot, lambda: mail.look(claim, wanted, 1))
+        found: tuple[Found, ...] = look.found
+        if not found:
             return None
-        outcome: JsonValue = {"never": said[0].message.body}
+        [said] = found
+        outcome: JsonValue = {"never": said.message.body}
         done = writer.entry(self, slot, EntryState.DONE, outcome=outcome)
-        taken = yield Blocking(recorder.motion, slot, partial(mail.take, claim, done, [said[0].number]))
+        taken = yield Blocking(recorder.motion, slot, partial(mail.take, claim, done, [said.number]))
         return outcome if taken else None
 
     def _first_look(self) -> Look:
