@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -243,6 +244,9 @@ def test_tasks_of_any_kind_may_be_inside_of_each_other() -> None:
 
 def test_every_kind_that_is_made_of_others_has_an_executor_and_a_queue() -> None:
     assert EXECUTORS.keys() == MADE_OF_OTHERS
+    for place in EXECUTORS.values():
+        module, _, name = place.partition(":")
+        assert callable(getattr(import_module(module), name)), place
     assert BUILT_IN.keys() == {kind.name for kind in KINDS.values() if not kind.settled}
 
 
