@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 TARGET = Path(__file__).with_name("api.md")
-MODULES = ("orchestrator", "worker.agent", "worker.testing")
+MODULES = ("orchestrator", "worker.agent", "worker.teams", "worker.testing")
 #: Only what is defined here is described; what comes from pydantic or Python is known elsewhere.
 OURS = ("orchestrator", "worker")
 _DECORATORS = frozenset({"property", "cached_property", "classmethod", "staticmethod"})
@@ -30,8 +30,8 @@ HEAD = """\
 # API reference
 
 Generated from the code by `docs/generate_api.py`; edit the docstrings, not this page. A producer imports from
-`orchestrator`, the author of an agent from `worker.agent`, and tests of an agent from `worker.testing`. Everything else
-may change without notice.
+`orchestrator`, the author of an agent from `worker.agent`, that of a member of a [team](teams.md) also from `worker.teams`, and
+tests of an agent from `worker.testing`. Everything else may change without notice.
 """
 
 

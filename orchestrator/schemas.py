@@ -120,9 +120,8 @@ def schema_of(name: str) -> dict[str, Any]:
     else:
         shape: Any = tuple[model, ...] if published.many else model  # pyright: ignore[reportInvalidTypeForm]
         made = TypeAdapter(shape).json_schema(mode="validation" if published.read else "serialization")
-    if "$ref" in made:
-        # A model that may hold itself is told by a reference to it: here it stands at the top all the same.
-        made = {"$defs": made["$defs"], **made["$defs"][made["$ref"].rpartition("/")[2]]}
+        if "$ref" in made:  # a model that has itself inside
+            made = {**made["$defs"][made["$ref"].rpartition("/")[2]], "$defs": made["$defs"]}
     field = getattr(model, "model_fields", {}).get("schema_version")
     return {
         "$schema": _DIALECT,

@@ -31,6 +31,7 @@ from orchestrator.contracts.workflow import TaskDefinition, WorkflowDefinition
 from orchestrator.errors import (
     AgentError,
     AgentTimeout,
+    BoundReached,
     CallFailed,
     CallLimitExceeded,
     EffectUncertain,
@@ -133,6 +134,7 @@ __all__ = [
     "BaseAgent",
     "Basic",
     "Bearer",
+    "BoundReached",
     "Calculator",
     "CallFailed",
     "CallLimitExceeded",

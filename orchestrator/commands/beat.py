@@ -114,6 +114,7 @@ def _serve(settings: Settings, schedules: tuple[Schedule, ...]) -> None:
 
 
 def _announce(settings: Settings, made: Beat, known: frozenset[str], able: Able) -> None:
+    from orchestrator.contracts.kinds import NODE_KINDS
     from orchestrator.observability.logging import get_logger
     from orchestrator.planning.steps import agents_named, capabilities_named
 
@@ -125,7 +126,7 @@ def _announce(settings: Settings, made: Beat, known: frozenset[str], able: Able)
         due = made.next_of(schedule)
         log.info("schedule", schedule=schedule.name, when=schedule.when, next=None if due is None else due.isoformat())
         tasks = schedule.workflow.tasks
-        if missing := sorted(agents_named(tasks) - known):
+        if missing := sorted(agents_named(tasks) - known - {*NODE_KINDS}):
             log.warning("no worker has announced its agents yet", schedule=schedule.name, agents=json.dumps(missing))
         if lacking := sorted(capabilities_named(tasks) - able.keys()):
             log.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -232,26 +233,28 @@ def _checked(path: Path, known: Known | None) -> WorkflowFile:
     try:
         found = load_workflow(path, known)
     except WorkflowInvalid as error:
-        return WorkflowFile(file=str(path), problems=tuple(map(_problem, error.problems)))
+        return WorkflowFile(file=str(path), problems=_problems(error.problems, path))
     except UnknownAgent as error:
-        return WorkflowFile(file=str(path), problems=tuple(map(_problem, _told(error.message, str(path)))))
+        return WorkflowFile(file=str(path), problems=_problems(_told(error.message), path))
     except NightfleetError as error:
-        return WorkflowFile(file=str(path), problems=(_problem(error.message),))
+        return WorkflowFile(file=str(path), problems=_problems([error.message], path))
     version = found.digest[:SHORT]
     return WorkflowFile(file=str(path), name=found.name, version=version, digest=found.digest, tasks=len(found.tasks))
 
 
-def _told(message: str, file: str) -> list[str]:
-    """Take messages apart that stand below each other, each with an excerpt of its line."""
-    return [
-        f"{file}:{part}".rstrip("\n") for part in re.split(rf"^{re.escape(file)}:", message, flags=re.MULTILINE)[1:]
-    ]
+def _told(message: str) -> list[str]:
+    """Take messages apart that stand below each other, each with an excerpt of its line, which is indented."""
+    return re.split(r"\n(?=\S)", message)
 
 
-def _problem(text: str) -> FileProblem:
+def _problems(texts: Iterable[str], file: Path) -> tuple[FileProblem, ...]:
+    """Give what is wrong with a file; what is wrong in another one that it names has no line in this one."""
     from orchestrator.contracts.stored import FileProblem
 
-    found = _PLACED.fullmatch(text)
-    if found is None:
-        return FileProblem(line=None, column=None, message=text)
-    return FileProblem(line=int(found["line"]), column=int(found["column"]), message=text)
+    def problem(text: str) -> FileProblem:
+        found = _PLACED.fullmatch(text)
+        if found is None or found["file"] != str(file):
+            return FileProblem(line=None, column=None, message=text)
+        return FileProblem(line=int(found["line"]), column=int(found["column"]), message=text)
+
+    return tuple(map(problem, texts))

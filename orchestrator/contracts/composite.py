@@ -7,9 +7,9 @@ again one of these. Each call of a step is an agent run of the same run.
 # pyright: reportImportCycles=false
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from orchestrator.contracts.kinds import Name
 from orchestrator.contracts.policy import Value
@@ -50,10 +50,14 @@ Step = Annotated["TaskDefinition", BeforeValidator(_read_step), AfterValidator(a
 
 
 class Member(Value):
-    """A step that is known by a name: a route, or a member of a team."""
+    """A step that is known by a name: a route, or a member of a team.
+
+    `description` is what others in the team are told of it, by default that of the agent.
+    """
 
     name: Name
     do: Step
+    description: str | None = Field(default=None, min_length=1, max_length=2000)
 
 
 def _as_members(value: Any) -> Any:
@@ -129,7 +133,8 @@ class Router(Value):
 class LeaderFollower(Value):
     """A leader assigns work to followers, they do it, it reviews and may assign again, until it has the result.
 
-    In at most `max_rounds` rounds; then the task fails, or gives the results of the last one.
+    In at most `max_rounds` rounds of work; it sees what the last one gave. If it has no result then, the task fails, or gives
+    what the followers gave in the `last` round.
     """
 
     leader: Step
@@ -164,6 +169,17 @@ class Consensus(Value):
     unmet: Unmet = "fail"
     decides: Step | None = None
 
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        members = len(self.members)
+        if self.quorum is not None and self.quorum > members:
+            raise ValueError(f"quorum: {self.quorum} can never answer, there are {members} members")
+        if isinstance(self.rule, AtLeast) and self.rule.at_least > members:
+            raise ValueError(f"rule: {self.rule.at_least:g} can never agree, there are {members} members")
+        if self.decides is not None and self.unmet == "last":
+            raise ValueError("without agreement a step decides, or the last round does: keep `decides` or `unmet`")
+        return self
+
 
 class Handoff(Value):
     """One agent after the other has the work: who has it gives the result, or names who takes over.
@@ -175,6 +191,13 @@ class Handoff(Value):
     first: Name | None = None
     max_handoffs: int = Field(default=10, ge=1, le=1000)
     unmet: Unmet = "fail"
+
+    @model_validator(mode="after")
+    def _begins_with_one_of_them(self) -> Self:
+        names = [member.name for member in self.agents]
+        if self.first is not None and self.first not in names:
+            raise ValueError(f"first: {self.first!r} is none of the agents: {', '.join(names)}")
+        return self
 
 
 Composite = Loop | Map | Router | LeaderFollower | Consensus | Handoff

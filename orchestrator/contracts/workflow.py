@@ -113,11 +113,14 @@ def _with_items(given: Any) -> Any:
 
 def _check_kind(given: TaskDefinition | Compensation) -> None:
     """Raise ValueError where it is not exactly one thing that is to be done."""
+    agent, capability = given.agent, getattr(given, "capability", None)
+    said = KINDS.keys() & given.model_fields_set
+    if agent and agent not in KINDS and capability is None and not said:
+        return  # as almost all are
     fields = type(given).model_fields
     possible = [kind for kind in KINDS if kind in fields]
     named = [kind for kind in possible if getattr(given, kind) is not None]
-    agent = given.agent
-    if getattr(given, "capability", None) is not None:
+    if capability is not None:
         if agent or named:
             found = listed([*named, *([] if agent in KINDS or not agent else ["agent"]), "capability"], "and")
             raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
 from types import MappingProxyType
 
 from orchestrator.contracts.composite import Member
@@ -75,12 +74,17 @@ def _walked(task: TaskDefinition, place: str) -> Iterator[tuple[str, TaskDefinit
 
 def everything(workflow: WorkflowDefinition) -> Iterator[tuple[str, TaskDefinition]]:
     """Give all tasks of a workflow with their places, `tasks.reader`, each followed by everything inside of it."""
-    return chain.from_iterable(within(task, f"tasks.{task.id}") for task in workflow.tasks)
+    for task in workflow.tasks:
+        if is_composite(task):
+            yield from within(task, f"tasks.{task.id}")
+        else:
+            yield f"tasks.{task.id}", task
 
 
 def deepest(workflow: WorkflowDefinition) -> tuple[int, str]:
     """Give how deep tasks of a workflow stand inside of others, and the place of the deepest: 0 where none is."""
-    found = ((depth, place) for task in workflow.tasks for place, _, depth in _walked(task, f"tasks.{task.id}"))
+    composites = (task for task in workflow.tasks if is_composite(task))
+    found = ((depth, place) for task in composites for place, _, depth in _walked(task, f"tasks.{task.id}"))
     return max(found, key=lambda each: each[0], default=(0, ""))
 
 
@@ -91,13 +95,20 @@ def is_composite(task: TaskDefinition) -> bool:
 
 def agents_named(tasks: Iterable[TaskDefinition]) -> frozenset[str]:
     """Give the agents that tasks and what is inside of them name, and the words for kinds of tasks among these."""
-    return frozenset(each.agent for task in tasks for _, each in within(task, "") if each.agent)
+    return frozenset(each.agent for each in _flat(tasks) if each.agent)
 
 
 def capabilities_named(tasks: Iterable[TaskDefinition]) -> frozenset[str]:
     """Give the capabilities that tasks and what is inside of them name in the place of agents."""
-    inside = (each for task in tasks for _, each in within(task, ""))
-    return frozenset(each.capability for each in inside if each.capability is not None)
+    return frozenset(each.capability for each in _flat(tasks) if each.capability is not None)
+
+
+def _flat(tasks: Iterable[TaskDefinition]) -> Iterator[TaskDefinition]:
+    for task in tasks:
+        if is_composite(task):
+            yield from (each for _, each in within(task, ""))
+        else:
+            yield task
 
 
 def changed_inside(task: TaskDefinition, change: Callable[[TaskDefinition], TaskDefinition]) -> TaskDefinition:

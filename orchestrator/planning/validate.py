@@ -26,7 +26,7 @@ from orchestrator.planning.capabilities import nobody_can
 from orchestrator.planning.graph import MAX_PROBLEMS, cycle_problems
 from orchestrator.planning.hints import did_you_mean
 from orchestrator.planning.inside import inside_problems, reference_problems
-from orchestrator.planning.steps import deepest, everything
+from orchestrator.planning.steps import deepest, everything, is_composite
 
 #: With those inside of tasks.
 MAX_TASKS = 20_000
@@ -34,6 +34,9 @@ MAX_TASKS = 20_000
 MAX_DEPTH = 32
 #: Two stages of n tasks side by side have n squared.
 MAX_DEPENDENCIES = 200_000
+
+#: Tasks, and all that is inside of them, with their places.
+Placed = list[tuple[str, TaskDefinition]]
 
 #: Names what is wrong with the use of a tool and with the input that it is given: which of the two fields, and what.
 ToolFaults = Callable[[ToolUse, Mapping[str, Any] | None], Iterable[tuple[str, str]]]
@@ -52,13 +55,14 @@ def validate(
     wrong. `known_agents`, `capabilities` and `tool_faults` are None where nobody can tell. `max_depth` is how deep agents may
     call agents: tasks inside of others are called.
     """
-    oversize = list(_size_problems(workflow, max_depth))
-    if oversize:
+    # Parts may be there more than once, so that a small workflow is a large one: this is the bound on all that follows.
+    tasks: Placed = list(islice(everything(workflow), MAX_TASKS + 1))
+    if oversize := list(_size_problems(workflow, tasks, max_depth)):
         raise WorkflowInvalid(oversize, origin=f"workflow {workflow.name!r}")
-    found = chain(_problems(workflow), () if tool_faults is None else _tool_problems(workflow, tool_faults))
+    found = chain(_problems(workflow, tasks), () if tool_faults is None else _tool_problems(tasks, tool_faults))
     problems = list(islice(found, MAX_PROBLEMS))
-    unknown = {} if known_agents is None else _unknown_agents(workflow, frozenset(known_agents).union(NODE_KINDS))
-    lacking = {} if capabilities is None else _unknown_capabilities(workflow, capabilities)
+    unknown = {} if known_agents is None else _unknown_agents(tasks, frozenset(known_agents).union(NODE_KINDS))
+    lacking = {} if capabilities is None else _unknown_capabilities(tasks, capabilities)
     texts = chain(
         (_describe(agent, users, known_agents or ()) for agent, users in unknown.items()),
         (f"{_places(users)}: {nobody_can(each, capabilities or ())}" for each, users in lacking.items()),
@@ -75,32 +79,30 @@ def validate(
         raise WorkflowInvalid(problems, origin=f"workflow {workflow.name!r}")
 
 
-def _size_problems(workflow: WorkflowDefinition, max_depth: int | None) -> Iterator[str]:
+def _size_problems(workflow: WorkflowDefinition, tasks: Placed, max_depth: int | None) -> Iterator[str]:
     """Say what makes a workflow too large, or too deep, for all else to be looked at."""
     count = len(workflow.tasks)
     if not 0 < count <= MAX_TASKS:
         limits = f"a workflow has 1 to {MAX_TASKS:,}; many inputs for one workflow are a batch"
         yield f"tasks: there are {count:,}, but {limits}" if count else "tasks: there are none, give at least one"
         return
-    # Parts may be there more than once, so that a small workflow is a large one: this is the bound on all that follows.
-    inside = sum(1 for _ in islice(everything(workflow), MAX_TASKS + 1))
-    if inside > MAX_TASKS:
+    if len(tasks) > MAX_TASKS:
         yield f"tasks: with what is inside of them there are more than {MAX_TASKS:,}, which is what a workflow may have"
         return
-    edges = sum(len(task.after) for _, task in everything(workflow))
-    if edges > MAX_DEPENDENCIES:
+    if (edges := sum(len(task.after) for _, task in tasks)) > MAX_DEPENDENCIES:
         yield f"tasks: there are {edges:,} dependencies, at most {MAX_DEPENDENCIES:,}: put one task between wide stages"
     depth, place = deepest(workflow)
     most = MAX_DEPTH if max_depth is None else min(max_depth, MAX_DEPTH)
     if depth > most:
         bound = " (NIGHTFLEET_MAX_CALL_DEPTH)" if most == max_depth else ""
-        yield f"{place}: it stands inside of {depth} others, and at most {most} are possible{bound}: take it apart"
+        yield f"{place}: it stands inside of {depth} others, and {most} is the most{bound}: take it apart"
 
 
-def _problems(workflow: WorkflowDefinition) -> Iterator[str]:
+def _problems(workflow: WorkflowDefinition, tasks: Placed) -> Iterator[str]:
     yield from _own_problems(workflow)
-    for place, task in everything(workflow):
-        yield from inside_problems(task, place)
+    for place, task in tasks:
+        if is_composite(task):
+            yield from inside_problems(task, place)
         if task.workflow is not None:
             yield from (f"{place}.workflow.{problem}" for problem in _own_problems(task.workflow))
 
@@ -201,17 +203,17 @@ def _unheard_of(name: str, workflow: WorkflowDefinition) -> str:
     return f"is neither a task nor input{did_you_mean(name, [*workflow.by_id, 'input'])}"
 
 
-def _tool_problems(workflow: WorkflowDefinition, faults: ToolFaults) -> Iterator[str]:
-    for where, task in everything(workflow):
+def _tool_problems(tasks: Placed, faults: ToolFaults) -> Iterator[str]:
+    for where, task in tasks:
         for place, each in ((where, task), (f"{where}.compensate", task.compensate)):
             if each is not None and each.tool is not None:
                 yield from (f"{place}.{field}: {what}" for field, what in faults(each.tool, each.input))
 
 
-def _unknown_agents(workflow: WorkflowDefinition, known: frozenset[str]) -> dict[str, list[str]]:
+def _unknown_agents(tasks: Placed, known: frozenset[str]) -> dict[str, list[str]]:
     """Give for each unknown agent the places that name it."""
     places: dict[str, list[str]] = {}
-    for place, task in everything(workflow):
+    for place, task in tasks:
         if task.agent and task.agent not in known:
             places.setdefault(task.agent, []).append(f"{place}.agent")
         if isinstance(task.on_error, Fallback) and task.on_error.fallback not in known:
@@ -221,10 +223,10 @@ def _unknown_agents(workflow: WorkflowDefinition, known: frozenset[str]) -> dict
     return places
 
 
-def _unknown_capabilities(workflow: WorkflowDefinition, known: Collection[str]) -> dict[str, list[str]]:
+def _unknown_capabilities(tasks: Placed, known: Collection[str]) -> dict[str, list[str]]:
     """Give for each capability that no agent has the places that name it."""
     places: dict[str, list[str]] = {}
-    for place, task in everything(workflow):
+    for place, task in tasks:
         if task.capability is not None and task.capability not in known:
             places.setdefault(task.capability, []).append(f"{place}.capability")
     return places

@@ -154,3 +154,43 @@ def test_an_expression_needs_no_store_to_be_drawn(nf: Shell) -> None:
     assert wrong.code == 2
     assert "no stored workflow is called 'reader |'" in wrong.err
     assert "nor is it an expression" in wrong.err
+
+
+NESTING = """\
+name: nesting
+tasks:
+  whole: {workflow: doubled.yaml, input: {n: 2}}
+  again: {after: whole, loop: {do: {tool: double, input: {n: "${iteration}"}}, until: output >= input.n}}
+  each: {after: [whole, again], map: {over: "${whole.list}", do: parts.yaml}}
+"""
+
+
+def test_files_in_files_are_checked_shown_drawn_and_compared(nf: Shell) -> None:
+    nf.write("flows/nesting.yaml", NESTING)
+    nf.write("flows/parts.yaml", "name: parts\ntasks:\n  x: {agent: reder}\n  y: {agent: critc}\n")
+    [found, as_json, syntax, show, text] = nf.one_after_the_other(
+        ("workflows", "validate", "flows/nesting.yaml"),
+        ("workflows", "validate", "flows/nesting.yaml", "--json"),
+        ("workflows", "validate", "flows/nesting.yaml", "--syntax"),
+        ("workflows", "show", "flows/nesting.yaml"),
+        ("workflows", "diagram", "flows/nesting.yaml", "--text"),
+    )
+    assert (found.code, syntax.code) == (2, 0)
+    place = "flows/parts.yaml:3:7: tasks.each.map.do.workflow.tasks"
+    assert f"{place}.x.agent: unknown agent 'reder', did you mean 'reader'?" in found.err
+    assert "2 faults in 1 of 1 files" in found.err
+    check("workflow-files", as_json.json())
+    problems = as_json.json()[0]["problems"]
+    assert [each["line"] for each in problems] == [None, None], "what is wrong is in another file"
+    nf.write("flows/whole.yaml", show.out)
+    same = nf("workflows", "diff", "flows/nesting.yaml", "flows/whole.yaml")
+    assert (same.code, "workflow: doubled.yaml" in show.out) == (0, False), "the whole definition is shown"
+    assert text.out.splitlines()[:4] == [
+        "nesting: 3 tasks in 3 stages",
+        "  1  whole (workflow doubled)",
+        "       1  twice (tool double)",
+        "          output               from twice",
+    ]
+    nf.write("flows/doubled.yaml", DOUBLED.replace("twice", "doubled"))
+    diff = nf("workflows", "diff", "flows/whole.yaml", "flows/nesting.yaml")
+    assert (diff.code, "workflow.output.n: ${twice} -> ${doubled}" in diff.out) == (1, True)

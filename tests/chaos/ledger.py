@@ -13,6 +13,8 @@ from fleet import PROOF_AGENTS, Fleet
 AGENTS_PATH = f"{PROOF_AGENTS}:{Path(__file__).parent / 'agents'}"
 #: A slot has a thread, and one more for what its agent does that blocks; beside those are hub, sweep, loop, confirmations.
 _THREADS_OF_A_SLOT, _OTHER_THREADS = 2, 40
+#: What async agents do that blocks has threads of its own, at most so many in a worker.
+ASYNC_THREADS = 64
 
 Task = tuple[str, str]
 
@@ -90,8 +92,11 @@ class Performed:
         ]
 
 
-def check_settled(installation: Fleet, *, states: Sequence[str] = ("succeeded",)) -> None:
-    """Assert that nothing is left over: every run has ended well, or as it should; no lease, slot, thread or message."""
+def check_settled(installation: Fleet, *, states: Sequence[str] = ("succeeded",), others: int = 0) -> None:
+    """Assert that nothing is left over: every run has ended well, or as it should; no lease, slot, thread or message.
+
+    `others` are threads that its agents may need beside those of their slots.
+    """
     query = installation.query
     assert query("SELECT DISTINCT state FROM run ORDER BY state") == [(state,) for state in states]
     assert query("SELECT count(*) FROM agent_run WHERE worker_id IS NOT NULL OR state IN ('running', 'queued')") == [
@@ -109,7 +114,7 @@ def check_settled(installation: Fleet, *, states: Sequence[str] = ("succeeded",)
     for pid in alive:
         threads = sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
         slots = int(installation.environment["NIGHTFLEET_CONCURRENCY"])
-        assert threads <= slots * _THREADS_OF_A_SLOT + _OTHER_THREADS
+        assert threads <= slots * _THREADS_OF_A_SLOT + _OTHER_THREADS + others
     # One after the other: what one of them held without an acknowledgement comes to the next, and to nobody at the end.
     for worker in [worker for worker in installation.workers if worker.poll() is None]:
         _wait_until_idle(installation)

@@ -72,6 +72,25 @@ class AsyncCaller(BaseAgent):
         return await (ctx.map(task, data["items"]) if "items" in data else ctx.call(task, data["input"]))
 
 
+class AnyCaller(Caller):
+    """The same, whoever is asked for."""
+
+    name = "any_caller"
+    permissions = Permissions(agents=("*",))
+
+
+class BothCaller(BaseAgent):
+    """Calls two at the same time, the second one after another."""
+
+    permissions = NUMBERS
+
+    async def execute(self, data: dict[str, Any], ctx: AsyncContext) -> Any:
+        async def twice() -> Any:
+            return await ctx.call("plus", await ctx.call("plus", data))
+
+        return await ctx.gather(ctx.call("plus", data), twice())
+
+
 class AloneCaller(Caller):
     """The same in a process of its own."""
 

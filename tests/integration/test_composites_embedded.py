@@ -90,10 +90,16 @@ def test_one_slot_is_enough_for_everything_that_is_inside_of_each_other(tmp_path
         {**LOOP, "after": ["each"], "input": {"n": "${each.0.n}"}},
         {"id": "way", "after": ["grow"], "router": {"by": "pick", "routes": {"up": "plus"}, "otherwise": "spare"}},
     )
-    with embedded(tmp_path, concurrency=1) as narrow:
+    # Nobody may wait in a slot for long: branches of a nested workflow that wait for each other are known to wait.
+    with embedded(tmp_path, concurrency=1, suspend_after=600) as narrow:
         run = narrow.submit(workflow(*tasks), {"items": [{"n": n} for n in range(5)]})
         assert run.result(60) == {"n": -20}
-    # Nobody waited in a slot: branches of a nested workflow that wait for each other are known to wait.
+
+
+def test_branches_that_all_wait_let_go_of_their_slot_at_once(tmp_path: Path) -> None:
+    with embedded(tmp_path, concurrency=1, suspend_after=600) as narrow:
+        run = narrow.submit("both_caller", {"n": 1})
+        assert run.result(60) == [{"n": 2}, {"n": 3}]
 
 
 def test_tasks_that_agents_call_may_be_of_any_kind(nf: Orchestrator) -> None:
@@ -126,6 +132,36 @@ def test_what_a_capability_is_given_to_is_kept_by_its_agent_run(nf: Orchestrator
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "said"),
+    [
+        ({"task": {"loop": {"do": "pluss", "until": "true"}}}, "unknown_agent", "'pluss', did you mean 'plus'"),
+        (
+            {"task": {"agent": "plus", "on_error": {"fallback": "sparse"}}},
+            "unknown_agent",
+            "'sparse', did you mean 'spare'",
+        ),
+        ({"task": {"capability": "countin"}}, "unknown_capability", "did you mean 'counting'"),
+        ({"task": {"loop": {"do": "plus", "until": "output."}}}, "workflow_invalid", "is no condition"),
+        ({"run": "plus | total", "input": 3}, "call_failed", "the input of agent 'plus' must be an object"),
+        (
+            {"task": {"workflow": {**DIAMOND, "inputs": {"n": {"type": "integer"}}}}, "input": {"n": "x"}},
+            "input_invalid",
+            "the input of workflow 'diamond' is invalid",
+        ),
+        ({"task": {"workflow": {**DIAMOND, "deadline": 60}}}, "workflow_invalid", "deadline"),
+    ],
+)
+def test_a_task_that_cannot_be_done_is_an_error_of_who_calls_it(
+    nf: Orchestrator, asked: dict[str, Any], code: str, said: str
+) -> None:
+    run = nf.submit("any_caller", {"input": {"n": 1}, **asked})
+    error = error_of(run)
+    assert (error.code, error.task) == (code, "any_caller"), error.message
+    assert said in error.message
+    assert len(parts_of(run)) == 1 or code == "call_failed", "nothing was made of it"
 
 
 @pytest.mark.parametrize(

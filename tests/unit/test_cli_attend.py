@@ -123,6 +123,18 @@ def test_the_board_has_a_line_for_each_agent(monkeypatch: pytest.MonkeyPatch) ->
     board.end()
 
 
+def test_a_line_names_the_steps_that_run_on_behalf_of_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    stream = Terminal()
+    board = attend.Board(attend.Screen(stream), [part("press")], FakeClock())
+    events = [event(task=f"press-{number}", step=step) for number, step in enumerate("abc", 1)]
+    board.show([*events, event(task="press-1", step="a", state="succeeded"), event(task="press-4")])
+    assert stream.getvalue().splitlines()[-1].endswith("has called: 3 running, 1 succeeded (b, c)")
+    lines = Terminal()
+    attend.Lines(attend.Screen(lines), BEGAN).show(events[:1])
+    assert "press-1 (a) running" in lines.getvalue()
+
+
 def test_more_agents_than_lines_on_the_terminal_are_shown_as_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("LINES", "24")

@@ -9,10 +9,13 @@ from typing import Any, cast
 import pytest
 from pydantic import BaseModel
 
-from orchestrator.contracts.workflow import TaskDefinition
+from orchestrator.contracts.workflow import KINDS, TaskDefinition
 from orchestrator.errors import BoundReached, CallFailed, InputInvalid, NightfleetError, OutputInvalid
+from orchestrator.planning.steps import MADE_OF_OTHERS
 from orchestrator.planning.subwork import names_called
 from worker.agent import AsyncContext, BaseAgent, Context, PermissionDenied, Permissions
+from worker.composites import EXECUTORS
+from worker.nodes.builtin import BUILT_IN
 from worker.testing import REAL, Recorder, run_agent
 
 AGENTS = str(Path(__file__).parents[1] / "composite_agents")
@@ -161,7 +164,11 @@ def test_every_other_name_goes_to_otherwise() -> None:
         ({}, {"choice": "upp"}, "there is no route 'upp', did you mean 'up'.*give the router an `otherwise`"),
         ({}, {"choice": None}, "no route was chosen"),
         ({}, {"choice": 3}, "`choice: choice` is 3, and the name of a route is text"),
-        ({"choice": "result.way"}, {"result": {"to": 1}}, r"what pick gives, refers to .*has no 'way'"),
+        (
+            {"choice": "result.way"},
+            {"result": {"to": 1}},
+            r"`choice` refers to \$\{by.result.way\}, but by.result has no 'way'",
+        ),
         ({}, "up", "is 'up', without fields"),
     ],
 )
@@ -232,6 +239,11 @@ def test_tasks_of_any_kind_may_be_inside_of_each_other() -> None:
     )
     calls = {"plus": REAL, "total": REAL, "loop": REAL, "map": REAL, "function": 2}
     assert run(inner, {"items": [{"n": 0}, {"n": 1}]}, **calls) == {"n": 8}
+
+
+def test_every_kind_that_is_made_of_others_has_an_executor_and_a_queue() -> None:
+    assert EXECUTORS.keys() == MADE_OF_OTHERS
+    assert BUILT_IN.keys() == {kind.name for kind in KINDS.values() if not kind.settled}
 
 
 # Permissions and checks -----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from orchestrator.planning.mermaid import as_mermaid
 from orchestrator.planning.steps import MADE_OF_OTHERS, ONE, SEVERAL, everything
 from orchestrator.planning.validate import MAX_DEPTH, MAX_TASKS, validate
 from orchestrator.planning.variants import changed
-from orchestrator.planning.writing import as_data
+from orchestrator.planning.writing import as_data, as_yaml
 
 
 def read(tasks: dict[str, Any], **fields: Any) -> WorkflowDefinition:
@@ -476,9 +477,16 @@ def test_tasks_stand_as_deep_in_others_as_agents_may_call_agents() -> None:
     validate(WorkflowDefinition(tasks=(deep(8),)), None, max_depth=8)
     [problem] = invalid(WorkflowDefinition(tasks=(deep(9),)), max_depth=8)
     assert problem == (
-        "tasks.loop.loop.do" + ".loop.do" * 8 + ": it stands inside of 9 others, and at most 8 are possible "
+        "tasks.loop.loop.do" + ".loop.do" * 8 + ": it stands inside of 9 others, and 8 is the most "
         "(NIGHTFLEET_MAX_CALL_DEPTH): take it apart"
     )
+
+
+def test_a_file_may_be_checked_for_a_depth(tmp_path: Path) -> None:
+    path = file(tmp_path, "w.yaml", "tasks:\n  a: {loop: {do: {map: {do: b}}, until: 'true'}}\n")
+    load_workflow(path, Known(max_depth=2))
+    with pytest.raises(WorkflowInvalid, match=r"w.yaml:2:25: tasks.a.loop.do.map.do: it stands inside of 2 others"):
+        load_workflow(path, Known(max_depth=1))
 
 
 def test_what_is_as_deep_as_possible_can_be_stored_and_read() -> None:
@@ -733,3 +741,40 @@ def test_a_task_made_of_others_is_stored_and_read_as_it_was() -> None:
     workflow = read(SHOWN)
     again = WorkflowDefinition.model_validate_json(workflow.canonical)
     assert (again, again.digest) == (workflow, workflow.digest)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_place_inside_of_a_file_has_its_line(seed: int, tmp_path: Path) -> None:
+    """Each agent of a random workflow is misspelled, one after the other, and found where the file has it."""
+    chance = random.Random(seed)
+    made = WorkflowDefinition(tasks=tuple(nest(chance, number) for number in range(2)))
+    agents = [task.agent for _, task in everything(made) if task.agent not in KINDS]
+    text = as_yaml(made)
+    path = file(tmp_path, "w.yaml", text)
+    for agent in agents:
+        with pytest.raises(UnknownAgent) as caught:
+            load_workflow(path, Known([each for each in agents if each != agent]))
+        line = caught.value.message.removeprefix(f"{path}:").partition(":")[0]
+        assert agent in text.splitlines()[int(line) - 1]
+
+
+def nest(chance: random.Random, number: int, depth: int = 0) -> TaskDefinition:
+    """A task of any kind, each agent with a name that nothing else has."""
+
+    def inner() -> TaskDefinition:
+        return nest(chance, chance.randrange(10**6), depth + 1)
+
+    name = f"x{number}_{chance.randrange(10**9)}"
+    make: list[Any] = [
+        lambda: TaskDefinition(id=f"t{number}", agent=name),
+        lambda: loop(inner(), until="true", id=f"t{number}"),
+        lambda: map_over(None, inner(), id=f"t{number}"),
+        lambda: router({"p": inner(), "q": inner()}, by=inner(), otherwise=inner(), id=f"t{number}"),
+        lambda: nested(
+            WorkflowDefinition(tasks=(inner(), TaskDefinition(id="end", agent=f"{name}_e"))), id=f"t{number}"
+        ),
+        lambda: leader_follower(inner(), {"p": inner()}, id=f"t{number}"),
+        lambda: consensus({"p": inner(), "q": inner()}, decides=inner(), id=f"t{number}"),
+        lambda: handoff({"p": inner()}, id=f"t{number}"),
+    ]
+    return chance.choice(make if depth < 3 else make[:1])()

@@ -48,8 +48,8 @@ def _chosen(router: Router, answer: Any) -> str | None:
     """Give the name that was chosen; None where `by` was done without, or says nothing."""
     if answer is None:
         return None
-    what = "`choice`" if router.by is None else f"`choice`, which looks into what {router.by.does} gives,"
-    found = mapped(f"${{input.{router.choice}}}", what, {"input": answer})
+    asked = "input" if router.by is None else "by"
+    found = mapped(f"${{{asked}.{router.choice}}}", "`choice`", {asked: answer})
     if found is None or isinstance(found, str):
         return found and found.strip()  # as models write it
     shown = shorten(repr(found), 60)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from worker.effects.base import Report
 from worker.llm.realcalls import RealModelCall
 from worker.memory.manager import MemoryManager
-from worker.testing.calls import REAL
+from worker.testing.calls import REAL, in_turn
 from worker.testing.case import AgentTestCase
 from worker.testing.cassette import CassetteError
 from worker.testing.mail import Incoming, Sent
@@ -45,6 +45,7 @@ __all__ = [
     "SharedState",
     "ToolUse",
     "call",
+    "in_turn",
     "replay",
     "run_agent",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,35 @@ from worker.agent import BaseAgent
 from worker.testing.recorder import AgentCall, Recorder
 
 
+class InTurn:
+    """What something that is called gives, one after the other; thread-safe."""
+
+    def __init__(self, answers: Iterable[Any]) -> None:
+        self._answers = list(answers)
+        self._given = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, value: Any) -> Any:
+        with self._lock:
+            number, self._given = self._given, self._given + 1
+        if number >= len(self._answers):
+            raise AssertionError(
+                f"it is called {number + 1} times, and has {len(self._answers)} answers; now with {value!r}"
+            )
+        answer = self._answers[number]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer(value) if callable(answer) and not isinstance(answer, BaseModel) else answer
+
+
+def in_turn(*answers: Any) -> InTurn:
+    """Give what a called agent gives one after the other: values, exceptions, functions of its input.
+
+    A call more than there are answers fails the test.
+    """
+    return InTurn(answers)
+
+
 class Real:
     """In place of what an agent gives: it is loaded by its name, and run."""
 
@@ -46,7 +75,7 @@ RunReal = Callable[[Any, Any, str], Any]
 
 @dataclass(slots=True)
 class ScriptedCalls:
-    """Answers calls as it is written down: by the name of the called agent; thread-safe."""
+    """Answers calls as it is written down: by the name of the step or of the called agent; thread-safe."""
 
     script: Mapping[str, Any]
     recorder: Recorder
@@ -57,7 +86,8 @@ class ScriptedCalls:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, claim: Claim, begun: Entry, order: Order) -> Standing:
-        if (name := _name_of(order)) not in self.script:
+        name = _name_of(order)
+        if name not in self.script and order.label not in self.script:
             what = repr(name) if order.step is None or order.step.kind is None else f"a {order.step.does}"
             raise AssertionError(
                 f"the agent calls {what}: say what that gives, run_agent(..., calls={{{name!r}: ...}}), a "
@@ -108,7 +138,9 @@ class ScriptedCalls:
         return Ended(task, AgentRunState.SUCCEEDED, stored, None)
 
     def _given(self, order: Order, value: Any, task: str) -> Any:
-        scripted = self.script[_name_of(order)]
+        # A step is known by its own name first: several members of a team may be one agent.
+        own = order.label
+        scripted = self.script[own if own is not None and own in self.script else _name_of(order)]
         if scripted is REAL:
             return self.run_real(order.step if order.step is not None else order.agent, value, task)
         if isinstance(scripted, BaseAgent) or (isinstance(scripted, type) and issubclass(scripted, BaseAgent)):

@@ -86,7 +86,7 @@ def run_agent(  # noqa: PLR0913 - a test names what matters to it, in one call
     reply to its requests; what it sends is in the recorder's `sent`. `calls` maps agents that it calls (`ctx.call`, `ctx.map`)
     to what they give: a value, an exception, a function of the input, or an agent that is run for real (its class, or `REAL`).
     What else a `TaskDefinition` is goes by its word (`loop`, `function`, ...), or by the capability that it names; with `REAL`
-    what it is made of is called in its turn.
+    what it is made of is called in its turn. A step goes by its own name first, such as that of a member of a team.
     `state` is what its run shares (`ctx.state`): a `SharedState`, which can be looked at afterwards, or values by key.
     """
     given = _as_json(data)
