@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         SharedState,
         ToolUse,
         call,
+        in_turn,
         replay,
         run_agent,
     )
@@ -59,6 +60,7 @@ __all__ = [
     "SharedState",
     "ToolUse",
     "call",
+    "in_turn",
     "replay",
     "run_agent",
     "run_workflow",

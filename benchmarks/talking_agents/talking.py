@@ -30,18 +30,16 @@ class Receiver(BaseAgent):
 
 
 class Asker(BaseAgent):
-    """Ask question after question, with a pause before each; gives how long each answer took, in milliseconds."""
+    """Ask question after question, with a pause before each."""
 
     def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        took: list[float] = []
         for number in range(1, data["questions"] + 1):
-            time.sleep(data["pause"])
-            began = time.perf_counter()
+            if data["pause"]:
+                ctx.sleep(data["pause"])
             reply = ctx.request("answerer", number)
-            took.append((time.perf_counter() - began) * 1000)
             if reply.body != -number:
                 raise ValueError(f"{reply.body} is no answer to {number}")
-        return {"took": took}
+        return {"n": data["questions"]}
 
 
 class Answerer(BaseAgent):
