@@ -14,6 +14,8 @@ _SECONDS = 60 * float(os.environ.get("NIGHTFLEET_TEST_SOAK_MINUTES", "1.5"))
 #: Workers are restarted every minute, and in the short form often enough to see what a restart leaves behind.
 _RESTART_EVERY_SECONDS = min(60.0, _SECONDS / 6)
 _MEGABYTES = 2**20
+#: Few, so that steady load needs all of them: how many a worker has open says nothing of growth while it may open more.
+_POOL_SIZE = 4
 
 
 @pytest.mark.slow
@@ -23,7 +25,7 @@ def test_a_fleet_under_steady_load_whose_workers_are_restarted_loses_nothing_and
     broker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Nobody is killed, so no lease has to end; and one that a slow machine takes away would have tasks run twice.
-    with fleet(tmp_path, broker, lease_ttl=120) as installation:
+    with fleet(tmp_path, broker, lease_ttl=120, database_pool_size=_POOL_SIZE) as installation:
         soak = Soak(installation, seconds=_SECONDS, restart_every_seconds=_RESTART_EVERY_SECONDS)
         report = soak.run()
         with capsys.disabled():
@@ -34,9 +36,11 @@ def test_a_fleet_under_steady_load_whose_workers_are_restarted_loses_nothing_and
         # What a worker leaves at the broker or in a table, each restart would leave once more.
         assert report.restarts >= LEAST_RESTARTS
         assert report.growth(lambda sample: sample.broker_names) <= 1
-        assert report.growth(lambda sample: sample.database_connections) <= 2
+        # Two workers, each with one more that its heart beats on; the beat and Flower.
+        most = 2 * (_POOL_SIZE + 1) + 2 * _POOL_SIZE
+        assert max(sample.database_connections for sample in report.samples) <= most
         for table in ("worker", "worker_queue", "agent", "sweep", "project", "workflow", "run_event"):
             assert report.growth(lambda sample, table=table: sample.rows[table]) <= 0, table
         for role in ("steady worker", "beat"):
             assert report.growth(lambda sample, role=role: sample.bytes[role]) <= 3 * _MEGABYTES, role
-            assert report.growth(lambda sample, role=role: sample.files[role]) <= 2, role
+            assert report.growth(lambda sample, role=role: sample.files[role]) < _POOL_SIZE, role
