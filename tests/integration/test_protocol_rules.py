@@ -213,8 +213,7 @@ def test_a_revoke_of_what_still_waits_cancels_its_run_when_it_is_delivered(tmp_p
         installation.until(lambda: installation.executions("begin"), "the one slot is taken")
         waiting = installation.orchestrator.submit("t=branch", {})
         [(identity,)] = installation.query("SELECT id::text FROM agent_run WHERE run_id = %s", waiting.id)
-        control = installation.kernel.app.control
-        assert control.revoke(f"{identity}.1", reply=True, timeout=60, limit=1)
+        assert installation.revoke(f"{identity}.1", reply=True, timeout=60, limit=1)
         until.touch()
         assert waiting.wait(60).state == "cancelled"
         assert blocker.wait(60).state == "succeeded"
