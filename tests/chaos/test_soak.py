@@ -14,8 +14,9 @@ _SECONDS = 60 * float(os.environ.get("NIGHTFLEET_TEST_SOAK_MINUTES", "1.5"))
 #: Workers are restarted every minute, and in the short form often enough to see what a restart leaves behind.
 _RESTART_EVERY_SECONDS = min(60.0, _SECONDS / 6)
 _MEGABYTES = 2**20
-#: Few, so that steady load needs all of them: how many a worker has open says nothing of growth while it may open more.
-_POOL_SIZE = 4
+#: Few, so that a worker that has just begun opens no more of them later than growth may be: one more connection of a pool
+#: that is not full yet is no leak.
+_POOL_SIZE = 3
 
 
 @pytest.mark.slow
@@ -36,11 +37,9 @@ def test_a_fleet_under_steady_load_whose_workers_are_restarted_loses_nothing_and
         # What a worker leaves at the broker or in a table, each restart would leave once more.
         assert report.restarts >= LEAST_RESTARTS
         assert report.growth(lambda sample: sample.broker_names) <= 1
-        # Two workers, each with one more that its heart beats on; the beat and Flower.
-        most = 2 * (_POOL_SIZE + 1) + 2 * _POOL_SIZE
-        assert max(sample.database_connections for sample in report.samples) <= most
+        assert report.growth(lambda sample: sample.database_connections) <= 2
         for table in ("worker", "worker_queue", "agent", "sweep", "project", "workflow", "run_event"):
             assert report.growth(lambda sample, table=table: sample.rows[table]) <= 0, table
         for role in ("steady worker", "beat"):
             assert report.growth(lambda sample, role=role: sample.bytes[role]) <= 3 * _MEGABYTES, role
-            assert report.growth(lambda sample, role=role: sample.files[role]) < _POOL_SIZE, role
+            assert report.growth(lambda sample, role=role: sample.files[role]) <= 2, role
