@@ -192,6 +192,19 @@ class Fleet:
             pause.wait(0.05)
         return found
 
+    def revoke(self, task_id: str | list[str], **options: Any) -> Any:
+        """Revoke as Celery does it, over a connection of its own: a pooled one may have been lost since an earlier test."""
+        with self.kernel.app.connection_for_write() as connection:
+            return self.kernel.app.control.revoke(task_id, connection=connection, **options)
+
+    def stats(self) -> dict[str, Any]:
+        """Give what the one worker says of itself to Celery's remote control."""
+        with self.kernel.app.connection_for_write() as connection:
+            [stats] = (
+                self.kernel.app.control.inspect(timeout=60, limit=1, connection=connection).stats() or {}
+            ).values()
+        return stats
+
     def finish(self, timeout: float = 300) -> None:
         """Wait until no run is open."""
         self.until(lambda: self.open_runs() == 0, "every run has ended", timeout)

@@ -40,7 +40,7 @@ def test_a_revoke_with_terminate_stops_an_async_agent_at_its_await(tmp_path: Pat
             installation.until(
                 lambda: bool(control.ping(connection=connection)), "the worker listens to what it is told"
             )
-            control.revoke(task_id, terminate=True, connection=connection)
+        installation.revoke(task_id, terminate=True)
         installation.until(lambda: events(installation)["stopped", run.id], "it is stopped")
         assert run.wait(120).state == "cancelled"
 

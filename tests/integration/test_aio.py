@@ -83,7 +83,8 @@ def test_what_asks_a_service_is_awaited_and_the_rest_is_not() -> None:
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with fleet(tmp_path_factory.mktemp("fleet")) as made:
+    # A machine that is busy with a thousand of them may take its time to let one more connection in.
+    with fleet(tmp_path_factory.mktemp("fleet"), connect_timeout=60) as made:
         made.start_worker()
         yield made
 

@@ -101,7 +101,7 @@ def test_a_time_limit_that_no_agent_obeys_is_a_failure_or_a_retry_as_it_was_reco
 
 def accepted(installation: Fleet, name: str) -> int:
     """How many deliveries of a task the worker has begun."""
-    [stats] = (installation.kernel.app.control.inspect(timeout=60, limit=1).stats() or {}).values()
+    stats = installation.stats()
     return int(stats["total"].get(name, 0))
 
 
@@ -189,7 +189,7 @@ def test_revoke_by_celerys_own_broadcast_cancels_too(installation: Fleet, monito
     run = installation.orchestrator.submit("held", {"seconds": 600})
     task_id = task_id_of(installation, run.id)
     monitor.until_state(task_id, "STARTED")
-    installation.kernel.app.control.revoke(task_id)
+    installation.revoke(task_id)
     installation.until(lambda: run.state == "cancelled", "the run is cancelled")
     monitor.until_state(task_id, "REVOKED")
 
@@ -203,7 +203,7 @@ def test_a_revoke_that_comes_after_the_retry_cancels_nothing(installation: Fleet
     second = task_id_of(installation, run.id)
     monitor.until_state(second, "STARTED")
     assert "again since" in monitor.post(f"/api/task/revoke/{first}").json["message"]
-    assert installation.kernel.app.control.revoke(first, reply=True, timeout=60, limit=1)
+    assert installation.revoke(first, reply=True, timeout=60, limit=1)
     assert run.state == "running"
     assert monitor.post(f"/api/task/revoke/{second}").status == 200
     assert run.state == "cancelled"
@@ -215,7 +215,7 @@ def test_an_unknown_id_is_told_to_be_one(installation: Fleet, monitor: Flower) -
     for task_id in ("c60be250-fe52-48df-befb-ac66174076e6", nobody, "%3Cscript%3E"):
         answer = monitor.post(f"/api/task/revoke/{task_id}")
         assert (answer.status, "no such agent run" in answer.text, "<script>" in answer.text) == (404, True, False)
-    [reply] = installation.kernel.app.control.revoke(["x", nobody], reply=True, timeout=60, limit=1)
+    [reply] = installation.revoke(["x", nobody], reply=True, timeout=60, limit=1)
     assert list(reply.values()) == [{"ok": f"cancelling the run of {nobody}; x is the Celery id of no agent run"}]
 
 
@@ -262,7 +262,7 @@ def test_a_pool_grows_and_shrinks_and_its_messages_with_it(
     assert all(run.wait(60).state == "succeeded" for run in runs)
 
     def pool() -> tuple[int, int, int]:
-        [stats] = (installation.kernel.app.control.inspect(timeout=60, limit=1).stats() or {}).values()
+        stats = installation.stats()
         return stats["pool"]["max-concurrency"], stats["pool"]["threads"], stats["prefetch_count"]
 
     installation.until(lambda: pool() == (SLOTS, SLOTS, SLOTS), "it is as it was")

@@ -45,7 +45,7 @@ def test_a_revoke_cancels_the_run_and_a_retry_succeeds_on_the_same_worker(tmp_pa
         run = installation.orchestrator.submit("held | branch", {"seconds": 600})
         installation.until(lambda: installation.executions("begin"), "it runs")
         revoked = task_id_of(installation, run.id, "held")
-        installation.kernel.app.control.revoke(revoked, terminate=True)
+        installation.revoke(revoked, terminate=True)
         installation.until(lambda: run.state == "cancelled", "the revoke is a cancel")
         installation.until(
             lambda: not installation.query("SELECT 1 FROM agent_run WHERE state = 'running'"), "none runs"
