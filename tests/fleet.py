@@ -32,6 +32,19 @@ from orchestrator.service import Service
 PROOF_AGENTS = Path(__file__).parent / "proof_agents"
 BROKERS = ("rabbitmq", "redis")
 
+#: What is told of the database where something did not come about in time.
+STATE = {
+    "agent runs: state, claimed, due, many": """
+        SELECT state, waiting_for, suspect, republished, worker, now() - max(claimed_at), now() - min(due_at), count(*),
+               (array_agg(id ORDER BY id))[1:4]
+        FROM agent_run WHERE state NOT IN ('succeeded', 'skipped') GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2 LIMIT 40
+    """,
+    "workers": "SELECT name, slots, draining, now() - beat_at AS silent FROM worker ORDER BY 1",
+    "sweep": "SELECT *, now() FROM sweep",
+    "model calls: state, many, age": "SELECT state, count(*), now() - max(created_at) FROM model_call GROUP BY 1",
+    "waits for budgets": "SELECT budget_id, epoch, count(*), sum(nanousd), now() - min(since) FROM budget_wait GROUP BY 1, 2",
+    "budgets": "SELECT * FROM budget LIMIT 10",
+}
 #: The worker program, started with this folder on its path.
 _WORKER = "import sys; sys.path.append(sys.argv[1]); import fleet; sys.exit(fleet.worker_main())"
 
@@ -182,13 +195,17 @@ class Fleet:
         """How often each (run, task) wrote an event."""
         return Counter((run, task) for kind, run, task, _ in self.ledger() if kind == event)
 
+    def state(self) -> str:
+        """Tell what the database knows of all that is not over."""
+        return "\n".join(f"--- {what}\n" + "\n".join(map(str, self.query(sql))) for what, sql in STATE.items())
+
     def until(self, condition: Callable[[], Any], what: str, timeout: float = 120) -> Any:
         """Wait for a condition of the world outside this process; fails with `what` and the workers' logs."""
         deadline = time.monotonic() + timeout
         pause = threading.Event()
         while not (found := condition()):
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {timeout:g} s: {what}\n{self.logs()}")
+                raise AssertionError(f"not within {timeout:g} s: {what}\n{self.state()}\n{self.logs()}")
             pause.wait(0.05)
         return found
 

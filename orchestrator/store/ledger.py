@@ -121,6 +121,7 @@ class Ledger:
         def work(session: Session) -> list[Any]:
             now = database_now(session).astimezone(UTC)
             began = {"day": period_began("day", now), "month": period_began("month", now)}
+            session.run("end_waits_of_the_gone")
             due = session.rows("budget_waits_due", most=_WOKEN_AT_ONCE, **began)
             if runs is not None:
                 own = set(runs)

@@ -591,6 +591,37 @@ def test_the_place_in_line_of_a_claim_that_is_gone_is_given_up(purse: Purse) -> 
     assert waiting(purse) == []
 
 
+def test_a_place_in_line_that_the_dead_left_wakes_nobody(purse: Purse) -> None:
+    purse.set(TENANT, 500)
+    claim = purse.claim()
+    purse.ledger.reserve(call_of(claim), 600)
+    purse.steps.requeue(claim, failed=False)
+    again = purse.steps.claim(claim.run_id, "a")
+    call = call_of(again)
+    assert isinstance(purse.ledger.reserve(call, 600), Capped)
+    purse.steps.store.waits.suspend(again, left_seconds=None, waiting_for="waits for the budget of tenant")
+    assert purse.ledger.wake() == []
+    assert waiting(purse) == [call.id]
+    purse.budgets.raise_to(TENANT.scope, "none", 600)
+    assert [each.id for each in purse.ledger.wake()] == [again.id]
+
+
+def test_who_waits_with_two_calls_is_woken_by_room_for_one_and_the_other_place_is_given_up(purse: Purse) -> None:
+    purse.set(TENANT, 500)
+    claim = purse.claim()
+    for number in range(2):
+        assert isinstance(purse.ledger.reserve(call_of(claim, number), 600), Capped)
+    purse.steps.store.waits.suspend(claim, left_seconds=None, waiting_for="waits for the budget of tenant")
+    purse.budgets.raise_to(TENANT.scope, "none", 600)
+    assert [each.id for each in purse.ledger.wake()] == [claim.id]
+    again = purse.steps.claim(claim.run_id, "a")
+    purse.spend(call_of(again), 600)
+    assert isinstance(purse.ledger.reserve(call_of(again, 1), 600), Capped)
+    purse.steps.store.waits.suspend(again, left_seconds=None, waiting_for="waits for the budget of tenant")
+    assert purse.ledger.wake() == []
+    assert waiting(purse) == [call_of(again, 1).id]
+
+
 def test_a_cancelled_run_is_not_woken(purse: Purse) -> None:
     purse.set(TENANT, 500)
     [claim] = paused(purse)

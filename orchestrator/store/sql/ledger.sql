@@ -214,7 +214,16 @@ ORDER BY m.id LIMIT :most
 -- anybody_waits: the database's time, if some call waits for room in a budget
 SELECT now() FROM @budget_wait LIMIT 1
 
--- budget_waits_due: calls whose budget has room for them and for all that have waited longer, or whose claim is gone
+-- end_waits_of_the_gone: calls whose claim is not current any more; the next claim asks, and waits, for itself
+-- They wake nobody: that would leave the place of the current claim behind, which would then be the next to wake it in vain.
+DELETE FROM @budget_wait WHERE call_id IN (
+    SELECT w.call_id FROM @budget_wait w WHERE NOT EXISTS (
+        SELECT 1 FROM @agent_run a
+        WHERE a.id = w.agent_run_id AND a.epoch = w.epoch AND a.state || '' IN ('running', 'suspended')
+    )
+)
+
+-- budget_waits_due: calls whose budget has room for them and for all that have waited longer
 -- A budget of an earlier day or month than this has all of its room again. One that fails wakes those whose waiting is in vain.
 SELECT w.call_id, w.agent_run_id FROM (
     SELECT w.*, sum(w.nanousd) OVER (PARTITION BY w.budget_id ORDER BY w.since, w.call_id) AS upto FROM @budget_wait w
@@ -227,8 +236,7 @@ LEFT JOIN (
         SELECT *, (period = 'day' AND period_from < :day) OR (period = 'month' AND period_from < :month) AS anew FROM @budget
     ) dated
 ) b ON b.id = w.budget_id
-LEFT JOIN @agent_run a ON a.id = w.agent_run_id AND a.epoch = w.epoch AND a.state || '' IN ('running', 'suspended')
-WHERE b.id IS NULL OR a.id IS NULL OR b.on_cap = 'warn' OR w.upto <= b.limit_nanousd - b.spent - b.reserved
+WHERE b.id IS NULL OR b.on_cap = 'warn' OR w.upto <= b.limit_nanousd - b.spent - b.reserved
    OR (b.on_cap = 'fail' AND b.spent + w.nanousd > b.limit_nanousd)
 ORDER BY w.agent_run_id, w.call_id LIMIT :most
 
