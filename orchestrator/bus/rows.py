@@ -143,7 +143,7 @@ def results_of(postings: Sequence[Posting], rows: Sequence[Row]) -> dict[Key, Re
 def _refused(recipient: str, state: str) -> Refusal:
     if not state:
         return Refusal(recipient, "unknown")
-    return Refusal(recipient, "ended", state) if AgentRunState(state).final else Refusal(recipient, "full")
+    return Refusal(recipient, "ended" if AgentRunState(state).final else "full", state)
 
 
 def post_one(session: Session, posting: Posting, most: int) -> Result:
@@ -186,7 +186,9 @@ def refusal_of(session: Session, letter: Letter, most: int, room: int = 1) -> Re
     if AgentRunState(row[0]).final:
         return Refusal(letter.recipient, "ended", row[0])
     depth = session.row("mail_depth", id=letter.recipient_id)
-    return Refusal(letter.recipient, "full") if depth is not None and depth[0] + min(room, most) > most else None
+    return (
+        Refusal(letter.recipient, "full", row[0]) if depth is not None and depth[0] + min(room, most) > most else None
+    )
 
 
 def _send_all(session: Session, letters: Sequence[Letter], origin: Mapping[str, Any]) -> Posted:

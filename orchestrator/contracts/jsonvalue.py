@@ -71,17 +71,21 @@ def find_fault(value: JsonValue) -> str | None:
         return "it is nested too deep, or holds itself"
 
 
+_CONTAINERS = (dict, list, tuple)
+
+
 def has_odd_key(value: JsonValue) -> bool:
     """Tell whether any object has a key that is no text, looking at nothing but objects and lists."""
     containers = [value]
     while containers:
         inner = containers.pop()
         if isinstance(inner, dict):
-            if any(not isinstance(key, str) for key, _ in _items(inner)):
+            items = cast("dict[Any, Any]", inner)
+            if not all(isinstance(key, str) for key in items):
                 return True
-            containers.extend(item for _, item in _items(inner) if isinstance(item, dict | list | tuple))
+            containers += [item for item in items.values() if isinstance(item, _CONTAINERS)]
         elif isinstance(inner, list | tuple):
-            containers.extend(item for _, item in _numbered(inner) if isinstance(item, dict | list | tuple))
+            containers += [item for item in cast("list[Any]", inner) if isinstance(item, _CONTAINERS)]
     return False
 
 

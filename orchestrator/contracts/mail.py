@@ -148,7 +148,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a message was not sent: its recipient has `ended` (as `state`), is `full`, or is `unknown` to the run."""
+    """Why a message was not sent: its recipient, which is in `state`, has `ended`, is `full`, or is `unknown` to the run."""
 
     recipient: str
     why: Literal["ended", "full", "unknown"]

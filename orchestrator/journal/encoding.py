@@ -106,7 +106,8 @@ def pack_value(value: JsonValue, contents: dict[str, Content], *, what: str, lim
                 f"{what} has {len(plain):,} bytes, the limit is {limit_bytes:,}: give a reference to it (a path, an URL), "
                 "or raise NIGHTFLEET_MAX_VALUE_BYTES"
             )
-        text = _dump(_apart(value, contents))
+        if _may_hold_long(text):
+            text = _dump(_apart(value, contents))
     return _bytes(text)
 
 
@@ -174,6 +175,20 @@ def _mark(value: JsonValue) -> int:
         case _:
             # By its digits: the hashes of -1 and -2 are the same, and those of 1, 1.0 and True.
             return hash((type(value), repr(value)))
+
+
+def _may_hold_long(text: str) -> bool:
+    """Tell, far faster than a look at each value, whether JSON text may have a part that is kept apart, or has to be marked.
+
+    So many characters without a quotation mark have one of every `LONG` among them.
+    """
+    if "\\u0000" in text:
+        return True
+    bare = text.replace('\\"', "'")
+    return any(
+        (end if (end := bare.find('"', place)) >= 0 else len(bare)) - bare.rfind('"', 0, place) > LONG
+        for place in range(LONG - 1, len(bare), LONG)
+    )
 
 
 def _apart(value: JsonValue, contents: dict[str, Content]) -> JsonValue:

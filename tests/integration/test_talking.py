@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import servers
-from fleet import BROKERS, Fleet, fleet
+from fleet import BROKERS, Fleet, fleet, settings_of
 
-from orchestrator import RunHandle, RunStateConflict, TaskDefinition, WorkflowDefinition
+from orchestrator import Orchestrator, RunHandle, RunStateConflict, TaskDefinition, WorkflowDefinition
 from orchestrator.contracts.mail import MailState
+from worker.effects import mail
 
 AGENTS = Path(__file__).parents[1] / "talking_agents"
 
@@ -84,6 +85,20 @@ def test_many_that_are_sent_at_once_are_received_once_and_in_their_order(
         flood = together(flooder=f"{kind}flooder", drain=f"{kind}drain")
         run = installation.orchestrator.submit(flood, {"times": 20, "size": 50})
         assert outputs(run)["drain"] == list(range(1000))
+
+
+def test_a_sender_stays_in_its_process_while_a_running_recipient_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever suspends over a full mailbox does not come back.
+    monkeypatch.setattr(mail, "_ROOM_SECONDS", 1e6)
+    ledger = tmp_path / "ledger"
+    settings = settings_of(home=tmp_path / "home", agents_path=str(AGENTS), mailbox_size=100, suspend_after=600)
+    with Orchestrator.embedded(settings=settings) as nf:
+        flood = together(flooder="live_flooder", drain="live_drain")
+        run = nf.submit(flood, {"times": 20, "size": 50, "ledger": str(ledger)})
+        assert outputs(run)["drain"] == list(range(1000))
+    assert ledger.read_text() == "floods\n", "it was never executed again"
 
 
 def test_one_that_starts_after_a_message_was_sent_gets_it(tmp_path: Path) -> None:

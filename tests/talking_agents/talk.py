@@ -80,6 +80,25 @@ class Drain(BaseAgent):
         return got
 
 
+class LiveFlooder(Flooder):
+    """Do what `Flooder` does from when its drain runs on; each beginning of that leaves a line."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> int:
+        ctx.receive(sender="drain")
+        _note(data, "floods")
+        return super().execute(data, ctx)
+
+
+class LiveDrain(Drain):
+    """Do what `Drain` does once its flooder runs."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> list[int]:
+        ctx.send("flooder", "I run")
+        while not Path(data["ledger"]).exists():
+            time.sleep(0.01)
+        return super().execute(data, ctx)
+
+
 class IsolatedFlooder(Flooder):
     """Do what `Flooder` does, in a process of its own."""
 

@@ -64,6 +64,22 @@ def test_any_value_comes_back_to_the_last_character(seed: int) -> None:
     assert json.dumps(_there_and_back(value)) == json.dumps(value)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_long_text_stands_apart_whatever_it_holds_and_short_text_does_not(seed: int) -> None:
+    chance = random.Random(seed)
+    texts = [_text(chance, chance.choice([1, LONG - 2, LONG - 1, LONG, LONG + 1, 3 * LONG])) for _ in range(4)]
+    values: dict[str, Any] = {
+        "short": "a" * (LONG - 1),
+        "texts": [f"{text}x" for text in texts],
+        "key": {texts[0]: None},
+    }
+    apart: dict[str, Content] = {}
+    pack_value(values, apart, what="it", limit_bytes=10**6)
+    assert {text_of(content.plain) for content in apart.values()} == {
+        text for text in values["texts"] if len(text) >= LONG
+    }
+
+
 def test_what_looks_like_a_reference_is_text() -> None:
     apart: dict[str, Content] = {}
     reference = json.loads(pack_value("x" * LONG, apart, what="it", limit_bytes=10**6))

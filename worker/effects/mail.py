@@ -27,6 +27,7 @@ from orchestrator.contracts.mail import (
     Letter,
     Refusal,
 )
+from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import (
     AgentError,
     InputInvalid,
@@ -48,6 +49,8 @@ _LOOK_SECONDS = 2.0
 _ALONE_SECONDS = 0.03
 #: How long a sender waits for room in a mailbox at first, and at most. Longer than a moment: the slot may be the recipient's.
 _ROOM_SECONDS, _MOST_ROOM_SECONDS = 2.0, 30.0
+#: The same while every recipient that has none is running: it may receive at any time, so the sender stays for a moment.
+_SOON_SECONDS, _MOST_SOON_SECONDS = 0.005, 0.1
 #: A hundred years.
 _LONGEST_SECONDS = 3_155_760_000.0
 _MOST_CHARACTERS = 200
@@ -99,7 +102,7 @@ class Send(Waiting):
         mail, parking = _mail_of(recorder)
         claim, writer = recorder.writer.claim, recorder.writer
         attempt = Attempt(writer, self, recorder.scopes.here(), slot)
-        began, pause = system_clock.monotonic(), _ROOM_SECONDS
+        began, pause, soon = system_clock.monotonic(), _ROOM_SECONDS, _SOON_SECONDS
         letters: list[Letter] = []
         while True:
             try:
@@ -121,15 +124,17 @@ class Send(Waiting):
                 return outcome
             if (refused := _final(posted.refusals, claim.run_id)) is not None and self.to is not None:
                 return (yield Settle(attempt, _raising(refused)))
-            gone = {refusal.recipient for refusal in posted.refusals if refusal.why != "full"}
+            full = {refusal.recipient: refusal.state for refusal in posted.refusals if refusal.why == "full"}
+            gone = {refusal.recipient for refusal in posted.refusals} - full.keys()
             letters = [letter for letter in letters if letter.recipient not in gone]
-            if any(refusal.why == "full" for refusal in posted.refusals):
-                full = ", ".join(refusal.recipient for refusal in posted.refusals if refusal.why == "full")
-                until = system_clock.monotonic() + pause
-                yield Park(
-                    parking, Wait(slot.scope, f"waits for room in the mailbox of {full}", until), recorder.scopes
-                )
-                pause = min(2 * pause, _MOST_ROOM_SECONDS)
+            if full:
+                now = system_clock.monotonic()
+                if set(full.values()) == {AgentRunState.RUNNING} and now - began < parking.moment_seconds:
+                    until, soon = now + soon, min(2 * soon, _MOST_SOON_SECONDS)
+                else:
+                    until, pause = now + pause, min(2 * pause, _MOST_ROOM_SECONDS)
+                told = f"waits for room in the mailbox of {', '.join(full)}"
+                yield Park(parking, Wait(slot.scope, told, until), recorder.scopes)
             elif not letters:
                 return (yield Settle(attempt, dict))  # of a broadcast, nobody is left to receive it
 
