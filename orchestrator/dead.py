@@ -10,8 +10,8 @@ from orchestrator.advance import error_info
 from orchestrator.clock import position_of, run_id_of
 from orchestrator.contracts.dead import DeadAgentRun, DeadAgentRunDetails
 from orchestrator.contracts.jsonvalue import dump
+from orchestrator.contracts.lineage import parent_task, root_task
 from orchestrator.contracts.run import AgentRunState, RunFilter, RunState, RunSummary
-from orchestrator.contracts.subwork import parent_task, root_task
 from orchestrator.errors import AgentCrashed, InputInvalid, RunNotFound, RunStateConflict
 from orchestrator.kernel import Kernel
 from orchestrator.planning.compensation import undo_input

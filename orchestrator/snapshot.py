@@ -9,8 +9,9 @@ from typing import Any
 from orchestrator.advance import error_info
 from orchestrator.broker.address import address_of, is_other
 from orchestrator.clock import position_of
+from orchestrator.contracts.lineage import parent_task
 from orchestrator.contracts.run import AgentRunResult, AgentRunState, RunResult, RunState
-from orchestrator.contracts.subwork import SubworkState, parent_task
+from orchestrator.contracts.subwork import SubworkState
 from orchestrator.contracts.usage import Usage
 from orchestrator.kernel import Kernel
 from orchestrator.planning.compensation import told_of

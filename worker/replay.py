@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 from orchestrator.context.base import Sharing
 from orchestrator.contracts.effect import Entry, EntryState, Slot
 from orchestrator.contracts.jsonvalue import dump
+from orchestrator.contracts.lineage import parent_task
 from orchestrator.contracts.memory import MemoryOutcome, MemoryRequest
 from orchestrator.contracts.replay import Replay, ReplayedEffect, Verdict
 from orchestrator.contracts.run import AgentRunState, ErrorInfo
-from orchestrator.contracts.subwork import Ended, Failure, Order, Standing, parent_task
+from orchestrator.contracts.subwork import Ended, Failure, Order, Standing
 from orchestrator.contracts.workflow import NODE_KINDS
 from orchestrator.errors import (
     AgentCrashed,

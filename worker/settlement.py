@@ -9,8 +9,8 @@ from typing import Any
 
 from orchestrator.advance import Advancer
 from orchestrator.clock import system_clock
+from orchestrator.contracts.lineage import parent_task
 from orchestrator.contracts.run import AgentRunState, ErrorInfo
-from orchestrator.contracts.subwork import parent_task
 from orchestrator.contracts.workflow import Fallback
 from orchestrator.errors import AgentCrashed, ClaimLost, NightfleetError
 from orchestrator.failpoints import failpoint

@@ -12,8 +12,9 @@ from orchestrator.advance import Advancer
 from orchestrator.binding import Binder
 from orchestrator.clock import system_clock
 from orchestrator.contracts.effect import Entry, Slot
+from orchestrator.contracts.lineage import depth_of
 from orchestrator.contracts.shape import faults_of
-from orchestrator.contracts.subwork import Ended, Failure, Order, Standing, depth_of
+from orchestrator.contracts.subwork import Ended, Failure, Order, Standing
 from orchestrator.contracts.workflow import NODE_KINDS, TaskDefinition, WorkflowDefinition
 from orchestrator.errors import CallLimitExceeded, InputInvalid, UnknownAgent, ValueTooLarge
 from orchestrator.failpoints import failpoint

@@ -13,10 +13,11 @@ from itertools import islice
 from typing import Any
 
 from orchestrator.bus.groups import closed_groups
+from orchestrator.contracts.lineage import parent_task
 from orchestrator.contracts.mail import OUTSIDE
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.contracts.shared import GLOBAL
-from orchestrator.contracts.subwork import listened_to, parent_task
+from orchestrator.contracts.subwork import listened_to
 from orchestrator.errors import NoMessageCanCome
 
 #: What other agent runs of the run bring.

@@ -16,7 +16,7 @@ import click
 from orchestrator.clock import Clock, system_clock
 from orchestrator.commands import render
 from orchestrator.commands.spoken import Spoken
-from orchestrator.contracts.subwork import parent_task, root_task
+from orchestrator.contracts.lineage import parent_task, root_task
 from orchestrator.errors import BudgetExceeded, BudgetUnpriced
 
 if TYPE_CHECKING:

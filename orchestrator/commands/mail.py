@@ -8,11 +8,13 @@ import click
 
 from orchestrator.commands.place import Place, json_option, looking, place_options, run_id, set_up_logging
 from orchestrator.commands.work import parse_json
-from orchestrator.contracts.mail import NORMAL
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
     from orchestrator.contracts.mail import MailRecord
+
+#: Said here too: `--help` loads no contracts.
+NORMAL_PRIORITY = 4
 
 
 @click.command()
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--type", "kind", metavar="WORD", default="message", show_default=True, help="What kind of message it is."
 )
-@click.option("--priority", type=int, default=NORMAL, show_default=True, help="0 to 9; 9 is received first.")
+@click.option("--priority", type=int, default=NORMAL_PRIORITY, show_default=True, help="0 to 9; 9 is received first.")
 @click.option("--ttl", type=float, metavar="SECONDS", help="After that nobody receives it.")
 @click.option("--key", metavar="KEY", help="The same key sends it once.")
 @place_options(agents=False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from orchestrator.contracts.composite import COMPOSITES
+from orchestrator.contracts.lineage import root_task
 from orchestrator.contracts.policy import RetryPolicy, Timeouts
-from orchestrator.contracts.subwork import SubworkOptions, root_task
+from orchestrator.contracts.subwork import SubworkOptions
 from orchestrator.contracts.workflow import Fallback, TaskDefinition
 from orchestrator.planning.frontier import Plan
 from orchestrator.planning.steps import within

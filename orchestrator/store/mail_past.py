@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from orchestrator.clock import uuid_of
+from orchestrator.contracts.lineage import root_task
 from orchestrator.contracts.mail import OUTSIDE, RUNTIME
-from orchestrator.contracts.subwork import root_task
 from orchestrator.store.database import Row, Session, moment
 
 _PAGE = 500

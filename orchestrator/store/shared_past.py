@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from orchestrator.contracts.subwork import root_task
+from orchestrator.contracts.lineage import root_task
 from orchestrator.journal.encoding import expand, references
 from orchestrator.store.database import Row, Session
 

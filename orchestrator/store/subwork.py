@@ -17,17 +17,9 @@ from orchestrator.clock import MAX_POSITIONS, agent_run_id
 from orchestrator.contracts.dispatch import Dispatch, Priority, queue_of
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.jsonvalue import JsonValue
+from orchestrator.contracts.lineage import child_task, tasks_text
 from orchestrator.contracts.run import AgentRunState
-from orchestrator.contracts.subwork import (
-    Ended,
-    Failure,
-    Order,
-    Standing,
-    SubworkState,
-    child_task,
-    listened_to,
-    tasks_text,
-)
+from orchestrator.contracts.subwork import Ended, Failure, Order, Standing, SubworkState, listened_to
 from orchestrator.errors import CallLimitExceeded, ClaimLost
 from orchestrator.group_commit import GroupCommit
 from orchestrator.planning.frontier import Plan

@@ -9,18 +9,11 @@ import pytest
 from pydantic import BaseModel
 
 from orchestrator.commands import render
+from orchestrator.contracts.lineage import child_task, depth_of, parent_task, root_task, tasks_text
 from orchestrator.contracts.policy import RetryPolicy
 from orchestrator.contracts.run import AgentRunResult, AgentRunState, RunResult, RunState
 from orchestrator.contracts.shape import faults_of
-from orchestrator.contracts.subwork import (
-    SubworkOptions,
-    child_task,
-    depth_of,
-    listened_to,
-    parent_task,
-    root_task,
-    tasks_text,
-)
+from orchestrator.contracts.subwork import SubworkOptions, listened_to
 from orchestrator.contracts.usage import Usage
 from orchestrator.contracts.workflow import Fallback, TaskDefinition, WorkflowDefinition
 from orchestrator.planning.frontier import Plan

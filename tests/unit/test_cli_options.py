@@ -12,9 +12,11 @@ from click.testing import CliRunner
 from commands import commands_of
 
 from orchestrator import cli, errors
-from orchestrator.commands import place, selection
+from orchestrator.commands import mail, place, selection, webhooks
 from orchestrator.commands.work import parse_json
+from orchestrator.contracts.mail import NORMAL
 from orchestrator.contracts.run import RunState
+from orchestrator.contracts.webhook import EVENTS, DeliveryState
 from orchestrator.errors import InputInvalid, SettingsInvalid
 from orchestrator.settings import Settings, find_profile
 
@@ -203,3 +205,9 @@ class TestPlace:
     def test_flags_lead_to_the_same_place(self) -> None:
         assert place.Place().flags == ""
         assert place.Place("redis", None, embedded=True).flags == " --config redis --embedded"
+
+
+def test_what_help_says_of_webhooks_and_messages_is_what_there_is() -> None:
+    assert tuple(DeliveryState) == webhooks.STATES
+    assert webhooks.EVENTS == EVENTS
+    assert mail.NORMAL_PRIORITY == NORMAL

@@ -12,17 +12,9 @@ from pydantic import BaseModel
 
 from orchestrator.contracts.effect import Entry, Slot
 from orchestrator.contracts.jsonvalue import dump
+from orchestrator.contracts.lineage import child_task, depth_of, tasks_text
 from orchestrator.contracts.run import AgentRunState
-from orchestrator.contracts.subwork import (
-    Ended,
-    Failure,
-    Order,
-    Standing,
-    SubworkState,
-    child_task,
-    depth_of,
-    tasks_text,
-)
+from orchestrator.contracts.subwork import Ended, Failure, Order, Standing, SubworkState
 from orchestrator.errors import CallLimitExceeded, from_exception
 from orchestrator.store.agent_runs import Claim
 from worker.agent import BaseAgent
