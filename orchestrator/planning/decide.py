@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.contracts.jsonvalue import storable
 from orchestrator.errors import InputInvalid
 from orchestrator.planning import condition as cel_text
 from orchestrator.planning.hints import did_you_mean
@@ -86,7 +87,8 @@ def _reason(error: Exception, values: Mapping[str, Any]) -> str:
 
 def _explain(condition: str, values: Mapping[str, Any], reason: str) -> str:
     there = "".join(f"\n  {name} is {_show(value)}" for name, value in sorted(values.items()))
-    return f"the condition `{condition}` cannot be decided: {reason}{there}"
+    # The evaluator quotes what it has met, half characters too, which no log and no table can hold.
+    return str(storable(f"the condition `{condition}` cannot be decided: {reason}{there}"))
 
 
 def _show(value: Any) -> str:

@@ -56,6 +56,10 @@ def test_a_task_may_have_the_name_of_a_type() -> None:
     assert decide("list.x == 1 && type(list.x) == int", {}, {"list": {"x": 1}})
 
 
+def test_half_a_character_is_told_as_a_question_mark() -> None:
+    assert 'router is {"a": "?"}' in error_of("router.b == 1", router={"a": "\ud800"})
+
+
 @pytest.mark.parametrize(
     ("when", "reason"),
     [
