@@ -71,6 +71,9 @@ class Messages:
         own = self._kernel.own_runs
         if posted.woken and (own is None or run_id in own.ids):
             self._kernel.advancer.republish(posted.woken)
+        elif posted.woken:
+            # An embedded process publishes its own runs alone: the one that has this run does, when it sees the row.
+            self._kernel.store.agent_runs.unpublished(posted.woken)
         if posted.running:
             self._tell(run_id, recipient.task)
         return Sent(id=identity, run_id=run_id, task=recipient.task)

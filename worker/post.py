@@ -186,11 +186,11 @@ class Mailbox:
         self.agents.update({each.task: each.agent for each in known})
         return [(each.task, each.id) for each in resolve(to, known, sender=claim.task)]
 
-    def body(self, recipient: str, body: Any) -> bytes:
+    def body(self, recipient: str, body: Any, *, reply: bool = False) -> bytes:
         text = body_json(body, limit_bytes=self.post_office.limit_bytes)
         agent = self._agent_of(recipient)
         loaded = self.post_office.agents.agents.get(agent)
-        declared = None if loaded is None else loaded.agent_class.RECEIVES
+        declared = None if loaded is None or reply else loaded.agent_class.RECEIVES
         if declared is not None:
             try:
                 TypeAdapter(declared).validate_json(text)

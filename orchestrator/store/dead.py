@@ -13,6 +13,7 @@ from orchestrator.contracts.subwork import SubworkState
 from orchestrator.errors import AgentCrashed, RunStateConflict
 from orchestrator.store.database import Database, Session, times
 from orchestrator.store.runs import Runs
+from orchestrator.store.unsending import unsend
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +89,6 @@ def _anew(agent_run_id: str, own_input: str) -> Callable[[Session], None]:
             raise RunStateConflict(f"agent run {agent_run_id} has not failed: only a failed one takes another input")
         session.run("redrive_journal", id=agent_run_id)
         session.run("void_subwork_of", parent_id=agent_run_id)
+        unsend(session, run_id_of(agent_run_id))
 
     return change

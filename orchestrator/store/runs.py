@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from orchestrator.clock import ids
 from orchestrator.contracts.dispatch import Dispatch, queue_of
+from orchestrator.contracts.mail import RUNTIME
 from orchestrator.contracts.run import AgentRunState, RunState
 from orchestrator.contracts.workflow import WorkflowDefinition
 from orchestrator.errors import RunNotFound, RunStateConflict
@@ -262,6 +263,7 @@ class Runs:
             if row[0] not in {RunState.FAILED, RunState.CANCELLED}:
                 raise RunStateConflict(f"run {run_id} is {row[0]}: only a failed or cancelled run can be retried")
             plan = self.plan_in(session, row[1])
+            session.run("mail_unsay", run_id=run_id, runtime=RUNTIME)
             if also is not None:
                 also(session)
             ready = _reopen_rows(session, plan, run_id) if row[2] is None else undo_again(session, plan, run_id)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
 import pytest
 from sqlalchemy import update
-from steps import DONE, WORKER, Steps, ago, plan_of, race, spread, task
+from steps import DONE, FAILED, WORKER, Steps, ago, plan_of, race, spread, task
 
 from orchestrator.bus.database import DatabaseMail
-from orchestrator.bus.rows import letter_id, packed
+from orchestrator.bus.rows import Posting, Result, letter_id, packed, parameters_of_postings, post_one, results_of
 from orchestrator.bus.stranded import Stranded
 from orchestrator.bus.stuck import Member
 from orchestrator.clock import ids
@@ -26,6 +28,8 @@ from orchestrator.errors import ClaimLost, IdempotencyConflict, JournalConflict,
 from orchestrator.journal.encoding import pack
 from orchestrator.journal.rows import columns_of
 from orchestrator.store.agent_runs import Claim
+from orchestrator.store.database import Session
+from orchestrator.store.dead import redrive
 from orchestrator.store.readings import Readings
 from orchestrator.store.store import Store
 from orchestrator.store.tables import agent_message
@@ -195,6 +199,50 @@ def test_of_many_that_receive_one_message_one_has_it(talk: Talk) -> None:
     number = talk.found("b").number
     taken = race(*[lambda: talk.mail.take(talk.claims["b"], entry("receive"), [number]) for _ in range(8)])
     assert taken.count(True) == 1
+
+
+def test_of_branches_that_find_the_same_messages_at_the_same_moment_one_has_them(talk: Talk) -> None:
+    for body in (1, 2):
+        talk.send("a", "b", body)
+    one, two = talk.mail.look(talk.claims["b"], ANY, 2).found
+    all_found = threading.Barrier(2)
+
+    def take(slot: Slot, *numbers: int) -> bool:
+        all_found.wait(60)
+        return talk.mail.take(talk.claims["b"], entry("receive", list(numbers), slot), numbers)
+
+    for _ in range(20):
+        slots = Slot("", next(_numbers)), Slot("", next(_numbers))
+        with ThreadPoolExecutor(2) as pool:
+            narrow, wide = pool.submit(take, slots[0], one.number), pool.submit(take, slots[1], one.number, two.number)
+            assert sorted([narrow.result(), wide.result()]) == [False, True]
+        talk.steps.store.journal.void(talk.claims["b"], list(slots))
+
+
+def test_of_one_group_that_receives_the_same_messages_one_has_them(talk: Talk) -> None:
+    for body in (1, 2):
+        talk.send("a", "b", body)
+    one, two = talk.mail.look(talk.claims["b"], ANY, 2).found
+    postings: list[Posting] = []
+    for takes in ((one.number,), (one.number, two.number), (two.number,)):
+        write = talk.steps.store.journal.prepared(talk.claims["b"], entry("receive", list(takes)))
+        postings.append(Posting(write.claim, write.packed, write.outcome, write.contents, takes=takes))
+
+    def work(session: Session) -> dict[Any, Result]:
+        if session.dialect == "postgresql":
+            return results_of(postings, session.rows("mail_record", **parameters_of_postings(postings, 10)))
+        return {posting.key: post_one(session, posting, 10) for posting in postings}
+
+    results = talk.steps.store.database.transact(work)
+    given = [results[posting.key].answer for posting in postings]
+    received = [
+        number
+        for posting, answer in zip(postings, given, strict=True)
+        if answer == "written"
+        for number in posting.takes
+    ]
+    assert given[0] == "written"
+    assert sorted(set(received)) == sorted(received), "no message stands in two records"
 
 
 def test_who_has_lost_its_claim_sends_and_receives_nothing(talk: Talk) -> None:
@@ -407,6 +455,52 @@ def test_what_a_void_entry_has_sent_is_taken_back_and_what_it_has_received_waits
     assert talk.bodies("a") == ["received again"]
     reasons = {each.body: each.reason for each in talk.mail.history(talk.run_id)}
     assert reasons == {"kept": None, "received again": None, "not meant": "its sender was set back to before it"}
+
+
+def test_what_was_received_in_time_is_received_again_after_its_time(talk: Talk) -> None:
+    talk.send("b", "a", "in time", ttl_seconds=1000)
+    first = Slot("x", 0)
+    assert talk.mail.take(talk.claims["a"], entry("receive", 1, first), [talk.found("a").number])
+    database = talk.steps.store.database
+    with database.engine.begin() as connection:
+        connection.execute(update(agent_message).values(expires_at=ago(database, 1)))
+    talk.steps.store.journal.void(talk.claims["a"], [first])
+    assert Stranded(database).clear() == 0
+    assert talk.bodies("a") == ["in time"]
+
+
+def test_one_that_is_redriven_with_another_input_receives_again_and_sends_anew(talk: Talk) -> None:
+    talk.send("b", "a", "received again")
+    talk.receive("a")
+    talk.send("a", "c", "taken back")
+    talk.steps.finish(talk.claims["c"], DONE)
+    talk.steps.finish(talk.claims["b"], DONE)
+    assert talk.steps.store.runs.fail(talk.claims["a"], FAILED)
+    redrive(talk.steps.store.runs, talk.claims["a"].id, "{}")
+    talk.claims["a"] = talk.steps.claim(talk.run_id, "a")
+    assert talk.bodies("a") == ["received again"]
+    assert ("a", "c", "taken back", "dead") in talk.history()
+
+
+def test_what_was_said_of_a_run_that_failed_is_not_heard_when_it_is_opened_again(talk: Talk) -> None:
+    talk.steps.finish(talk.claims["c"], DONE)
+    talk.suspend("a", Filter(sender="b"))
+    talk.suspend("b", Filter(sender="a"))
+    assert len(Stranded(talk.steps.store.database).release_stuck()) == 2
+    assert talk.steps.store.runs.fail(talk.steps.claim(talk.run_id, "a"), FAILED)
+    talk.steps.store.runs.reopen(talk.run_id)
+    talk.claims = {name: talk.steps.claim(talk.run_id, name) for name in "ab"}
+    talk.send("a", "b", "hello")
+    assert talk.bodies("b") == ["hello"]
+    assert talk.bodies("a") == []
+
+
+def test_what_waits_for_one_that_has_ended_is_told_as_dead(talk: Talk) -> None:
+    talk.send("a", "b", "too late")
+    talk.steps.finish(talk.claims["b"], DONE)
+    [record] = talk.mail.history(talk.run_id)
+    assert (record.state, record.reason) == (MailState.DEAD, "its recipient has ended")
+    assert record.ended_at is not None
 
 
 def test_what_was_received_already_is_not_taken_back(talk: Talk) -> None:

@@ -165,6 +165,28 @@ def test_a_body_that_is_not_what_its_recipient_declares_is_an_error_of_the_sende
         assert "reader (reader) does not take this message: score: Input should be a valid number" in found["writer"]
 
 
+@pytest.mark.parametrize("kind", ["", "isolated_"])
+def test_a_reply_is_whatever_it_is_and_what_no_message_can_be_is_an_error_of_the_sender(
+    tmp_path: Path, kind: str
+) -> None:
+    settings = settings_of(home=tmp_path / "home", agents_path=str(AGENTS))
+    with Orchestrator.embedded(settings=settings) as nf:
+        run = nf.submit(together(orderer=f"{kind}orderer", answerer="answerer"), {"times": 1})
+        reply, *errors = outputs(run)["orderer"]
+    assert reply == {"n": 40}
+    assert len(errors) == 2
+    assert all(error.startswith("the body of a message is no JSON: ") for error in errors)
+
+
+def test_a_message_from_another_process_wakes_a_run_of_an_embedded_one(tmp_path: Path) -> None:
+    settings = settings_of(home=tmp_path / "home", agents_path=str(AGENTS), suspend_after=0.1)
+    with Orchestrator.embedded(settings=settings) as nf, Orchestrator.embedded(settings=settings) as other:
+        run = nf.submit("hearer", {"outside": True})
+        assert servers.wait_until(lambda: run.snapshot().agent_runs[0].state == "suspended", 60)
+        other.send(run.id, "hearer", "hello")
+        assert outputs(run)["hearer"]["body"] == "hello"
+
+
 def test_a_body_that_is_too_large_or_no_json_is_an_error_of_the_sender(tmp_path: Path) -> None:
     with talking_fleet(tmp_path, max_message_bytes=2000) as installation:
         installation.start_worker()

@@ -258,6 +258,29 @@ class Reader(BaseAgent):
         return ctx.receive().read(Review).score
 
 
+class Orderer(BaseAgent):
+    """Declare what it receives, and ask for something else; then send what no message can be."""
+
+    RECEIVES = Review
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> list[Any]:
+        del data
+        said: list[Any] = [ctx.request("answerer", {"n": 4}).body]
+        for body in ({1: "a number is no key"}, {"a set"}):
+            try:
+                ctx.send("answerer", body)
+            except InputInvalid as error:
+                said.append(error.message)
+        ctx.send("answerer", None, type="stop")
+        return said
+
+
+class IsolatedOrderer(Orderer):
+    """Do what `Orderer` does, in a process of its own."""
+
+    isolation = "process"
+
+
 class Careless(BaseAgent):
     """Send what its recipient does not take, then what it takes."""
 

@@ -54,6 +54,7 @@ _SOON_SECONDS, _MOST_SOON_SECONDS = 0.005, 0.1
 #: A hundred years.
 _LONGEST_SECONDS = 3_155_760_000.0
 _MOST_CHARACTERS = 200
+_ANY_BYTES = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class Send(Waiting):
         letters: list[Letter] = []
         for task, identity in mail.recipients(recorder.writer.claim, self.to):
             for sending in self.sendings:
-                body = mail.body(task, sending.body)
+                body = mail.body(task, sending.body, reply=sending.answers is not None)
                 letters.append(
                     Letter(
                         ids.new(),
@@ -309,6 +310,8 @@ def make_sending(
     answers: str | None = None,
 ) -> Sending:
     """Give what is to be sent; raises `InputInvalid` for what no message can be."""
+    # Before it is an effect, and here, in whatever process: how large it may be is for the worker to say.
+    body_json(body, limit_bytes=_ANY_BYTES)
     if not LOWEST <= priority <= HIGHEST:
         raise InputInvalid(f"a message has a priority from {LOWEST} to {HIGHEST}, and {priority} is none")
     named = type_ or (type(body).__name__ if isinstance(body, BaseModel) else "message")

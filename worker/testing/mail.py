@@ -84,8 +84,8 @@ class ScriptedMail:
         others = dict.fromkeys([*self.replies, *(found.message.sender for found in self.waiting)])
         return [(each, each) for each in others if not each.startswith("@")]
 
-    def body(self, recipient: str, body: Any) -> bytes:
-        del recipient
+    def body(self, recipient: str, body: Any, *, reply: bool = False) -> bytes:
+        del recipient, reply
         return body_json(body, limit_bytes=8_000_000).encode()
 
     def post(self, claim: Claim, entry: Entry, letters: Sequence[Letter]) -> Posted:

@@ -43,7 +43,10 @@ WITH given AS MATERIALIZED (
       AND (t.agent_run_id, t.scope, t.entry) NOT IN (SELECT agent_run_id, scope, number FROM there)
     ORDER BY m.run_id, m.number FOR UPDATE OF m
 ), whole AS MATERIALIZED (
-    SELECT agent_run_id, scope, entry FROM free GROUP BY agent_run_id, scope, entry, size HAVING count(*) = size
+    -- Two branches of an agent may have found the same message at the same moment: the first of them receives it.
+    SELECT agent_run_id, scope, entry FROM (
+        SELECT *, row_number() OVER (PARTITION BY run_id, number ORDER BY scope, entry) AS turn FROM free
+    ) f GROUP BY agent_run_id, scope, entry, size HAVING count(*) = size AND max(turn) = 1
 ), took AS (
     UPDATE @agent_message m
     SET state = 'taken', taken_scope = f.scope, taken_number = f.entry, ended_at = now()
@@ -184,16 +187,29 @@ WHERE run_id = :run_id AND state || '' = 'waiting' AND EXISTS (
 )
 
 -- mail_give_back: messages of a run whose receiving is void wait again, but for what Nightfleet has said of that time
--- What is sent by no agent run is from outside, or Nightfleet's own.
-UPDATE @agent_message SET state = 'waiting', taken_scope = NULL, taken_number = NULL, ended_at = NULL
+-- What is sent by no agent run is from outside, or Nightfleet's own. They were received in time, so they wait without one.
+UPDATE @agent_message SET state = 'waiting', taken_scope = NULL, taken_number = NULL, ended_at = NULL, expires_at = NULL
 WHERE run_id = :run_id AND state || '' = 'taken' AND (sender_id IS NOT NULL OR sender <> :runtime) AND EXISTS (
     SELECT 1 FROM @journal j
     WHERE j.agent_run_id = recipient_id AND j.scope = taken_scope AND j.number = taken_number AND j.state = 'void'
 )
 
+-- mail_unsay: what Nightfleet has said of a time that is over, and nobody has received
+UPDATE @agent_message SET state = 'dead', reason = 'its run was opened again', ended_at = now()
+WHERE run_id = :run_id AND state || '' = 'waiting' AND sender = :runtime AND sender_id IS NULL
+
 -- mail_history: the messages of a run, in their order
-SELECT number, id, sender, recipient, type, priority, body, wants_reply, answers, created_at, state, reason, expires_at, ended_at
-FROM @agent_message WHERE run_id = :run_id AND number > :after ORDER BY number LIMIT :most
+-- What waits for one that has ended is dead until its run is opened again.
+SELECT m.number, m.id, m.sender, m.recipient, m.type, m.priority, m.body, m.wants_reply, m.answers, m.created_at,
+       CASE WHEN late.ended THEN 'dead' ELSE m.state END,
+       CASE WHEN late.ended THEN 'its recipient has ended' ELSE m.reason END, m.expires_at,
+       CASE WHEN late.ended THEN late.finished_at ELSE m.ended_at END
+FROM @agent_message m
+LEFT JOIN (
+    SELECT id, finished_at, state IN ('succeeded', 'failed', 'cancelled', 'skipped') AS ended
+    FROM @agent_run WHERE run_id = :run_id
+) late ON late.id = m.recipient_id AND late.ended AND m.state || '' = 'waiting'
+WHERE m.run_id = :run_id AND m.number > :after ORDER BY m.number LIMIT :most
 
 -- mail_past: messages of a run to some tasks that are no replies, as far as they were sent by what is recorded
 -- Who was set back to before a sending has sent anew since, perhaps: its record is younger than the message then.
