@@ -281,7 +281,16 @@ def test_every_process_shows_the_whole_fleet(observed: Observed) -> None:
 
 def test_labels_are_agents_and_states_and_never_ids(observed: Observed) -> None:
     text = observed.endpoint(0, "/metrics")
-    assert set(re.findall(r'[{,](\w+)="', text)) <= {"agent", "state", "le", "kind", "service", "version", "python"}
+    assert set(re.findall(r'[{,](\w+)="', text)) <= {
+        "agent",
+        "state",
+        "direction",
+        "le",
+        "kind",
+        "service",
+        "version",
+        "python",
+    }
     assert not re.search(r"[0-9a-f]{8}-[0-9a-f]{4}-", text)
 
 
