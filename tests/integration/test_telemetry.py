@@ -285,6 +285,7 @@ def test_labels_are_agents_and_states_and_never_ids(observed: Observed) -> None:
         "agent",
         "state",
         "direction",
+        "outcome",
         "le",
         "kind",
         "service",
