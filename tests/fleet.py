@@ -214,6 +214,11 @@ class Fleet:
         with self.kernel.app.connection_for_write() as connection:
             return self.kernel.app.control.revoke(task_id, connection=connection, **options)
 
+    def listens(self) -> bool:
+        """Tell whether a worker hears Celery's remote control: a moment after it is ready it does."""
+        with self.kernel.app.connection_for_write() as connection:
+            return bool(self.kernel.app.control.inspect(timeout=1, limit=1, connection=connection).ping())
+
     def stats(self) -> dict[str, Any]:
         """Give what the one worker says of itself to Celery's remote control."""
         with self.kernel.app.connection_for_write() as connection:

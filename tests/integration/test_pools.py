@@ -175,7 +175,7 @@ def test_workers_that_are_told_follow_before_their_next_heartbeat(tmp_path: Path
     """A heartbeat each quarter of an hour is none that a test waits for."""
     with fleet(tmp_path, concurrency=4, heartbeat=900, lease_ttl=3600, log_level="INFO") as installation:
         installation.start_worker()
-        assert installation.stats(), "it listens to what it is told"
+        installation.until(installation.listens, "it hears what it is told")
         pool = installation.orchestrator.agents.pool(AGENT)
 
         def heard(times: int) -> None:
