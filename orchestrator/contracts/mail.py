@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -120,10 +120,22 @@ class Filter:
             return True
         return self.sender in {None, sender} and (self.type is None or fnmatchcase(type_, self.type))
 
-    def interest(self, seen: int, of: str | None = None) -> Interest:
-        """Give what wakes an agent run that waits for it: a message behind number `seen`; a reply is one of task `of`."""
+    def interests(self, seen: int, of: str | None = None) -> tuple[Interest, ...]:
+        """Give what wakes an agent run that waits for it: a message behind number `seen`; a reply is one of task `of`.
+
+        One for each part of `any_of`: whether anybody can send what it waits for is told by these too.
+        """
+        if self.any_of:
+            return tuple(found for part in self.any_of for found in self._narrowed(part).interests(seen, of))
         wanted = {"from": self.sender, "type": self.exact_type, "answers": self.answers, "of": of}
-        return Interest("mail", {"seen": seen, **{name: value for name, value in wanted.items() if value is not None}})
+        given = {name: value for name, value in wanted.items() if value is not None}
+        return (Interest("mail", {"seen": seen, **given}),)
+
+    def _narrowed(self, part: Filter) -> Filter:
+        """Give a part of `any_of` with what holds for all parts."""
+        return replace(
+            part, sender=part.sender or self.sender, type=part.type or self.type, answers=part.answers or self.answers
+        )
 
 
 @dataclass(frozen=True, slots=True)

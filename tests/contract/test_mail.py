@@ -73,7 +73,8 @@ class Talk:
 
     def suspend(self, name: str, *wanted: Filter) -> Any:
         claim = self.claims[name]
-        interests = [each.interest(self.mail.look(claim, each, 1).seen) for each in wanted or (ANY,)]
+        looks = [(each, self.mail.look(claim, each, 1).seen) for each in wanted or (ANY,)]
+        interests = [interest for each, seen in looks for interest in each.interests(seen)]
         return self.steps.store.waits.suspend(claim, left_seconds=None, waiting_for="mail", interests=interests)
 
     def state(self, name: str) -> str:
@@ -278,6 +279,42 @@ def test_who_waits_is_woken_by_what_may_be_meant(
     assert talk.state("b") == ("queued" if woken else "suspended")
 
 
+EITHER = Filter(any_of=(Filter(sender=OUTSIDE, type="close"), Filter(sender="c", where="body > 0")))
+
+
+def test_who_listens_to_several_is_woken_by_what_may_be_meant_for_one_of_them_alone(talk: Talk) -> None:
+    talk.suspend("b", EITHER)
+    assert talk.send("a", "b", 1, type="close").woken == ()
+    assert talk.state("b") == "suspended"
+    assert [each.id for each in talk.send("c", "b", 1).woken] == [talk.claims["b"].id]
+
+
+def test_who_listens_to_the_outside_alone_is_woken_by_it_and_never_told_that_no_message_can_come(talk: Talk) -> None:
+    talk.suspend("b", Filter(any_of=(Filter(sender=OUTSIDE, type="close"), Filter(sender=OUTSIDE, type="order"))))
+    for name in "ac":
+        talk.steps.finish(talk.claims[name], DONE)
+    assert Stranded(talk.steps.store.database).release_stuck() == []
+    posted = talk.mail.deliver(talk.run_id, talk.letter("b", 1, type="order"))
+    assert [each.id for each in posted.woken] == [talk.claims["b"].id]
+
+
+def test_who_listens_to_several_looks_again_at_once_when_one_of_them_has_sent_meanwhile(talk: Talk) -> None:
+    look = talk.mail.look(talk.claims["b"], EITHER, 1)
+    talk.send("c", "b", 1)
+    again = talk.steps.store.waits.suspend(
+        talk.claims["b"], left_seconds=None, waiting_for="mail", interests=EITHER.interests(look.seen)
+    )
+    assert again is not None
+
+
+def test_who_listens_to_several_who_have_ended_is_told(talk: Talk) -> None:
+    talk.suspend("b", Filter(any_of=(Filter(sender="a"), Filter(sender="c"))))
+    talk.steps.finish(talk.claims["a"], DONE)
+    assert Stranded(talk.steps.store.database).release_stuck() == [], "c runs"
+    talk.steps.finish(talk.claims["c"], DONE)
+    assert [each.id for each in Stranded(talk.steps.store.database).release_stuck()] == [talk.claims["b"].id]
+
+
 def test_who_runs_is_named_so_that_it_can_be_told(talk: Talk) -> None:
     assert talk.send("a", "b", 1).running == (talk.claims["b"].id,)
 
@@ -286,7 +323,7 @@ def test_who_suspends_after_something_has_come_is_queued_again_at_once(talk: Tal
     look = talk.mail.look(talk.claims["b"], ANY, 1)
     talk.send("a", "b", 1)
     again = talk.steps.store.waits.suspend(
-        talk.claims["b"], left_seconds=None, waiting_for="mail", interests=[ANY.interest(look.seen)]
+        talk.claims["b"], left_seconds=None, waiting_for="mail", interests=ANY.interests(look.seen)
     )
     assert again is not None
     assert talk.state("b") == "queued"
@@ -302,7 +339,7 @@ def test_no_wake_up_is_lost_between_senders_and_those_that_suspend(steps: Steps)
 
     def meet(talk: Talk) -> bool:
         seen = talk.mail.look(talk.claims["b"], ANY, 1).seen
-        interests: list[Interest] = [ANY.interest(seen)]
+        interests = ANY.interests(seen)
         met: list[Any] = race(
             lambda: steps.store.waits.suspend(
                 talk.claims["b"], left_seconds=None, waiting_for="mail", interests=interests
@@ -525,7 +562,7 @@ def test_a_call_whose_agent_waits_for_its_caller_is_told_to_that_agent(talk: Tal
     child = called(talk.steps, talk.claims["a"])
     look = talk.mail.look(child, Filter(sender="a"), 1)
     talk.steps.store.waits.suspend(
-        child, left_seconds=None, waiting_for="mail", interests=[Filter(sender="a").interest(look.seen)]
+        child, left_seconds=None, waiting_for="mail", interests=Filter(sender="a").interests(look.seen)
     )
     talk.suspend("b", Filter(sender="a"))
     calling = Interest("calls", {"subwork": str(child.subwork_id)})
@@ -557,7 +594,7 @@ def test_a_suspension_for_mail_belongs_to_its_claim(talk: Talk) -> None:
     talk.steps.requeue(old, delay_seconds=0)
     talk.steps.claim(talk.run_id, "b")
     with pytest.raises(ClaimLost):
-        talk.steps.store.waits.suspend(old, left_seconds=None, waiting_for="mail", interests=[ANY.interest(0)])
+        talk.steps.store.waits.suspend(old, left_seconds=None, waiting_for="mail", interests=ANY.interests(0))
 
 
 def test_the_depth_of_mailboxes_is_known_by_agent(talk: Talk) -> None:

@@ -99,6 +99,17 @@ def test_a_filter_that_cannot_be_asked_is_refused(wanted: Filter, said: str) -> 
     assert said in raised.value.message
 
 
+def test_a_filter_of_several_is_interested_in_each_and_in_nothing_else() -> None:
+    inner = Filter(any_of=(Filter("b"), Filter(type="re*")))
+    wanted = Filter(type="note", any_of=(Filter(OUTSIDE), inner, Filter("c", where="body > 0")))
+    assert [dict(each.data) for each in wanted.interests(7)] == [
+        {"seen": 7, "from": OUTSIDE, "type": "note"},
+        {"seen": 7, "from": "b", "type": "note"},
+        {"seen": 7},
+        {"seen": 7, "from": "c", "type": "note"},
+    ]
+
+
 def waiting(task: str, *of: str | None, **fields: Any) -> Member:
     interests = [{"seen": 0} if each is None else {"seen": 0, "from": each} for each in of]
     return Member(task, task, AgentRunState.SUSPENDED, 1, listening={"mail": interests}, **fields)

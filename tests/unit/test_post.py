@@ -104,7 +104,7 @@ def test_one_that_has_left_hears_nothing_and_nobody_listens_for_it(post: Post, a
 @pytest.mark.parametrize(("told", "looks"), [("mail", False), ("keys", False), ("calls", True), (None, True)])
 def test_a_wait_looks_when_something_of_its_kind_may_have_come(told: InterestKind | None, looks: bool) -> None:
     parking = Parking(Motion(Account("m")), cast("Any", None), moment_seconds=60)
-    wait = Wait("", "waits", None, interest=Interest("calls", {}), hints=parking.hints("calls"))
+    wait = Wait("", "waits", None, interests=(Interest("calls", {}),), hints=parking.hints("calls"))
     parking.poke(told)
     scopes = cast("Any", type("Scopes", (), {"running": 1, "tasks": ()})())
     assert (parking.left(wait, scopes) == 0) is looks

@@ -229,8 +229,8 @@ class Receive(Waiting):
                 yield Blocking(motion, slot, partial(writer.journal.begin, claim, entry))
             until = stay if now < stay else ends
             until = until if ends is None or until is None else min(until, ends)
-            interest = self.wanted.interest(look.seen, self.of)
-            wait = Wait(slot.scope, self._waits(writer.redact), until, now + _LOOK_SECONDS, interest, hints)
+            interests = self.wanted.interests(look.seen, self.of)
+            wait = Wait(slot.scope, self._waits(writer.redact), until, now + _LOOK_SECONDS, interests, hints)
             yield Park(parking, wait, recorder.scopes)
 
     def _outcome(self, found: Sequence[Found]) -> JsonValue:

@@ -57,8 +57,8 @@ class Wait:
     until: float | None
     #: When to look for the event, should it be waited for in this process.
     look_at: float | None = None
-    #: What wakes it when it is suspended; without one it is woken by its time, or by an answer of a person.
-    interest: Interest | None = None
+    #: What wakes it when it is suspended, all of one kind; without any it is woken by its time, or by an answer of a person.
+    interests: tuple[Interest, ...] = ()
     #: How many hints of its kind there were before it has looked: `Parking.hints`.
     hints: int = 0
 
@@ -177,8 +177,9 @@ class Parking:
             return idle if mine is None else min(idle, mine)
 
     def _is_hinted(self, wait: Wait) -> bool:
-        kind = None if wait.interest is None else wait.interest.kind
-        return kind is not None and wait.hints != self._hints[kind] + self._hints[None]
+        if not wait.interests:
+            return False
+        return wait.hints != self._hints[wait.interests[0].kind] + self._hints[None]
 
     def _idle_left(self, now: float, scopes: Scopes) -> float:
         """Give the time until nothing has moved for a moment, 0 if it has not: then there is no point in waiting here."""
@@ -197,8 +198,8 @@ class Parking:
         """Give what ends an execution in which nothing moves."""
         waits = sorted(self._waits, key=lambda wait: (wait.until is None, wait.until or 0.0))
         text = ", ".join(dict.fromkeys(wait.waiting_for for wait in waits))
-        interests = [wait.interest for wait in waits if wait.interest is not None]
-        if interests and any(wait.interest is None and wait.until is None for wait in waits):
+        interests = [interest for wait in waits for interest in wait.interests]
+        if interests and any(not wait.interests and wait.until is None for wait in waits):
             interests.append(Interest("people", {}))
         return Suspended(text[:_MOST_CHARACTERS], waits[0].until, heard=self.heard, interests=interests)
 
@@ -220,7 +221,7 @@ class Park:
     async def run_async(self, host: Host) -> None:  # noqa: ARG002
         with self.parking.parked(self.wait, alone=True):
             while (left := self.parking.left(self.wait, self.scopes)) > 0:
-                if self.wait.interest is None:
+                if not self.wait.interests:
                     await asyncio.sleep(min(left, _LOOK_SECONDS))
                 else:
                     await self.parking.sleep(min(left, _LOOK_SECONDS))
