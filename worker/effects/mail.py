@@ -14,23 +14,27 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from orchestrator.bus import matching
 from orchestrator.clock import ids, system_clock
 from orchestrator.contracts.effect import Entry, EntryState, Slot
+from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.jsonvalue import JsonValue, dump
 from orchestrator.contracts.mail import (
     HIGHEST,
     LIMIT,
     LOWEST,
     NORMAL,
+    ROOM_CURE,
     RUNTIME,
     AgentMessage,
     Filter,
     Found,
     Letter,
     Refusal,
+    no_room,
 )
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import (
     AgentError,
     InputInvalid,
+    MailboxFull,
     MessageTimeout,
     NightfleetError,
     RecipientEnded,
@@ -73,6 +77,38 @@ class Sending:
         return fields | {"ttl": self.ttl_seconds, "wants_reply": self.wants_reply}
 
 
+class _Room:
+    """How a send waits for room in mailboxes: how long at a time, and where."""
+
+    __slots__ = ("_began", "_moment", "_pause", "_slot", "_soon", "told_before")
+
+    def __init__(self, slot: Slot, moment_seconds: float, *, told_before: bool) -> None:
+        self._slot = slot
+        self._moment = moment_seconds
+        #: Whether it may have been told, while it was suspended, that nobody will make room.
+        self.told_before = told_before
+        self._began = system_clock.monotonic()
+        self._pause, self._soon = _ROOM_SECONDS, _SOON_SECONDS
+
+    @property
+    def milliseconds(self) -> int:
+        return round((system_clock.monotonic() - self._began) * 1000)
+
+    def wait(self, full: Sequence[Refusal], hints: int) -> Wait:
+        """Give the wait until the next look."""
+        now = system_clock.monotonic()
+        running = all(refusal.state == AgentRunState.RUNNING for refusal in full)
+        stays = running and now - self._began < self._moment
+        if stays:
+            until, self._soon = now + self._soon, min(2 * self._soon, _MOST_SOON_SECONDS)
+        else:
+            until, self._pause = now + self._pause, min(2 * self._pause, _MOST_ROOM_SECONDS)
+        told = f"waits for room in the mailbox of {', '.join(refusal.recipient for refusal in full)}"
+        slot = str(self._slot)
+        interests = tuple(Interest("room", {"of": each.recipient, "fits": each.fits, "slot": slot}) for each in full)
+        return Wait(self._slot.scope, told, until, None, interests, hints, stays)
+
+
 @dataclass(frozen=True, slots=True)
 class Send(Waiting):
     """A message to whoever the address means, to all others of the run without one. Gives the ids, by task."""
@@ -102,15 +138,15 @@ class Send(Waiting):
         mail, parking = _mail_of(recorder)
         claim, writer = recorder.writer.claim, recorder.writer
         attempt = Attempt(writer, self, recorder.scopes.here(), slot)
-        began, pause, soon = system_clock.monotonic(), _ROOM_SECONDS, _SOON_SECONDS
         letters: list[Letter] = []
+        room = _Room(slot, parking.moment_seconds, told_before=claim.epoch > 1)
         while True:
+            hints = parking.hints("room")
             try:
                 if not letters:
                     letters = yield Blocking(recorder.motion, slot, lambda: self._letters(mail, recorder))
                 outcome = self._outcome(letters)
-                took = round((system_clock.monotonic() - began) * 1000)
-                done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=took)
+                done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=room.milliseconds)
                 posting = partial(mail.post, claim, done, letters)
                 posted = yield Blocking(recorder.motion, slot, posting)
             except NightfleetError as error:
@@ -122,21 +158,56 @@ class Send(Waiting):
                 return (yield Settle(attempt, _raising(error)))
             if not posted.refusals:
                 return outcome
-            if (refused := _final(posted.refusals, claim.run_id)) is not None and self.to is not None:
+            if (refused := self._refused(posted.refusals, recorder)) is not None:
                 return (yield Settle(attempt, _raising(refused)))
-            full = {refusal.recipient: refusal.state for refusal in posted.refusals if refusal.why == "full"}
-            gone = {refusal.recipient for refusal in posted.refusals} - full.keys()
+            full = [refusal for refusal in posted.refusals if refusal.why == "full"]
+            gone = {refusal.recipient for refusal in posted.refusals} - {refusal.recipient for refusal in full}
             letters = [letter for letter in letters if letter.recipient not in gone]
             if full:
-                now = system_clock.monotonic()
-                if set(full.values()) == {AgentRunState.RUNNING} and now - began < parking.moment_seconds:
-                    until, soon = now + soon, min(2 * soon, _MOST_SOON_SECONDS)
-                else:
-                    until, pause = now + pause, min(2 * pause, _MOST_ROOM_SECONDS)
-                told = f"waits for room in the mailbox of {', '.join(full)}"
-                yield Park(parking, Wait(slot.scope, told, until), recorder.scopes)
+                if (told := (yield from self._told(recorder, slot, room))) is not None:
+                    return told
+                yield Park(parking, room.wait(full, hints), recorder.scopes)
             elif not letters:
                 return (yield Settle(attempt, dict))  # of a broadcast, nobody is left to receive it
+
+    def decode(self, recorded: JsonValue) -> Any:
+        if isinstance(recorded, dict) and RUNTIME in recorded:
+            raise NightfleetError.from_data(recorded[RUNTIME])
+        return recorded
+
+    def _refused(self, refusals: Sequence[Refusal], recorder: Recorder) -> NightfleetError | None:
+        """Give the error for recipients that will take nothing while this agent goes on. A broadcast does without the ended."""
+        claim = recorder.writer.claim
+        if self.to is not None and (error := _final(refusals, claim.run_id)) is not None:
+            return error
+        for refusal in refusals:
+            if not refusal.hopeless:
+                continue
+            if refusal.recipient != claim.task:
+                why = f"it begins only when {claim.task} has ended"
+            elif parking_of(recorder).alone(recorder.scopes):
+                why = "nothing else of it goes on that could receive from it"
+            else:
+                continue  # another branch of it may
+            return MailboxFull(f"the mailbox of {refusal.recipient} is full, and {why}. {ROOM_CURE}")
+        return None
+
+    def _told(self, recorder: Recorder, slot: Slot, room: _Room) -> Generator[Operation, Any, JsonValue]:
+        """Take what Nightfleet has said to this send while it was suspended: nobody will make room; None if it has not."""
+        if not room.told_before:
+            return None
+        room.told_before = False  # nothing is said to one that runs
+        mail, _ = _mail_of(recorder)
+        claim, writer = recorder.writer.claim, recorder.writer
+        wanted = Filter(sender=RUNTIME, type=no_room(str(slot), claim.epoch))
+        look = yield Blocking(recorder.motion, slot, lambda: mail.look(claim, wanted, 1))
+        found: tuple[Found, ...] = look.found
+        if not found:
+            return None
+        outcome: JsonValue = {RUNTIME: found[0].message.body}
+        done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=room.milliseconds)
+        taken = yield Blocking(recorder.motion, slot, partial(mail.take, claim, done, [found[0].number]))
+        return outcome if taken else None
 
     def _letters(self, mail: Mail, recorder: Recorder) -> list[Letter]:
         bodies: dict[bytes, bytes] = {}
