@@ -14,7 +14,7 @@ from fleet import BROKERS, Fleet, fleet, settings_of
 
 from orchestrator import Orchestrator, RunHandle, RunStateConflict, TaskDefinition, WorkflowDefinition
 from orchestrator.contracts.mail import MailState
-from worker.effects import mail
+from worker.effects import room
 
 AGENTS = Path(__file__).parents[1] / "talking_agents"
 
@@ -91,7 +91,7 @@ def test_a_sender_stays_in_its_process_while_a_running_recipient_makes_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whoever suspends over a full mailbox does not come back.
-    monkeypatch.setattr(mail, "_ROOM_SECONDS", 1e6)
+    monkeypatch.setattr(room, "_ROOM_SECONDS", 1e6)
     ledger = tmp_path / "ledger"
     settings = settings_of(home=tmp_path / "home", agents_path=str(AGENTS), mailbox_size=100, suspend_after=600)
     with Orchestrator.embedded(settings=settings) as nf:

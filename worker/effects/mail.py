@@ -14,14 +14,12 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from orchestrator.bus import matching
 from orchestrator.clock import ids, system_clock
 from orchestrator.contracts.effect import Entry, EntryState, Slot
-from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.jsonvalue import JsonValue, dump
 from orchestrator.contracts.mail import (
     HIGHEST,
     LIMIT,
     LOWEST,
     NORMAL,
-    ROOM_CURE,
     RUNTIME,
     AgentMessage,
     Filter,
@@ -30,14 +28,11 @@ from orchestrator.contracts.mail import (
     Refusal,
     no_room,
 )
-from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import (
     AgentError,
     InputInvalid,
-    MailboxFull,
     MessageTimeout,
     NightfleetError,
-    RecipientEnded,
     UnknownRecipient,
 )
 from worker.effects.attempt import Attempt, Blocking
@@ -45,16 +40,13 @@ from worker.effects.base import Flow
 from worker.effects.parking import Park, Parking, Wait
 from worker.effects.ports import Mail
 from worker.effects.recorder import Operation, Recorder, Waiting
+from worker.effects.room import Room, final, hopeless
 from worker.effects.waits import Settle, parking_of
 
 #: How often mail is looked for, should its hint be lost, while other branches of the agent keep the wait in the process.
 _LOOK_SECONDS = 2.0
 #: How long a receiver stays in the process where nobody else of its run is running: a reply may come at once all the same.
 _ALONE_SECONDS = 0.03
-#: How long a sender waits for room in a mailbox at first, and at most. Longer than a moment: the slot may be the recipient's.
-_ROOM_SECONDS, _MOST_ROOM_SECONDS = 2.0, 30.0
-#: The same while every recipient that has none is running: it may receive at any time, so the sender stays for a moment.
-_SOON_SECONDS, _MOST_SOON_SECONDS = 0.005, 0.1
 #: A hundred years.
 _LONGEST_SECONDS = 3_155_760_000.0
 _MOST_CHARACTERS = 200
@@ -75,38 +67,6 @@ class Sending:
         plain = self.body.model_dump(mode="json") if isinstance(self.body, BaseModel) else self.body
         fields: dict[str, JsonValue] = {"type": self.type, "body": plain, "priority": self.priority}
         return fields | {"ttl": self.ttl_seconds, "wants_reply": self.wants_reply}
-
-
-class _Room:
-    """How a send waits for room in mailboxes: how long at a time, and where."""
-
-    __slots__ = ("_began", "_moment", "_pause", "_slot", "_soon", "told_before")
-
-    def __init__(self, slot: Slot, moment_seconds: float, *, told_before: bool) -> None:
-        self._slot = slot
-        self._moment = moment_seconds
-        #: Whether it may have been told, while it was suspended, that nobody will make room.
-        self.told_before = told_before
-        self._began = system_clock.monotonic()
-        self._pause, self._soon = _ROOM_SECONDS, _SOON_SECONDS
-
-    @property
-    def milliseconds(self) -> int:
-        return round((system_clock.monotonic() - self._began) * 1000)
-
-    def wait(self, full: Sequence[Refusal], hints: int) -> Wait:
-        """Give the wait until the next look."""
-        now = system_clock.monotonic()
-        running = all(refusal.state == AgentRunState.RUNNING for refusal in full)
-        stays = running and now - self._began < self._moment
-        if stays:
-            until, self._soon = now + self._soon, min(2 * self._soon, _MOST_SOON_SECONDS)
-        else:
-            until, self._pause = now + self._pause, min(2 * self._pause, _MOST_ROOM_SECONDS)
-        told = f"waits for room in the mailbox of {', '.join(refusal.recipient for refusal in full)}"
-        slot = str(self._slot)
-        interests = tuple(Interest("room", {"of": each.recipient, "fits": each.fits, "slot": slot}) for each in full)
-        return Wait(self._slot.scope, told, until, None, interests, hints, stays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +99,7 @@ class Send(Waiting):
         claim, writer = recorder.writer.claim, recorder.writer
         attempt = Attempt(writer, self, recorder.scopes.here(), slot)
         letters: list[Letter] = []
-        room = _Room(slot, parking.moment_seconds, told_before=claim.epoch > 1)
+        room = Room(slot, parking.moment_seconds, told_before=claim.epoch > 1)
         while True:
             hints = parking.hints("room")
             try:
@@ -178,21 +138,11 @@ class Send(Waiting):
     def _refused(self, refusals: Sequence[Refusal], recorder: Recorder) -> NightfleetError | None:
         """Give the error for recipients that will take nothing while this agent goes on. A broadcast does without the ended."""
         claim = recorder.writer.claim
-        if self.to is not None and (error := _final(refusals, claim.run_id)) is not None:
+        if self.to is not None and (error := final(refusals, claim.run_id)) is not None:
             return error
-        for refusal in refusals:
-            if not refusal.hopeless:
-                continue
-            if refusal.recipient != claim.task:
-                why = f"it begins only when {claim.task} has ended"
-            elif parking_of(recorder).alone(recorder.scopes):
-                why = "nothing else of it goes on that could receive from it"
-            else:
-                continue  # another branch of it may
-            return MailboxFull(f"the mailbox of {refusal.recipient} is full, and {why}. {ROOM_CURE}")
-        return None
+        return hopeless(refusals, claim.task, parking_of(recorder).alone(recorder.scopes))
 
-    def _told(self, recorder: Recorder, slot: Slot, room: _Room) -> Generator[Operation, Any, JsonValue]:
+    def _told(self, recorder: Recorder, slot: Slot, room: Room) -> Generator[Operation, Any, JsonValue]:
         """Take what Nightfleet has said to this send while it was suspended: nobody will make room; None if it has not."""
         if not room.told_before:
             return None
@@ -418,19 +368,6 @@ def _mail_of(recorder: Recorder) -> tuple[Mail, Parking]:
     if parking.mail is None:
         raise AgentError("here nobody has mail: this execution belongs to no run of several agents")
     return parking.mail, parking
-
-
-def _final(refusals: Sequence[Refusal], run_id: str) -> NightfleetError | None:
-    """Give the error for recipients that will never take a message."""
-    for refusal in refusals:
-        if refusal.why == "unknown":
-            return UnknownRecipient(f"run {run_id} has no agent run of task {refusal.recipient!r}")
-        if refusal.why == "ended":
-            return RecipientEnded(
-                f"{refusal.recipient} has {refusal.state} and receives nothing any more; send before it ends, or let it wait "
-                "for this message (ctx.receive)"
-            )
-    return None
 
 
 def _raising(error: Exception) -> Any:
