@@ -328,7 +328,11 @@ class RecipientEnded(AgentError):
 
 
 class MailboxFull(AgentError):
-    """An agent has as many messages as may wait for it: send when it has received some."""
+    """An agent has as many messages as may wait for it: send when it has received some.
+
+    To a sender that is an agent of its run, which waits for that, it is said where this cannot come: `details["waits"]`, if
+    they are there, say who waits for whom.
+    """
 
     code = "mailbox_full"
 

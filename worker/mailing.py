@@ -111,8 +111,9 @@ class MailContext(_Mailing):
         """Send a message to an agent of this run, once, and give its id; it waits there until the agent receives it.
 
         `to` is a task, else the only task of that agent, else `capability:<name>`. `body` is JSON or a model. `priority` is 0
-        to 9, 9 first. After `ttl` nobody receives it. Waits while the mailbox is full. Raises `UnknownRecipient`,
-        `RecipientEnded`, and `InputInvalid` or `ValueTooLarge` for a body that the recipient does not take.
+        to 9, 9 first. After `ttl` nobody receives it. Waits while the mailbox is full; raises `MailboxFull` where nobody will
+        make room. Raises `UnknownRecipient`, `RecipientEnded`, and `InputInvalid` or `ValueTooLarge` for a body that the
+        recipient does not take.
         """
         return self._driver.run(send_flow(to, make_sending(body, type_=type, priority=priority, ttl=ttl)))
 

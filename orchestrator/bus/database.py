@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.bus.rows import (
@@ -10,17 +12,21 @@ from orchestrator.bus.rows import (
     Posting,
     Result,
     first_meant,
+    member_of,
     message_of,
     parameters_of_postings,
     post_one,
     record_of,
     refusal_of,
     results_of,
+    room_of,
     send_from,
     unpacked,
 )
+from orchestrator.bus.stuck import begins_after
 from orchestrator.contracts.effect import Entry
-from orchestrator.contracts.mail import OUTSIDE, AgentMessage, Filter, Letter, Look, MailRecord, Posted
+from orchestrator.contracts.mail import OUTSIDE, AgentMessage, Filter, Letter, Look, MailRecord, Posted, Refusal
+from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import IdempotencyConflict, RunStateConflict
 from orchestrator.group_commit import GroupCommit
 from orchestrator.journal.database import Answer, DatabaseJournal, Write, each_once
@@ -47,7 +53,8 @@ class DatabaseMail:
     # Effects ----------------------------------------------------------------------------------------------------------
 
     def post(self, claim: Claim, entry: Entry, letters: Sequence[Letter]) -> Posted:
-        return self._store(claim, entry, letters=tuple(letters)).posted
+        posted = self._store(claim, entry, letters=tuple(letters)).posted
+        return self._weighed(claim, letters, posted) if any(each.why == "full" for each in posted.refusals) else posted
 
     def take(self, claim: Claim, entry: Entry, numbers: Sequence[int]) -> bool:
         return self._store(claim, entry, takes=tuple(numbers)).answer != "refused"
@@ -77,6 +84,25 @@ class DatabaseMail:
         """Let a message be dead that its recipient cannot read; one that was received meanwhile stays as it is."""
         owner = {"run_id": claim.run_id, "id": claim.id}
         self._database.execute(lambda session: session.run("mail_reject", number=number, reason=reason, **owner))
+
+    def _weighed(self, claim: Claim, letters: Sequence[Letter], posted: Posted) -> Posted:
+        """Say of each recipient that is full when there is room, and whether there will be none before its sender ends."""
+        identities = {letter.recipient: letter.recipient_id for letter in letters}
+        asked = Counter(letter.recipient for letter in letters)
+        full = [each for each in posted.refusals if each.why == "full"]
+        # Nearly always it runs, and is somebody else: then there is nothing to ask.
+        near = {
+            identity
+            for each in full
+            if (identity := identities[each.recipient]) == claim.id or each.state == AgentRunState.BLOCKED
+        }
+        hopeless = self._database.execute(lambda session: _behind(session, claim, near)) if near else set[str]()
+
+        def weighed(refusal: Refusal) -> Refusal:
+            fits = self._most - min(asked[refusal.recipient], self._most)
+            return replace(refusal, fits=fits, hopeless=identities[refusal.recipient] in hopeless)
+
+        return Posted(tuple(weighed(each) if each in full else each for each in posted.refusals))
 
     def _has_company(self, claim: Claim) -> bool:
         owner = {"run_id": claim.run_id, "id": claim.id}
@@ -176,3 +202,13 @@ def _same(known: Row, letter: Letter) -> Posted:
             details={"message_id": letter.id},
         )
     return Posted()
+
+
+def _behind(session: Session, claim: Claim, full: Collection[str]) -> set[str]:
+    """Give those of full recipients that receive nothing before an agent run ends: itself, and who begins only then."""
+    others = set(full) - {claim.id}
+    rows = session.rows("mail_waiters", run_ids=[claim.run_id]) if others else ()
+    members = [member_of(row) for row in rows]
+    behind = {each for each in full if each == claim.id or begins_after(members, each, claim.id)}
+    # What has a time to live makes room by itself.
+    return {each for each in behind if not room_of(session, each)[1]}

@@ -302,19 +302,27 @@ def first_meant(session: Session, agent_run_id: str, wanted: Filter, most: int =
         offset += _PAGE
 
 
+def room_of(session: Session, agent_run_id: str) -> tuple[int, int]:
+    """Give how many messages wait for an agent run, and how many of them have a time to live."""
+    [(waiting, passing)] = session.rows("mail_room", id=agent_run_id, runtime=RUNTIME)
+    return waiting, passing
+
+
 def member_of(row: Row) -> Member:
     """Give an agent run as it is in a row of `mail_waiters`."""
     identity, task, state, epoch, wake_at, listening, predecessors, gated, subwork = row
     before = (
         json.loads(predecessors) if isinstance(predecessors, str) and predecessors.startswith("[") else predecessors
     )
+    wanted: dict[str, Any] = json.loads(listening or "{}") if state == AgentRunState.SUSPENDED else {}
     return Member(
         identity,
         task,
         AgentRunState(state),
         epoch,
-        timed=wake_at is not None,
-        listening=json.loads(listening or "{}") if state == AgentRunState.SUSPENDED else {},
+        # The time of a wait for room is that of the next look: it brings nothing by itself.
+        timed=wake_at is not None and "room" not in wanted,
+        listening=wanted,
         predecessors=frozenset(map(str, before)),
         subwork=subwork,
         # Nothing else is blocked, and follows nobody.

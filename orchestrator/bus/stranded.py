@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
-from orchestrator.bus.rows import member_of, packed, send_from, wake
+from orchestrator.bus.rows import member_of, packed, room_of, send_from, wake
 from orchestrator.bus.stuck import Member, held_up, stuck
 from orchestrator.clock import ids, run_id_of
 from orchestrator.contracts.dispatch import Dispatch
-from orchestrator.contracts.mail import HIGHEST, OUTSIDE, RUNTIME, Letter
-from orchestrator.errors import NoMessageCanCome
+from orchestrator.contracts.mail import ERROR, HIGHEST, OUTSIDE, RUNTIME, Letter, no_room
+from orchestrator.errors import NightfleetError
 from orchestrator.store.database import Database, Session
 
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 _STUCK_PAGE = 200
+#: What was said to a send, and was not heard because it found room, fills the mailbox for no longer than this.
+_HEARD_SECONDS = 3_600.0
 
 
 class Stranded:
@@ -66,7 +69,14 @@ def _tell_stuck(session: Session, *, run_id: str, members: Sequence[Member]) -> 
     held = {row[0]: (row[1], row[2]) for row in session.rows("hold_agent_runs", ids=sorted(seen))}
     if any(held.get(identity) != (state.value, epoch) for identity, (state, epoch) in seen.items()):
         return []
-    told = stuck(members)
+    # Whoever was to make room may have done so before it began to wait, in turn.
+    by_task = {each.task: each.id for each in members}
+    told = stuck(
+        [
+            replace(each, timed=True) if each.id in seen and _has_room(session, each, by_task) else each
+            for each in members
+        ]
+    )
     return [
         dispatch
         for member in members
@@ -75,9 +85,23 @@ def _tell_stuck(session: Session, *, run_id: str, members: Sequence[Member]) -> 
     ]
 
 
-def _tell(session: Session, run_id: str, member: Member, error: NoMessageCanCome) -> tuple[Dispatch, ...]:
+def _has_room(session: Session, member: Member, by_task: Mapping[str, str]) -> bool:
+    """Tell whether one that waits for room finds it at its next look, or may, without anybody's doing anything."""
+    for room in member.rooms:
+        waiting, passing = room_of(session, by_task[room["of"]])
+        if waiting <= room["fits"] or passing:
+            return True
+    return False
+
+
+def _tell(session: Session, run_id: str, member: Member, error: NightfleetError) -> tuple[Dispatch, ...]:
     body = packed(json.dumps(error.to_data()))
-    letter = Letter(ids.new(), member.task, member.id, "error", body, priority=HIGHEST)
-    woken = send_from(session, session.dialect, run_id, RUNTIME, letter).woken
-    # One that waits for a change listens for no mail: it is woken all the same, and finds it.
+    # To a send that waits for room it is said as to that send of the next claim: later it may be wrong.
+    types = [no_room(room["slot"], member.epoch + 1) for room in member.rooms] or [ERROR]
+    woken: tuple[Dispatch, ...] = ()
+    for said in dict.fromkeys(types):
+        ttl = _HEARD_SECONDS if member.rooms else None
+        letter = Letter(ids.new(), member.task, member.id, said, body, priority=HIGHEST, ttl_seconds=ttl)
+        woken = send_from(session, session.dialect, run_id, RUNTIME, letter).woken or woken
+    # One that waits for a change, or for room, listens for no mail: it is woken all the same, and finds it.
     return woken or wake(session, member.id)

@@ -1,7 +1,7 @@
 """Who waits for what nobody can bring any more: everybody who could has ended, or waits in turn. Pure.
 
-What others bring are messages, the ends of agents that were called, and changes of what is shared. Nobody from outside of the run
-changes or ends anything; who waits for a message from outside says so.
+What others bring are messages, the ends of agents that were called, changes of what is shared, and room in their mailboxes.
+Nobody from outside of the run changes, ends or receives anything; who waits for a message from outside says so.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 
 from orchestrator.bus.groups import closed_groups
 from orchestrator.contracts.lineage import parent_task
-from orchestrator.contracts.mail import OUTSIDE
+from orchestrator.contracts.mail import OUTSIDE, ROOM_CURE
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.contracts.shared import GLOBAL
 from orchestrator.contracts.subwork import listened_to
-from orchestrator.errors import NoMessageCanCome
+from orchestrator.errors import MailboxFull, NightfleetError, NoMessageCanCome
 
 #: What other agent runs of the run bring.
-_FROM_OTHERS = frozenset({"mail", "calls", "keys"})
+_FROM_OTHERS = frozenset({"mail", "calls", "keys", "room"})
 #: What somebody can be told to wait for no longer: who has called hears of the end of whom it has called.
-_TELLABLE = frozenset({"mail", "keys"})
+_TELLABLE = frozenset({"mail", "keys", "room"})
 #: How many are named in a message, and listed in its details.
 _MOST_NAMED, _MOST_LISTED = 10, 50
 
@@ -53,16 +53,21 @@ class Member:
 
     @property
     def can_be_told(self) -> bool:
-        """Whether all that it waits for are messages and changes: each such wait takes an error."""
+        """Whether all that it waits for are messages, changes and room: each such wait takes an error."""
         return self.state is AgentRunState.SUSPENDED and _TELLABLE.issuperset(self.listening)
 
+    @property
+    def rooms(self) -> Sequence[Mapping[str, Any]]:
+        """Where its sends wait for room: `of` which task's mailbox."""
+        return self.listening.get("room", ())
 
-def stuck(members: Sequence[Member]) -> dict[str, NoMessageCanCome]:
+
+def stuck(members: Sequence[Member]) -> dict[str, NightfleetError]:
     """Give the error of each agent run, by id, that waits for what nobody will bring, and is to be told so now.
 
     Whoever runs, or will, may bring it; so may one that waits for a time, a person or anything else from outside. Of those who
     cannot go on only those are told whom no other one of them holds up, or who hold up each other: the others may go on
-    when these have ended, or do without.
+    when these have ended, or do without. Of those who hold up each other it is who sends more than there is room for.
     """
     run = _Run(members)
     lost = run.lost
@@ -70,9 +75,28 @@ def stuck(members: Sequence[Member]) -> dict[str, NoMessageCanCome]:
     return {
         identity: _error(lost[identity], waits, run)
         for group in closed_groups(run.edges)
-        for identity in group
-        if identity in lost and lost[identity].can_be_told
+        for identity in _told_first([identity for identity in group if identity in lost], lost)
     }
+
+
+def _told_first(group: Sequence[str], lost: Mapping[str, Member]) -> list[str]:
+    able = [identity for identity in group if lost[identity].can_be_told]
+    return [identity for identity in able if lost[identity].rooms] or able
+
+
+def begins_after(members: Sequence[Member], identity: str, other: str) -> bool:
+    """Tell whether an agent run, which has not begun, begins only when another one has ended: it follows it, however far."""
+    waiting = {member.id: member for member in members if member.state is AgentRunState.BLOCKED}
+    todo, seen = [identity], set[str]()
+    while todo:
+        member = waiting.get(todo.pop())
+        if member is None or member.id in seen:
+            continue
+        if other in member.predecessors or member.compensates:
+            return True
+        seen.add(member.id)
+        todo.extend(member.predecessors)
+    return False
 
 
 def held_up(members: Sequence[Member]) -> dict[str, tuple[AgentRunState, int]]:
@@ -144,7 +168,12 @@ class _Run:
             # An end that is there wakes it, whatever this reading shows.
             if not children or any(each.id in self.hopeful for each in children):
                 return True
+        if any(self._has_ended(room["of"]) for room in member.rooms):
+            return True  # its next look shows it
         return any(task == OUTSIDE or self._is_hopeful(task) for task in _named(member))
+
+    def _has_ended(self, task: str) -> bool:
+        return task not in self.by_task or self.by_task[task].state.final
 
     def _is_hopeful(self, task: str | None) -> bool:
         """Tell whether a task may go on; one that is not there yet may be, when who would call for it may."""
@@ -201,6 +230,10 @@ class _Run:
             parts.append(
                 f"a change of {named!r} by {self._listed(self._others(member) if part == GLOBAL else [str(part)])}"
             )
+        if member.rooms:
+            parts.append(
+                f"room in the mailbox of {self._listed(list(dict.fromkeys(room['of'] for room in member.rooms)))}"
+            )
         return " and ".join(dict.fromkeys(parts))
 
     def _others(self, member: Member) -> list[str]:
@@ -231,7 +264,7 @@ def _is_open_to_all(member: Member) -> bool:
 
 
 def _named(member: Member) -> Iterator[str]:
-    """Give the tasks, or the outside, of which one waits for a message or a change by name."""
+    """Give the tasks, or the outside, of which one waits for a message, a change or room by name."""
     for interest in member.listening.get("mail", ()):
         if (named := _sender(interest)) is not None:
             yield named
@@ -239,6 +272,8 @@ def _named(member: Member) -> Iterator[str]:
         # Only a task itself changes its part.
         if (namespace := interest.get("namespace")) != GLOBAL:
             yield str(namespace)
+    for room in member.rooms:
+        yield str(room["of"])
 
 
 def _sender(interest: Mapping[str, Any]) -> str | None:
@@ -246,9 +281,15 @@ def _sender(interest: Mapping[str, Any]) -> str | None:
     return None if named is None else str(named)
 
 
-def _error(member: Member, waits: Mapping[str, Sequence[str]], run: _Run) -> NoMessageCanCome:
+def _error(member: Member, waits: Mapping[str, Sequence[str]], run: _Run) -> NightfleetError:
     chain = list(dict.fromkeys([member.task, *islice(_chain(member.task, waits), _MOST_LISTED)]))
     told = "; ".join(f"{task} waits for {run.awaits(run.by_task[task])}" for task in chain[:_MOST_NAMED])
+    details = {"waits": {task: list(waits[task]) for task in chain}}
+    if member.rooms:
+        full = ", ".join(dict.fromkeys(room["of"] for room in member.rooms))
+        return MailboxFull(
+            f"the mailbox of {full} is full, and nothing will be received from it: {told}. {ROOM_CURE}", details=details
+        )
     if "mail" in member.listening:
         what = "message and no change" if "keys" in member.listening else "message"
         cure = (
@@ -257,10 +298,7 @@ def _error(member: Member, waits: Mapping[str, Sequence[str]], run: _Run) -> NoM
         )
     else:
         what, cure = "change", "Let one of them write before it waits, or give the wait a timeout"
-    return NoMessageCanCome(
-        f"no {what} can come any more: {told}. {cure}",
-        details={"waits": {task: list(waits[task]) for task in chain}},
-    )
+    return NoMessageCanCome(f"no {what} can come any more: {told}. {cure}", details=details)
 
 
 def _chain(task: str, waits: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a suspended agent run is woken for, beside a time: mail, an end of work that it has given out, a change of a value."""
+"""What a suspended agent run waits for, beside a time: mail, an end of what it has called, a change, room in a mailbox."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from orchestrator.contracts.jsonvalue import JsonValue
 
-#: `people`: it waits for an answer too, which is no message. For each other kind the store tells whether something has come
-#: since an execution has looked (`store/arrivals.py`).
-InterestKind = Literal["mail", "calls", "keys", "people"]
+#: `people`: it waits for an answer too, which is no message. `room`: for some in a mailbox; its time wakes it, and nothing but
+#: that does if this is there. For each other kind the store tells whether something has come since an execution has looked
+#: (`store/arrivals.py`).
+InterestKind = Literal["mail", "calls", "keys", "people", "room"]
 
 
 @dataclass(frozen=True, slots=True)

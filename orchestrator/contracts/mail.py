@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -26,6 +26,16 @@ LOWEST, NORMAL, HIGHEST = 0, 4, 9
 
 #: The setting that bounds a body.
 LIMIT = "NIGHTFLEET_MAX_MESSAGE_BYTES"
+
+#: The type of what Nightfleet says to whoever waits for messages or changes.
+ERROR = "error"
+#: What to do about a mailbox that nobody will empty.
+ROOM_CURE = "Send less, receive meanwhile, or let a mailbox hold more (NIGHTFLEET_MAILBOX_SIZE)"
+
+
+def no_room(slot: str, epoch: int) -> str:
+    """Give the type of what Nightfleet says to the send at one place of one claim alone: nobody will make room for it."""
+    return f"no-room.{slot}.{epoch}"
 
 
 class MailState(StrEnum):
@@ -113,17 +123,29 @@ class Filter:
         return None if self.type is None or any(sign in self.type for sign in "*?[") else self.type
 
     def lets_pass(self, sender: str, type_: str, answers: str | None) -> bool:
-        """Tell whether a message may be meant, by all but its content. What Nightfleet says is for whoever waits."""
+        """Tell whether a message may be meant, by all but its content. Errors of Nightfleet's are for whoever waits."""
         if answers != self.answers and not (sender == RUNTIME and answers is None):
             return False
         if sender == RUNTIME:
-            return True
+            return type_ == (self.type if self.sender == RUNTIME and self.type is not None else ERROR)
         return self.sender in {None, sender} and (self.type is None or fnmatchcase(type_, self.type))
 
-    def interest(self, seen: int, of: str | None = None) -> Interest:
-        """Give what wakes an agent run that waits for it: a message behind number `seen`; a reply is one of task `of`."""
+    def interests(self, seen: int, of: str | None = None) -> tuple[Interest, ...]:
+        """Give what wakes an agent run that waits for it: a message behind number `seen`; a reply is one of task `of`.
+
+        One for each part of `any_of`: whether anybody can send what it waits for is told by these too.
+        """
+        if self.any_of:
+            return tuple(found for part in self.any_of for found in self._narrowed(part).interests(seen, of))
         wanted = {"from": self.sender, "type": self.exact_type, "answers": self.answers, "of": of}
-        return Interest("mail", {"seen": seen, **{name: value for name, value in wanted.items() if value is not None}})
+        given = {name: value for name, value in wanted.items() if value is not None}
+        return (Interest("mail", {"seen": seen, **given}),)
+
+    def _narrowed(self, part: Filter) -> Filter:
+        """Give a part of `any_of` with what holds for all parts."""
+        return replace(
+            part, sender=part.sender or self.sender, type=part.type or self.type, answers=part.answers or self.answers
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +170,16 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a message was not sent: its recipient, which is in `state`, has `ended`, is `full`, or is `unknown` to the run."""
+    """Why a message was not sent: its recipient, which is in `state`, has `ended`, is `full`, or is `unknown` to the run.
+
+    One that is full has room when at most `fits` messages wait for it, and if it is `hopeless` not before its sender ends.
+    """
 
     recipient: str
     why: Literal["ended", "full", "unknown"]
     state: str | None = None
+    fits: int = 0
+    hopeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

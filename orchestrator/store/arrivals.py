@@ -32,7 +32,7 @@ def wakes(interest: Mapping[str, Any], sender: str, kind: str, answers: str | No
 
 
 def no_message(session: Session, claim: Claim, interests: Sequence[Any]) -> bool:
-    """Leave it to the mark on the row that an answer makes."""
+    """Leave it to the mark on the row that an answer makes, and to the time of a wait for room."""
     del session, claim, interests
     return False
 
@@ -45,6 +45,7 @@ ARRIVALS: Mapping[InterestKind, Arrival] = {
     "calls": calls_have_ended,
     "keys": have_changed,
     "people": no_message,
+    "room": no_message,
 }
 
 #: What is held before the agent run's row, for kinds that need it: whoever brings such a thing holds it first, too.

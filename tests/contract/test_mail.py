@@ -21,7 +21,7 @@ from orchestrator.bus.stuck import Member
 from orchestrator.clock import ids
 from orchestrator.contracts.effect import Entry, EntryState, Slot, fingerprint
 from orchestrator.contracts.interest import Interest
-from orchestrator.contracts.mail import OUTSIDE, RUNTIME, Filter, Found, Letter, MailState, Posted
+from orchestrator.contracts.mail import OUTSIDE, RUNTIME, Filter, Found, Letter, MailState, Posted, Refusal, no_room
 from orchestrator.contracts.shared import watch_of
 from orchestrator.contracts.subwork import Order
 from orchestrator.errors import ClaimLost, IdempotencyConflict, JournalConflict, RunStateConflict
@@ -77,7 +77,8 @@ class Talk:
 
     def suspend(self, name: str, *wanted: Filter) -> Any:
         claim = self.claims[name]
-        interests = [each.interest(self.mail.look(claim, each, 1).seen) for each in wanted or (ANY,)]
+        looks = [(each, self.mail.look(claim, each, 1).seen) for each in wanted or (ANY,)]
+        interests = [interest for each, seen in looks for interest in each.interests(seen)]
         return self.steps.store.waits.suspend(claim, left_seconds=None, waiting_for="mail", interests=interests)
 
     def state(self, name: str) -> str:
@@ -326,6 +327,42 @@ def test_who_waits_is_woken_by_what_may_be_meant(
     assert talk.state("b") == ("queued" if woken else "suspended")
 
 
+EITHER = Filter(any_of=(Filter(sender=OUTSIDE, type="close"), Filter(sender="c", where="body > 0")))
+
+
+def test_who_listens_to_several_is_woken_by_what_may_be_meant_for_one_of_them_alone(talk: Talk) -> None:
+    talk.suspend("b", EITHER)
+    assert talk.send("a", "b", 1, type="close").woken == ()
+    assert talk.state("b") == "suspended"
+    assert [each.id for each in talk.send("c", "b", 1).woken] == [talk.claims["b"].id]
+
+
+def test_who_listens_to_the_outside_alone_is_woken_by_it_and_never_told_that_no_message_can_come(talk: Talk) -> None:
+    talk.suspend("b", Filter(any_of=(Filter(sender=OUTSIDE, type="close"), Filter(sender=OUTSIDE, type="order"))))
+    for name in "ac":
+        talk.steps.finish(talk.claims[name], DONE)
+    assert Stranded(talk.steps.store.database).release_stuck() == []
+    posted = talk.mail.deliver(talk.run_id, talk.letter("b", 1, type="order"))
+    assert [each.id for each in posted.woken] == [talk.claims["b"].id]
+
+
+def test_who_listens_to_several_looks_again_at_once_when_one_of_them_has_sent_meanwhile(talk: Talk) -> None:
+    look = talk.mail.look(talk.claims["b"], EITHER, 1)
+    talk.send("c", "b", 1)
+    again = talk.steps.store.waits.suspend(
+        talk.claims["b"], left_seconds=None, waiting_for="mail", interests=EITHER.interests(look.seen)
+    )
+    assert again is not None
+
+
+def test_who_listens_to_several_who_have_ended_is_told(talk: Talk) -> None:
+    talk.suspend("b", Filter(any_of=(Filter(sender="a"), Filter(sender="c"))))
+    talk.steps.finish(talk.claims["a"], DONE)
+    assert Stranded(talk.steps.store.database).release_stuck() == [], "c runs"
+    talk.steps.finish(talk.claims["c"], DONE)
+    assert [each.id for each in Stranded(talk.steps.store.database).release_stuck()] == [talk.claims["b"].id]
+
+
 def test_who_runs_is_named_so_that_it_can_be_told(talk: Talk) -> None:
     assert talk.send("a", "b", 1).running == (talk.claims["b"].id,)
 
@@ -334,7 +371,7 @@ def test_who_suspends_after_something_has_come_is_queued_again_at_once(talk: Tal
     look = talk.mail.look(talk.claims["b"], ANY, 1)
     talk.send("a", "b", 1)
     again = talk.steps.store.waits.suspend(
-        talk.claims["b"], left_seconds=None, waiting_for="mail", interests=[ANY.interest(look.seen)]
+        talk.claims["b"], left_seconds=None, waiting_for="mail", interests=ANY.interests(look.seen)
     )
     assert again is not None
     assert talk.state("b") == "queued"
@@ -350,7 +387,7 @@ def test_no_wake_up_is_lost_between_senders_and_those_that_suspend(steps: Steps)
 
     def meet(talk: Talk) -> bool:
         seen = talk.mail.look(talk.claims["b"], ANY, 1).seen
-        interests: list[Interest] = [ANY.interest(seen)]
+        interests = ANY.interests(seen)
         met: list[Any] = race(
             lambda: steps.store.waits.suspend(
                 talk.claims["b"], left_seconds=None, waiting_for="mail", interests=interests
@@ -594,6 +631,120 @@ def test_who_may_get_a_message_still_is_left_alone(talk: Talk) -> None:
     assert [each.id for each in Stranded(talk.steps.store.database).release_stuck()] == [talk.claims["a"].id]
 
 
+class Tight(Talk):
+    """One whose mailboxes hold two messages, with a task behind the first one, and a task behind that."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(Steps(store, plan_of(task("a"), task("b"), task("c"), task("d", "a"), task("e", "d"))))
+        self.mail = DatabaseMail(store.database, store.journal, mailbox_size=2)
+
+    def fill(self, sender: str, to: str, **fields: Any) -> Refusal:
+        """Send until the mailbox is full; gives what is said to the next one."""
+        for _ in range(2):
+            assert self.send(sender, to, **fields).refusals == ()
+        [refusal] = self.send(sender, to).refusals
+        return refusal
+
+    def wait_for_room(self, name: str, *full: Refusal) -> None:
+        interests = [Interest("room", {"of": each.recipient, "fits": each.fits, "slot": "3"}) for each in full]
+        waits = self.steps.store.waits
+        assert waits.suspend(self.claims[name], left_seconds=30, waiting_for="room", interests=interests) is None
+
+    def told(self) -> list[str]:
+        """Let the sweep look once; gives who is told."""
+        names = {claim.id: name for name, claim in self.claims.items()}
+        return sorted(names[each.id] for each in Stranded(self.steps.store.database).release_stuck())
+
+
+@pytest.fixture
+def tight(store: Store) -> Tight:
+    return Tight(store)
+
+
+def test_two_who_wait_for_room_in_the_mailbox_of_each_other_are_told_at_that_send(tight: Tight) -> None:
+    in_b, in_a = tight.fill("a", "b"), tight.fill("b", "a")
+    tight.wait_for_room("a", in_b)
+    assert tight.told() == [], "b runs"
+    tight.wait_for_room("b", in_a)
+    assert tight.told() == ["a", "b"], "whoever else of the run goes on"
+    assert tight.told() == []
+    claim = tight.claims["a"] = tight.steps.claim(tight.run_id, "a")
+    assert [each.message.sender for each in tight.mail.look(claim, ANY, 9).found] == ["b", "b"]
+    [said] = tight.mail.look(claim, Filter(sender=RUNTIME, type=no_room("3", claim.epoch)), 1).found
+    assert (said.message.body["code"], said.message.body["details"]["waits"]) == (
+        "mailbox_full",
+        {"a": ["b"], "b": ["a"]},
+    )
+
+
+def test_who_waits_for_room_that_is_there_by_now_is_left_alone(tight: Tight) -> None:
+    in_b = tight.fill("a", "b")
+    tight.wait_for_room("a", in_b)
+    tight.receive("b")
+    tight.suspend("b", Filter(sender="a", type="more"))
+    assert tight.told() == [], "at its next look it goes on"
+
+
+def test_who_waits_for_more_room_than_there_is_is_told_and_not_who_waits_for_its_message(tight: Tight) -> None:
+    tight.fill("a", "b")
+    two = [tight.letter("b", number) for number in range(2)]
+    tight.receive("b")
+    [refusal] = tight.mail.post(tight.claims["a"], entry("send"), two).refusals
+    tight.wait_for_room("a", refusal)
+    tight.suspend("b", Filter(sender="a", type="more"))
+    assert tight.told() == ["a"]
+    assert tight.state("b") == "suspended"
+
+
+def test_who_waits_for_room_that_time_will_make_is_left_alone(tight: Tight) -> None:
+    tight.send("a", "b", ttl_seconds=3600)
+    tight.send("a", "b")
+    [refusal] = tight.send("a", "b").refusals
+    tight.wait_for_room("a", refusal)
+    tight.suspend("b", Filter(sender="a", type="more"))
+    assert tight.told() == []
+
+
+def test_who_waits_for_room_of_one_that_may_receive_yet_is_left_alone(tight: Tight) -> None:
+    in_b, in_c = tight.fill("a", "b"), tight.fill("b", "c")
+    tight.wait_for_room("a", in_b)
+    tight.wait_for_room("b", in_c)
+    waits = tight.steps.store.waits
+    waits.suspend(tight.claims["c"], left_seconds=3600, waiting_for="a time")
+    assert tight.told() == [], "c goes on after a time"
+    assert {tight.state(name) for name in "abc"} == {"suspended"}
+
+
+def test_who_waits_for_room_of_one_that_waits_for_the_outside_is_left_alone(tight: Tight) -> None:
+    tight.wait_for_room("a", tight.fill("a", "b"))
+    tight.suspend("b", Filter(any_of=(Filter(sender=OUTSIDE), Filter(sender="a", type="more"))))
+    tight.steps.finish(tight.claims["c"], DONE)
+    assert tight.told() == []
+
+
+def test_who_waits_for_room_of_one_that_has_ended_is_left_alone(tight: Tight) -> None:
+    tight.wait_for_room("a", tight.fill("a", "b"))
+    tight.steps.finish(tight.claims["b"], DONE)
+    tight.steps.finish(tight.claims["c"], DONE)
+    assert tight.told() == [], "its next look says so"
+
+
+@pytest.mark.parametrize(
+    ("sender", "to", "hopeless"),
+    [("a", "b", False), ("a", "d", True), ("a", "e", True), ("b", "d", False), ("b", "e", False), ("a", "a", True)],
+)
+def test_a_full_mailbox_of_one_that_begins_after_its_sender_or_is_its_sender_is_hopeless(
+    tight: Tight, sender: str, to: str, hopeless: bool
+) -> None:
+    refusal = tight.fill(sender, to)
+    assert (refusal.why, refusal.fits, refusal.hopeless) == ("full", 1, hopeless)
+
+
+def test_a_full_mailbox_is_not_hopeless_while_what_is_in_it_has_a_time_to_live(tight: Tight) -> None:
+    assert not tight.fill("a", "d", ttl_seconds=3600).hopeless
+    assert not tight.fill("a", "a", ttl_seconds=3600).hopeless
+
+
 class LateStranded(Stranded):
     """Looks at a run, and is overtaken by what wakes one of its agents."""
 
@@ -619,7 +770,7 @@ def test_a_call_whose_agent_waits_for_its_caller_is_told_to_that_agent(talk: Tal
     child = called(talk.steps, talk.claims["a"])
     look = talk.mail.look(child, Filter(sender="a"), 1)
     talk.steps.store.waits.suspend(
-        child, left_seconds=None, waiting_for="mail", interests=[Filter(sender="a").interest(look.seen)]
+        child, left_seconds=None, waiting_for="mail", interests=Filter(sender="a").interests(look.seen)
     )
     talk.suspend("b", Filter(sender="a"))
     calling = Interest("calls", {"subwork": str(child.subwork_id)})
@@ -651,7 +802,7 @@ def test_a_suspension_for_mail_belongs_to_its_claim(talk: Talk) -> None:
     talk.steps.requeue(old, delay_seconds=0)
     talk.steps.claim(talk.run_id, "b")
     with pytest.raises(ClaimLost):
-        talk.steps.store.waits.suspend(old, left_seconds=None, waiting_for="mail", interests=[ANY.interest(0)])
+        talk.steps.store.waits.suspend(old, left_seconds=None, waiting_for="mail", interests=ANY.interests(0))
 
 
 def test_the_depth_of_mailboxes_is_known_by_agent(talk: Talk) -> None:

@@ -14,7 +14,7 @@ from fleet import BROKERS, Fleet, fleet, settings_of
 
 from orchestrator import Orchestrator, RunHandle, RunStateConflict, TaskDefinition, WorkflowDefinition
 from orchestrator.contracts.mail import MailState
-from worker.effects import mail
+from worker.effects import room
 
 AGENTS = Path(__file__).parents[1] / "talking_agents"
 
@@ -91,7 +91,7 @@ def test_a_sender_stays_in_its_process_while_a_running_recipient_makes_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whoever suspends over a full mailbox does not come back.
-    monkeypatch.setattr(mail, "_ROOM_SECONDS", 1e6)
+    monkeypatch.setattr(room, "_ROOM_SECONDS", 1e6)
     ledger = tmp_path / "ledger"
     settings = settings_of(home=tmp_path / "home", agents_path=str(AGENTS), mailbox_size=100, suspend_after=600)
     with Orchestrator.embedded(settings=settings) as nf:
@@ -99,6 +99,70 @@ def test_a_sender_stays_in_its_process_while_a_running_recipient_makes_room(
         run = nf.submit(flood, {"times": 20, "size": 50, "ledger": str(ledger)})
         assert outputs(run)["drain"] == list(range(1000))
     assert ledger.read_text() == "floods\n", "it was never executed again"
+
+
+@contextmanager
+def tight(folder: Path) -> Generator[Orchestrator]:
+    """Give an installation in this process whose mailboxes hold three messages."""
+    settings = settings_of(home=folder / "home", agents_path=str(AGENTS), mailbox_size=3, suspend_after=0.1)
+    with Orchestrator.embedded(settings=settings) as nf:
+        yield nf
+
+
+@pytest.mark.parametrize("kind", ["", "isolated_"])
+@pytest.mark.parametrize("to", ["report", None])
+def test_who_fills_the_mailbox_of_one_that_begins_after_it_is_told_at_that_send(
+    tmp_path: Path, kind: str, to: str | None
+) -> None:
+    tasks = (
+        TaskDefinition(id="flood", agent=f"{kind}filler"),
+        TaskDefinition(id="middle", agent="idle", after=("flood",)),
+        TaskDefinition(id="report", agent="idle", after=("middle",)),
+    )
+    with tight(tmp_path) as nf:
+        data = {"times": 5} if to is None else {"times": 5, "to": {"flood": to}}
+        told = outputs(nf.submit(WorkflowDefinition(tasks=tasks), data), 60)["flood"]
+        assert told["sent"] == 3
+        assert "is full, and it begins only when flood has ended" in told["full"]
+        assert "NIGHTFLEET_MAILBOX_SIZE" in told["full"]
+
+
+def test_who_fills_its_own_mailbox_is_told_at_that_send(tmp_path: Path) -> None:
+    with tight(tmp_path) as nf:
+        run = nf.submit(together(ann="filler"), {"times": 5, "to": {"ann": "ann"}, "gets": 3})
+        told = outputs(run, 60)["ann"]
+        assert (told["sent"], told["got"]) == (3, [0, 1, 2])
+        assert "the mailbox of ann is full, and nothing else of it goes on" in told["full"]
+
+
+def test_an_agent_may_send_itself_more_than_its_mailbox_holds_while_another_branch_receives(tmp_path: Path) -> None:
+    with tight(tmp_path) as nf:
+        run = nf.submit(together(ann="soliloquist"), {"times": 20})
+        assert outputs(run, 60)["ann"] == list(range(20))
+
+
+@pytest.mark.parametrize("kind", ["", "async_", "isolated_"])
+def test_of_two_who_send_each_other_more_than_a_mailbox_holds_one_at_least_is_told_and_both_may_go_on(
+    tmp_path: Path, kind: str
+) -> None:
+    with tight(tmp_path) as nf:
+        pair = together(ann=f"{kind}filler", bob=f"{kind}filler")
+        run = nf.submit(pair, {"times": 5, "to": {"ann": "bob", "bob": "ann"}, "gets": 3})
+        found = outputs(run, 120)
+        assert [each["got"] for each in found.values()] == [[0, 1, 2], [0, 1, 2]]
+        # Both are told; but the one that is slower may find that the other one has made room, or has ended.
+        cycles = [f"{one} waits for room in the mailbox of {other}" for one, other in (("ann", "bob"), ("bob", "ann"))]
+        assert any(all(cycle in each["full"] for cycle in cycles) for each in found.values())
+
+
+def test_who_waits_for_room_of_one_that_is_late_is_told_nothing_and_goes_on(tmp_path: Path) -> None:
+    with tight(tmp_path) as nf:
+        # Longer than two turns of the sweep.
+        run = nf.submit(
+            together(ann="filler", bob="late_drain"), {"times": 8, "to": {"ann": "bob"}, "gets": 0, "late": 6}
+        )
+        found = outputs(run, 120)
+        assert found == {"ann": {"sent": 8, "full": "", "got": []}, "bob": list(range(8))}
 
 
 def test_one_that_starts_after_a_message_was_sent_gets_it(tmp_path: Path) -> None:

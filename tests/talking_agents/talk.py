@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -16,8 +17,10 @@ from worker.agent import (
     BaseAgent,
     Context,
     InputInvalid,
+    MailboxFull,
     MessageTimeout,
     NoMessageCanCome,
+    RecipientEnded,
     UnknownRecipient,
 )
 
@@ -168,6 +171,75 @@ class Chatter(BaseAgent):
             ctx.step(_note, data, ctx.task, message.sender, message.body)
             got[message.sender].append(message.body)
         return dict(sorted(got.items()))
+
+
+class Filler(BaseAgent):
+    """Send numbers to whom the input says, to all others if it does not; then receive what is there, and tell of all that."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        sent, full = 0, ""
+        try:
+            for number in range(data["times"]):
+                if "to" in data:
+                    ctx.send(data["to"][ctx.task], number)
+                else:
+                    ctx.broadcast(number)
+                sent += 1
+        except (MailboxFull, RecipientEnded) as error:
+            full = error.message
+        got = [ctx.receive().body for _ in range(data.get("gets", 0))]
+        return {"sent": sent, "full": full, "got": got}
+
+
+class IsolatedFiller(Filler):
+    """Do what `Filler` does, in a process of its own."""
+
+    isolation = "process"
+
+
+class AsyncFiller(BaseAgent):
+    """Do what `Filler` does, on an event loop."""
+
+    async def execute(self, data: dict[str, Any], ctx: AsyncContext) -> dict[str, Any]:
+        sent, full = 0, ""
+        try:
+            for number in range(data["times"]):
+                await ctx.send(data["to"][ctx.task], number)
+                sent += 1
+        except (MailboxFull, RecipientEnded) as error:
+            full = error.message
+        got = [(await ctx.receive()).body for _ in range(data.get("gets", 0))]
+        return {"sent": sent, "full": full, "got": got}
+
+
+class Idle(BaseAgent):
+    """Do nothing."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        return {}
+
+
+class Soliloquist(BaseAgent):
+    """Send itself numbers in one branch, and receive them in another one."""
+
+    async def execute(self, data: dict[str, Any], ctx: AsyncContext) -> list[int]:
+        async def say() -> None:
+            for number in range(data["times"]):
+                await ctx.send(ctx.task, number)
+
+        async def hear() -> list[int]:
+            return [(await ctx.receive()).body for _ in range(data["times"])]
+
+        _, heard = await asyncio.gather(say(), hear())
+        return heard
+
+
+class LateDrain(BaseAgent):
+    """Receive so many numbers, the first of them late."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> list[int]:
+        ctx.sleep(data["late"])
+        return [ctx.receive().body for _ in range(data["times"])]
 
 
 class Announcer(BaseAgent):

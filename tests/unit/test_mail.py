@@ -11,10 +11,10 @@ import pytest
 from orchestrator.bus.addresses import Recipient, resolve
 from orchestrator.bus.matching import check, meant
 from orchestrator.bus.sequence import as_mermaid, as_text
-from orchestrator.bus.stuck import Member, stuck
-from orchestrator.contracts.mail import OUTSIDE, AgentMessage, Filter, MailRecord, MailState
+from orchestrator.bus.stuck import Member, begins_after, stuck
+from orchestrator.contracts.mail import OUTSIDE, RUNTIME, AgentMessage, Filter, MailRecord, MailState, no_room
 from orchestrator.contracts.run import AgentRunState
-from orchestrator.errors import InputInvalid, UnknownRecipient
+from orchestrator.errors import InputInvalid, MailboxFull, UnknownRecipient
 
 KNOWN = [
     Recipient("draft", "1", "writer", ("write",)),
@@ -99,6 +99,17 @@ def test_a_filter_that_cannot_be_asked_is_refused(wanted: Filter, said: str) -> 
     assert said in raised.value.message
 
 
+def test_a_filter_of_several_is_interested_in_each_and_in_nothing_else() -> None:
+    inner = Filter(any_of=(Filter("b"), Filter(type="re*")))
+    wanted = Filter(type="note", any_of=(Filter(OUTSIDE), inner, Filter("c", where="body > 0")))
+    assert [dict(each.data) for each in wanted.interests(7)] == [
+        {"seen": 7, "from": OUTSIDE, "type": "note"},
+        {"seen": 7, "from": "b", "type": "note"},
+        {"seen": 7},
+        {"seen": 7, "from": "c", "type": "note"},
+    ]
+
+
 def waiting(task: str, *of: str | None, **fields: Any) -> Member:
     interests = [{"seen": 0} if each is None else {"seen": 0, "from": each} for each in of]
     return Member(task, task, AgentRunState.SUSPENDED, 1, listening={"mail": interests}, **fields)
@@ -137,6 +148,101 @@ def test_who_waits_for_nobody_who_could_send_is_found(members: list[Member], los
     assert set(stuck(members)) == lost
 
 
+def calling(task: str, *subwork: str, **fields: Any) -> Member:
+    return Member(
+        task, task, AgentRunState.SUSPENDED, 1, listening={"calls": [{"subwork": each} for each in subwork]}, **fields
+    )
+
+
+def sending(task: str, *to: str, **fields: Any) -> Member:
+    """Give one whose sends wait for room."""
+    rooms = [{"of": each, "fits": 0, "slot": "1"} for each in to]
+    return Member(task, task, SUSPENDED, 1, listening={"room": rooms}, **fields)
+
+
+def behind(*before: str) -> dict[str, Any]:
+    return {"predecessors": frozenset(before)}
+
+
+BLOCKED, RUNNING, SUSPENDED = AgentRunState.BLOCKED, AgentRunState.RUNNING, AgentRunState.SUSPENDED
+DONE = AgentRunState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ([sending("a", "b"), sending("b", "a")], {"a", "b"}),
+        ([sending("a", "b"), sending("b", "c"), sending("c", "a"), member("d", RUNNING)], {"a", "b", "c"}),
+        ([sending("a", "a"), member("d", RUNNING)], {"a"}),
+        ([sending("a", "b"), member("b", BLOCKED, **behind("a"))], {"a"}),
+        ([sending("a", "c"), member("b", BLOCKED, **behind("a")), member("c", BLOCKED, **behind("b"))], {"a"}),
+        # Of those who hold up each other it is the sender, since the other one may get what it waits for then.
+        ([sending("a", "b"), waiting("b", "a")], {"a"}),
+        ([sending("a", "b"), waiting("b", None), waiting("c", None)], {"a"}),
+        ([sending("a", "b"), waiting("b", "c"), member("c", DONE)], {"b"}),
+        # One that was called, and sends to what waits for its caller.
+        ([calling("a", "s"), sending("a-1", "b", subwork="s"), member("b", BLOCKED, **behind("a"))], {"a-1"}),
+        ([calling("a", "s"), sending("a-1", "a", subwork="s")], {"a-1"}),
+        # Room may be made yet.
+        ([sending("a", "b"), member("b", RUNNING)], set[str]()),
+        ([sending("a", "b"), member("b", AgentRunState.QUEUED)], set[str]()),
+        ([sending("a", "b"), member("b", SUSPENDED)], set[str]()),
+        ([sending("a", "b"), waiting("b", "a", timed=True)], set[str]()),
+        ([sending("a", "b"), waiting("b", "a", OUTSIDE)], set[str]()),
+        ([sending("a", "b"), member("b", BLOCKED, **behind("c")), member("c", RUNNING)], set[str]()),
+        ([sending("a", "b"), calling("b", "s"), member("b-1", RUNNING, subwork="s")], set[str]()),
+        ([sending("a", "b", timed=True), sending("b", "a")], set[str]()),
+        # The next look shows that nobody is there any more.
+        ([sending("a", "b"), member("b", DONE)], set[str]()),
+        # A broadcast waits for one after the other.
+        ([sending("a", "b", "c"), waiting("b", "a"), member("c", RUNNING)], set[str]()),
+        ([sending("a", "b", "c"), waiting("b", "a"), waiting("c", "a")], {"a"}),
+    ],
+)
+def test_who_waits_for_room_that_nobody_will_make_is_found(members: list[Member], told: set[str]) -> None:
+    assert set(stuck(members)) == told
+
+
+def test_one_that_waits_for_a_person_beside_room_may_go_on() -> None:
+    both = Member("a", "a", SUSPENDED, 1, listening={**sending("a", "b").listening, "people": [{}]})
+    assert stuck([both, sending("b", "a")]) == {}
+
+
+def test_the_error_names_whose_mailbox_is_full_and_what_to_do() -> None:
+    found = stuck([sending("a", "b"), sending("b", "a")])
+    assert isinstance(found["a"], MailboxFull)
+    assert "the mailbox of b is full" in found["a"].message
+    assert "a waits for room in the mailbox of b; b waits for room in the mailbox of a" in found["a"].message
+    assert "NIGHTFLEET_MAILBOX_SIZE" in found["a"].message
+    assert found["a"].details == {"waits": {"a": ["b"], "b": ["a"]}}
+
+
+@pytest.mark.parametrize(
+    ("other", "fields", "after"),
+    [
+        (BLOCKED, behind("a"), True),
+        (BLOCKED, behind("b"), True),
+        (RUNNING, behind("a"), False),
+        (BLOCKED, behind("d"), False),
+        (BLOCKED, {"compensates": True}, True),
+    ],
+)
+def test_who_begins_after_another_one_follows_it_however_far(
+    other: AgentRunState, fields: dict[str, Any], after: bool
+) -> None:
+    others = [member("a", RUNNING), member("b", BLOCKED, **behind("a")), member("d", BLOCKED, **behind("e"))]
+    assert begins_after([*others, member("c", other, **fields)], "c", "a") is after
+
+
+def test_what_is_said_to_one_send_is_heard_by_that_send_of_that_claim_alone() -> None:
+    said = no_room("3.1", 2)
+    assert Filter(sender=RUNTIME, type=said).lets_pass(RUNTIME, said, None)
+    others = [Filter(), Filter(sender=RUNTIME), Filter(answers="m"), Filter(type="*"), Filter(sender="b")]
+    others += [Filter(sender=RUNTIME, type=no_room("3", 2)), Filter(sender=RUNTIME, type=no_room("3.1", 3))]
+    assert not any(each.lets_pass(RUNTIME, said, None) for each in others)
+    assert not Filter(sender=RUNTIME, type=said).lets_pass(RUNTIME, "error", None)
+
+
 def test_one_that_waits_for_a_person_too_may_go_on() -> None:
     both = Member("a", "a", AgentRunState.SUSPENDED, 1, listening={"mail": [{"seen": 0, "from": "b"}], "people": [{}]})
     assert stuck([both, waiting("b", "a")]) == {}
@@ -148,19 +254,9 @@ def test_the_error_names_the_cycle() -> None:
     assert found["b"].details == {"waits": {"a": ["b"], "b": ["c"], "c": ["a"]}}
 
 
-def calling(task: str, *subwork: str, **fields: Any) -> Member:
-    return Member(
-        task, task, AgentRunState.SUSPENDED, 1, listening={"calls": [{"subwork": each} for each in subwork]}, **fields
-    )
-
-
 def watching(task: str, namespace: str = "", **fields: Any) -> Member:
     keys = [{"namespace": namespace, "key": "plan", "since": 0}]
     return Member(task, task, AgentRunState.SUSPENDED, 1, listening={"keys": keys}, **fields)
-
-
-BLOCKED, RUNNING, SUSPENDED = AgentRunState.BLOCKED, AgentRunState.RUNNING, AgentRunState.SUSPENDED
-DONE = AgentRunState.SUCCEEDED
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any, cast
 
 import pytest
 
 from orchestrator.broker.hints import ALL
-from orchestrator.clock import agent_run_id, ids
+from orchestrator.clock import agent_run_id, ids, system_clock
 from orchestrator.contracts.interest import Interest, InterestKind
 from orchestrator.contracts.mail import Letter, Posted
 from worker.effects.base import Account
 from worker.effects.motion import Motion
 from worker.effects.parking import Parking, Wait
+from worker.effects.scopes import Scopes, Suspended
 from worker.post import Post
 
 RUN = ids.new()[:-5] + "00000"
@@ -104,7 +106,52 @@ def test_one_that_has_left_hears_nothing_and_nobody_listens_for_it(post: Post, a
 @pytest.mark.parametrize(("told", "looks"), [("mail", False), ("keys", False), ("calls", True), (None, True)])
 def test_a_wait_looks_when_something_of_its_kind_may_have_come(told: InterestKind | None, looks: bool) -> None:
     parking = Parking(Motion(Account("m")), cast("Any", None), moment_seconds=60)
-    wait = Wait("", "waits", None, interest=Interest("calls", {}), hints=parking.hints("calls"))
+    wait = Wait("", "waits", None, interests=(Interest("calls", {}),), hints=parking.hints("calls"))
     parking.poke(told)
     scopes = cast("Any", type("Scopes", (), {"running": 1, "tasks": ()})())
     assert (parking.left(wait, scopes) == 0) is looks
+
+
+ROOM = (Interest("room", {"of": "b", "fits": 0, "slot": "1"}),)
+MAIL = (Interest("mail", {"seen": 0, "from": "b"}), Interest("mail", {"seen": 0, "from": "c"}))
+
+
+def suspended(*waits: Wait, moment_seconds: float = 1) -> Suspended:
+    """Give what ends an execution that does nothing but these waits."""
+    parking = Parking(Motion(Account("m")), cast("Any", None), moment_seconds)
+    with ExitStack() as stack:
+        for wait in waits:
+            stack.enter_context(parking.parked(wait))
+        with pytest.raises(Suspended) as raised:
+            parking.left(waits[0], Scopes("m"))
+    return raised.value
+
+
+def later(seconds: float) -> float:
+    return system_clock.monotonic() + seconds
+
+
+def test_a_wait_for_one_of_several_suspends_with_all_that_wake_it() -> None:
+    assert suspended(Wait("", "listens", None, interests=MAIL)).interests == MAIL
+
+
+def test_one_that_waits_for_room_does_not_stay_for_its_next_look_however_long_a_moment_is() -> None:
+    room = Wait("", "waits", later(2), interests=ROOM, stays=False)
+    found = suspended(room, moment_seconds=600)
+    assert (found.interests, found.until) == (ROOM, room.until)
+
+
+def test_one_that_waits_for_room_and_a_message_says_both() -> None:
+    room = Wait("1", "sends", later(2), interests=ROOM, stays=False)
+    assert suspended(room, Wait("2", "receives", None, interests=MAIL)).interests == (*ROOM, *MAIL)
+
+
+def test_one_that_waits_for_room_and_a_time_goes_on_by_itself_and_does_not_say_so() -> None:
+    room = Wait("1", "sends", later(2), interests=ROOM, stays=False)
+    assert suspended(room, Wait("2", "sleeps", later(60))).interests == ()
+    assert suspended(room, Wait("2", "receives", later(60), interests=MAIL)).interests == MAIL
+
+
+def test_one_that_waits_for_room_and_a_person_says_both() -> None:
+    room = Wait("1", "sends", later(2), interests=ROOM, stays=False)
+    assert suspended(room, Wait("2", "asks", None)).interests == (*ROOM, Interest("people", {}))

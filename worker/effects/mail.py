@@ -26,14 +26,13 @@ from orchestrator.contracts.mail import (
     Found,
     Letter,
     Refusal,
+    no_room,
 )
-from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import (
     AgentError,
     InputInvalid,
     MessageTimeout,
     NightfleetError,
-    RecipientEnded,
     UnknownRecipient,
 )
 from worker.effects.attempt import Attempt, Blocking
@@ -41,16 +40,13 @@ from worker.effects.base import Flow
 from worker.effects.parking import Park, Parking, Wait
 from worker.effects.ports import Mail
 from worker.effects.recorder import Operation, Recorder, Waiting
+from worker.effects.room import Room, final, hopeless
 from worker.effects.waits import Settle, parking_of
 
 #: How often mail is looked for, should its hint be lost, while other branches of the agent keep the wait in the process.
 _LOOK_SECONDS = 2.0
 #: How long a receiver stays in the process where nobody else of its run is running: a reply may come at once all the same.
 _ALONE_SECONDS = 0.03
-#: How long a sender waits for room in a mailbox at first, and at most. Longer than a moment: the slot may be the recipient's.
-_ROOM_SECONDS, _MOST_ROOM_SECONDS = 2.0, 30.0
-#: The same while every recipient that has none is running: it may receive at any time, so the sender stays for a moment.
-_SOON_SECONDS, _MOST_SOON_SECONDS = 0.005, 0.1
 #: A hundred years.
 _LONGEST_SECONDS = 3_155_760_000.0
 _MOST_CHARACTERS = 200
@@ -103,15 +99,15 @@ class Send(Waiting):
         mail, parking = _mail_of(recorder)
         claim, writer = recorder.writer.claim, recorder.writer
         attempt = Attempt(writer, self, recorder.scopes.here(), slot)
-        began, pause, soon = system_clock.monotonic(), _ROOM_SECONDS, _SOON_SECONDS
         letters: list[Letter] = []
+        room = Room(slot, parking.moment_seconds, told_before=claim.epoch > 1)
         while True:
+            hints = parking.hints("room")
             try:
                 if not letters:
                     letters = yield Blocking(recorder.motion, slot, lambda: self._letters(mail, recorder))
                 outcome = self._outcome(letters)
-                took = round((system_clock.monotonic() - began) * 1000)
-                done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=took)
+                done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=room.milliseconds)
                 posting = partial(mail.post, claim, done, letters)
                 posted = yield Blocking(recorder.motion, slot, posting)
             except NightfleetError as error:
@@ -123,21 +119,46 @@ class Send(Waiting):
                 return (yield Settle(attempt, _raising(error)))
             if not posted.refusals:
                 return outcome
-            if (refused := _final(posted.refusals, claim.run_id)) is not None and self.to is not None:
+            if (refused := self._refused(posted.refusals, recorder)) is not None:
                 return (yield Settle(attempt, _raising(refused)))
-            full = {refusal.recipient: refusal.state for refusal in posted.refusals if refusal.why == "full"}
-            gone = {refusal.recipient for refusal in posted.refusals} - full.keys()
+            full = [refusal for refusal in posted.refusals if refusal.why == "full"]
+            gone = {refusal.recipient for refusal in posted.refusals} - {refusal.recipient for refusal in full}
             letters = [letter for letter in letters if letter.recipient not in gone]
             if full:
-                now = system_clock.monotonic()
-                if set(full.values()) == {AgentRunState.RUNNING} and now - began < parking.moment_seconds:
-                    until, soon = now + soon, min(2 * soon, _MOST_SOON_SECONDS)
-                else:
-                    until, pause = now + pause, min(2 * pause, _MOST_ROOM_SECONDS)
-                told = f"waits for room in the mailbox of {', '.join(full)}"
-                yield Park(parking, Wait(slot.scope, told, until), recorder.scopes)
+                if (told := (yield from self._told(recorder, slot, room))) is not None:
+                    return told
+                yield Park(parking, room.wait(full, hints), recorder.scopes)
             elif not letters:
                 return (yield Settle(attempt, dict))  # of a broadcast, nobody is left to receive it
+
+    def decode(self, recorded: JsonValue) -> Any:
+        if isinstance(recorded, dict) and RUNTIME in recorded:
+            raise NightfleetError.from_data(recorded[RUNTIME])
+        return recorded
+
+    def _refused(self, refusals: Sequence[Refusal], recorder: Recorder) -> NightfleetError | None:
+        """Give the error for recipients that will take nothing while this agent goes on. A broadcast does without the ended."""
+        claim = recorder.writer.claim
+        if self.to is not None and (error := final(refusals, claim.run_id)) is not None:
+            return error
+        return hopeless(refusals, claim.task, parking_of(recorder).alone(recorder.scopes))
+
+    def _told(self, recorder: Recorder, slot: Slot, room: Room) -> Generator[Operation, Any, JsonValue]:
+        """Take what Nightfleet has said to this send while it was suspended: nobody will make room; None if it has not."""
+        if not room.told_before:
+            return None
+        room.told_before = False  # nothing is said to one that runs
+        mail, _ = _mail_of(recorder)
+        claim, writer = recorder.writer.claim, recorder.writer
+        wanted = Filter(sender=RUNTIME, type=no_room(str(slot), claim.epoch))
+        look = yield Blocking(recorder.motion, slot, lambda: mail.look(claim, wanted, 1))
+        found: tuple[Found, ...] = look.found
+        if not found:
+            return None
+        outcome: JsonValue = {RUNTIME: found[0].message.body}
+        done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=room.milliseconds)
+        taken = yield Blocking(recorder.motion, slot, partial(mail.take, claim, done, [found[0].number]))
+        return outcome if taken else None
 
     def _letters(self, mail: Mail, recorder: Recorder) -> list[Letter]:
         bodies: dict[bytes, bytes] = {}
@@ -230,8 +251,8 @@ class Receive(Waiting):
                 yield Blocking(motion, slot, partial(writer.journal.begin, claim, entry))
             until = stay if now < stay else ends
             until = until if ends is None or until is None else min(until, ends)
-            interest = self.wanted.interest(look.seen, self.of)
-            wait = Wait(slot.scope, self._waits(writer.redact), until, now + _LOOK_SECONDS, interest, hints)
+            interests = self.wanted.interests(look.seen, self.of)
+            wait = Wait(slot.scope, self._waits(writer.redact), until, now + _LOOK_SECONDS, interests, hints)
             yield Park(parking, wait, recorder.scopes)
 
     def _outcome(self, found: Sequence[Found]) -> JsonValue:
@@ -350,19 +371,6 @@ def _mail_of(recorder: Recorder) -> tuple[Mail, Parking]:
     if parking.mail is None:
         raise AgentError("here nobody has mail: this execution belongs to no run of several agents")
     return parking.mail, parking
-
-
-def _final(refusals: Sequence[Refusal], run_id: str) -> NightfleetError | None:
-    """Give the error for recipients that will never take a message."""
-    for refusal in refusals:
-        if refusal.why == "unknown":
-            return UnknownRecipient(f"run {run_id} has no agent run of task {refusal.recipient!r}")
-        if refusal.why == "ended":
-            return RecipientEnded(
-                f"{refusal.recipient} has {refusal.state} and receives nothing any more; send before it ends, or let it wait "
-                "for this message (ctx.receive)"
-            )
-    return None
 
 
 def _raising(error: Exception) -> Any:

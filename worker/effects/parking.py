@@ -57,10 +57,12 @@ class Wait:
     until: float | None
     #: When to look for the event, should it be waited for in this process.
     look_at: float | None = None
-    #: What wakes it when it is suspended; without one it is woken by its time, or by an answer of a person.
-    interest: Interest | None = None
+    #: What wakes it when it is suspended, all of one kind; without any it is woken by its time, or by an answer of a person.
+    interests: tuple[Interest, ...] = ()
     #: How many hints of its kind there were before it has looked: `Parking.hints`.
     hints: int = 0
+    #: Whether it stays in this process where `until` is near. Not where others need the slot to bring about what it is for.
+    stays: bool = True
 
     @property
     def next_look(self) -> float | None:
@@ -153,6 +155,11 @@ class Parking:
                 self._inside.subtract(scopes)
                 self._alone -= alone
 
+    def alone(self, scopes: Scopes) -> bool:
+        """Tell whether certainly nothing else of the agent goes on, or waits, while an effect is between two operations."""
+        with self.motion.moved:
+            return not (self._waits or self.motion.flights or scopes.running or scopes.tasks)
+
     def is_over(self, until: float | None) -> bool:
         """Tell whether a wait until a time, by the monotonic clock, is over; one without is not."""
         return until is not None and until <= system_clock.monotonic()
@@ -177,12 +184,13 @@ class Parking:
             return idle if mine is None else min(idle, mine)
 
     def _is_hinted(self, wait: Wait) -> bool:
-        kind = None if wait.interest is None else wait.interest.kind
-        return kind is not None and wait.hints != self._hints[kind] + self._hints[None]
+        if not wait.interests:
+            return False
+        return wait.hints != self._hints[wait.interests[0].kind] + self._hints[None]
 
     def _idle_left(self, now: float, scopes: Scopes) -> float:
         """Give the time until nothing has moved for a moment, 0 if it has not: then there is no point in waiting here."""
-        first = min((wait.until for wait in self._waits if wait.until is not None), default=None)
+        first = min((wait.until for wait in self._waits if wait.until is not None and wait.stays), default=None)
         if first is not None and first - now <= self.moment_seconds:
             return max(0.001, first - now)
         # An effect that is waited in, a step that sleeps, is not what goes on.
@@ -197,8 +205,11 @@ class Parking:
         """Give what ends an execution in which nothing moves."""
         waits = sorted(self._waits, key=lambda wait: (wait.until is None, wait.until or 0.0))
         text = ", ".join(dict.fromkeys(wait.waiting_for for wait in waits))
-        interests = [wait.interest for wait in waits if wait.interest is not None]
-        if interests and any(wait.interest is None and wait.until is None for wait in waits):
+        interests = [interest for wait in waits for interest in wait.interests]
+        if any(wait.until is not None and not _is_for_room(wait) for wait in waits):
+            # Another time makes it go on, whoever makes room: with these it would count for nothing.
+            interests = [interest for interest in interests if interest.kind != "room"]
+        if interests and any(not wait.interests and wait.until is None for wait in waits):
             interests.append(Interest("people", {}))
         return Suspended(text[:_MOST_CHARACTERS], waits[0].until, heard=self.heard, interests=interests)
 
@@ -220,10 +231,14 @@ class Park:
     async def run_async(self, host: Host) -> None:  # noqa: ARG002
         with self.parking.parked(self.wait, alone=True):
             while (left := self.parking.left(self.wait, self.scopes)) > 0:
-                if self.wait.interest is None:
+                if not self.wait.interests:
                     await asyncio.sleep(min(left, _LOOK_SECONDS))
                 else:
                     await self.parking.sleep(min(left, _LOOK_SECONDS))
+
+
+def _is_for_room(wait: Wait) -> bool:
+    return any(interest.kind == "room" for interest in wait.interests)
 
 
 def _outwards(scope: str) -> Iterator[str]:

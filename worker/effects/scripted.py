@@ -73,7 +73,7 @@ class NoWaiting(Parking):
 
     def left(self, wait: Wait, scopes: Scopes) -> float:
         self.motion.check()
-        if wait.interest is None:
+        if not wait.interests:
             return 0.0
         if wait.until is not None:
             with self.motion.moved:

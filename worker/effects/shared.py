@@ -190,7 +190,7 @@ class Watch(Waiting):
         stays = False
         while not self._is_new(found, since) and not parking.is_over(until):
             look_at = system_clock.monotonic() + parking.look_seconds
-            wait = Wait(slot.scope, waiting_for, until, look_at, interest, hints)
+            wait = Wait(slot.scope, waiting_for, until, look_at, (interest,), hints)
             yield Park(parking, wait, recorder.scopes)
             if not stays:
                 yield listening(recorder, slot)  # as a call does that stays here

@@ -116,7 +116,7 @@ class CallAgent(Waiting):
         while standing is not None and standing.state is SubworkState.OPEN:
             interest = Interest("calls", {"subwork": standing.id})
             text = f"waits for {_called(self.order)} ({standing.tasks})"
-            wait = Wait(slot.scope, text, None, system_clock.monotonic() + _LOOK_SECONDS, interest, hints)
+            wait = Wait(slot.scope, text, None, system_clock.monotonic() + _LOOK_SECONDS, (interest,), hints)
             yield Park(parking, wait, recorder.scopes)
             if not listens:
                 # Others of its branches keep it here: from now on other processes may say that it is to look.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 from pydantic import BaseModel
@@ -82,7 +82,7 @@ def _recorded(mail: Mail, claim: Claim, entry: Entry, message: Mapping[str, Any]
     match message:
         case {"mail": "post", "letters": letters}:
             posted = mail.post(claim, entry, [_letter_in(each) for each in letters])
-            return [[refusal.recipient, refusal.why, refusal.state] for refusal in posted.refusals]
+            return [list(astuple(refusal)) for refusal in posted.refusals]
         case {"mail": "take", "messages": numbers}:
             return mail.take(claim, entry, numbers)
         case {"mail": "close", "request": request}:

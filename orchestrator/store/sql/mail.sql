@@ -122,6 +122,9 @@ SELECT state, listening FROM @agent_run WHERE id = :id /*pg FOR NO KEY UPDATE */
 -- mail_depth: how many messages wait for an agent run
 SELECT count(*) FROM @agent_message WHERE recipient_id = :id AND state = 'waiting'
 
+-- mail_room: how many messages wait for an agent run, and how many of those that are sent will not do so for ever
+SELECT count(*), count(CASE WHEN sender <> :runtime THEN expires_at END) FROM @agent_message WHERE recipient_id = :id AND state = 'waiting'
+
 -- mail_awaited: whether somebody still waits for the reply to a message
 SELECT 1 FROM @agent_message WHERE id = :id AND wants_reply
 
@@ -247,8 +250,10 @@ WHERE state = 'waiting' AND answers IS NOT NULL
 
 -- mail_perhaps_stuck: runs in which an agent run waits for what others of it bring, and nobody runs, or one of those cannot help
 -- One that waits for the outside is left alone, and those who wait for it come to nothing here; so it is with people.
+-- One that waits for room has a time, which brings it nothing while who is to make room waits too, or has not begun.
 SELECT DISTINCT w.run_id FROM @agent_run w
-WHERE CASE WHEN w.state = 'suspended' THEN w.listening END IS NOT NULL AND w.wake_at IS NULL AND w.run_id > :after
+WHERE CASE WHEN w.state = 'suspended' THEN w.listening END IS NOT NULL AND w.run_id > :after
+  AND (w.wake_at IS NULL OR w.listening -> 'room' IS NOT NULL)
   AND w.listening -> 'people' IS NULL
   AND NOT coalesce(w.listening -> 'mail' @> jsonb_build_array(jsonb_build_object('from', :outside::text)), false)
   AND (NOT EXISTS (SELECT 1 FROM @agent_run o WHERE o.run_id = w.run_id AND o.state || '' IN ('running', 'queued'))
@@ -259,12 +264,18 @@ WHERE CASE WHEN w.state = 'suspended' THEN w.listening END IS NOT NULL AND w.wak
             OR o.state || '' = 'suspended' AND o.listening IS NOT NULL AND o.wake_at IS NULL)
           AND (o.task IN (SELECT coalesce(i ->> 'of', i ->> 'from') FROM jsonb_array_elements(w.listening -> 'mail') i)
             OR o.task IN (SELECT i ->> 'namespace' FROM jsonb_array_elements(w.listening -> 'keys') i))
+    )
+    OR EXISTS (
+        SELECT 1 FROM @agent_run o
+        WHERE o.run_id = w.run_id AND (o.state || '' = 'blocked' OR o.state || '' = 'suspended' AND o.listening IS NOT NULL)
+          AND o.task IN (SELECT i ->> 'of' FROM jsonb_array_elements(w.listening -> 'room') i)
     ))
 ORDER BY w.run_id LIMIT :most
 
 -- mail_perhaps_stuck_here: runs in which an agent run waits for what others bring: on SQLite, where they are few
 SELECT DISTINCT run_id FROM @agent_run
-WHERE state = 'suspended' AND wake_at IS NULL AND listening IS NOT NULL AND run_id > :after ORDER BY run_id LIMIT :most
+WHERE state = 'suspended' AND (wake_at IS NULL OR listening -> 'room' IS NOT NULL) AND listening IS NOT NULL AND run_id > :after
+ORDER BY run_id LIMIT :most
 
 -- mail_members: the agent runs of a run
 SELECT id, task, agent FROM @agent_run WHERE run_id = :run_id ORDER BY position
