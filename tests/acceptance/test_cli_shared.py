@@ -52,5 +52,5 @@ def test_what_a_run_shares_is_shown_with_versions_and_who_wrote_it(tmp_path: Pat
 
     assert empty.out.strip().endswith("shares nothing")
     assert (both.code, missing.code) == (2, 2)
-    assert "leave one out" in both.err
+    assert "leave all but one out" in both.err
     assert "there is no run" in missing.err or "no run" in missing.err
