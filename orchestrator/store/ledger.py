@@ -128,12 +128,13 @@ class Ledger:
                 due = [row for row in due if run_id_of(row[1]) in own]
             if not due:
                 return []
-            woken = session.rows("wake_for_budget", ids=sorted({row[1] for row in due}))
-            session.run("end_budget_waits", ids=[row[0] for row in due])
-            return woken
+            told = session.rows("wake_for_budget", ids=sorted({row[1] for row in due}))
+            woken = {row[0]: row for row in told if row[5] == AgentRunState.QUEUED}
+            # Of one that runs the place stays: whatever takes its mark away, it can be woken.
+            session.run("end_budget_waits", ids=[row[0] for row in due if row[1] in woken])
+            return list(woken.values())
 
-        woken = self._database.transact(work)
-        return [Dispatch(row[0], row[3], row[2], row[4]) for row in woken if row[5] == AgentRunState.QUEUED]
+        return [Dispatch(row[0], row[3], row[2], row[4]) for row in self._database.transact(work)]
 
 
 def identity_of(call: Call) -> dict[str, Any]:

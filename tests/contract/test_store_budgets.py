@@ -576,6 +576,45 @@ def test_one_that_is_about_to_suspend_does_not_miss_the_raise(purse: Purse) -> N
     assert dispatch == Dispatch(claim.id, 2, "a", Priority.LATER)
 
 
+def test_a_raise_reaches_one_that_has_heard_an_answer_before_it_suspends(purse: Purse) -> None:
+    purse.set(TENANT, 500)
+    claim = purse.claim()
+    capped(purse.ledger.reserve(call_of(claim), 600))
+    purse.budgets.raise_to(TENANT.scope, "none", 600)
+    assert purse.ledger.wake() == []
+    assert purse.steps.store.waits.suspend(claim, left_seconds=None, waiting_for="an answer", heard=True) is None
+    assert [each.id for each in purse.ledger.wake()] == [claim.id]
+    assert purse.ledger.wake() == []
+    assert waiting(purse) == []
+
+
+def test_one_that_is_woken_while_it_runs_is_marked_once_and_keeps_nobody_waiting(purse: Purse) -> None:
+    purse.set(TENANT, 500)
+    claim = purse.claim()
+    capped(purse.ledger.reserve(call_of(claim), 600))
+    [other] = paused(purse)
+    purse.budgets.raise_to(TENANT.scope, "none", 600)
+    assert purse.ledger.wake() == []
+    marked = purse.steps.row(claim.run_id, "a")["wake_at"]
+    assert marked is not None
+    assert [each.id for each in purse.ledger.wake()] == [other.id]
+    assert purse.ledger.wake() == []
+    assert purse.steps.row(claim.run_id, "a")["wake_at"] == marked
+
+
+def test_a_place_that_is_kept_while_its_agent_runs_wakes_it_no_second_time(purse: Purse) -> None:
+    purse.set(TENANT, 500)
+    claim = purse.claim()
+    capped(purse.ledger.reserve(call_of(claim), 600))
+    purse.budgets.raise_to(TENANT.scope, "none", 600)
+    purse.ledger.wake()
+    assert purse.steps.store.waits.suspend(claim, left_seconds=None, waiting_for="waits for the budget of tenant")
+    again = purse.steps.claim(claim.run_id, "a")
+    assert purse.steps.store.waits.suspend(again, left_seconds=None, waiting_for="waits for something else") is None
+    assert purse.ledger.wake() == []
+    assert waiting(purse) == []
+
+
 def test_who_is_failed_waits_for_nothing(purse: Purse) -> None:
     purse.set(TENANT, 500, on_cap="fail")
     assert capped(purse.ledger.reserve(call_of(purse.claim()), 600)).on_cap == "fail"

@@ -225,8 +225,11 @@ DELETE FROM @budget_wait WHERE call_id IN (
 
 -- budget_waits_due: calls whose budget has room for them and for all that have waited longer
 -- A budget of an earlier day or month than this has all of its room again. One that fails wakes those whose waiting is in vain.
+-- Who is running and has its mark is woken already, and counts no more: it may run for long before it asks.
 SELECT w.call_id, w.agent_run_id FROM (
-    SELECT w.*, sum(w.nanousd) OVER (PARTITION BY w.budget_id ORDER BY w.since, w.call_id) AS upto FROM @budget_wait w
+    SELECT w.*, sum(w.nanousd) OVER (PARTITION BY w.budget_id ORDER BY w.since, w.call_id) AS upto
+    FROM @budget_wait w JOIN @agent_run a ON a.id = w.agent_run_id
+    WHERE a.wake_at IS NULL OR a.state || '' <> 'running'
 ) w
 LEFT JOIN (
     SELECT id, on_cap, limit_nanousd,
@@ -241,7 +244,8 @@ WHERE b.id IS NULL OR b.on_cap = 'warn' OR w.upto <= b.limit_nanousd - b.spent -
 ORDER BY w.agent_run_id, w.call_id LIMIT :most
 
 -- wake_for_budget: queue those of some agent runs that are suspended, marked as published by the caller
--- Of one that runs it is a mark on the row: it will not suspend without having asked again.
+-- Of one that runs it is a mark on the row: it will not suspend without having asked again. An event that it has taken up
+-- itself takes the mark away: then its place in the line, which stays, wakes it.
 UPDATE @agent_run
 SET queued_at = CASE WHEN state = 'suspended' THEN now() ELSE queued_at END,
     published_at = CASE WHEN state = 'suspended' THEN now() ELSE published_at END,
@@ -257,7 +261,7 @@ WHERE id IN (
 )
 RETURNING id, run_id, agent, dispatch, priority, state
 
--- end_budget_waits: calls that need not be woken any more
+-- end_budget_waits: calls whose agent run was queued: its next claim asks for itself
 DELETE FROM @budget_wait WHERE call_id = ANY(:ids::uuid[])
 
 -- cap_agent_run: the budget of one agent run, with what it has spent before; one that there is stays as it is
