@@ -679,6 +679,53 @@ def test_an_embedded_process_wakes_its_own_runs_alone(purse: Purse) -> None:
     assert [each.id for each in purse.ledger.wake()] == [other.id]
 
 
+def test_those_whom_another_process_has_to_wake_take_no_room_from_its_own(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purse.set(TENANT, 500)
+    other, mine = paused(purse, 2)
+    purse.budgets.raise_to(TENANT.scope, "none", 1100)
+    monkeypatch.setattr("orchestrator.store.ledger._WOKEN_AT_ONCE", 1)
+    assert [each.id for each in purse.ledger.wake([mine.run_id])] == [mine.id], (
+        "whoever has to wake the other may be gone"
+    )
+    assert [each.id for each in purse.ledger.wake([other.run_id])] == [other.id]
+    assert purse.ledger.wake([]) == []
+
+
+def test_so_many_of_others_that_they_are_woken_in_parts_keep_nobody_waiting(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.store.ledger._WOKEN_AT_ONCE", 2)
+    purse.set(TENANT, 500)
+    *_, mine = paused(purse, 4)
+    purse.budgets.raise_to(TENANT.scope, "none", 5000)
+    assert [each.id for each in purse.ledger.wake([mine.run_id])] == [mine.id]
+
+
+@pytest.mark.parametrize("on_cap", ["pause", "fail"])
+def test_a_call_for_which_there_can_be_no_room_keeps_nobody_behind_it_waiting(purse: Purse, on_cap: str) -> None:
+    purse.set(TENANT, 1200, on_cap=on_cap)
+    flying = call_of(purse.claim())
+    held(purse.ledger.reserve(flying, 1200))
+    big, *small = [*paused(purse, worst=1100), *paused(purse, 3, worst=400)]
+    purse.ledger.settle(flying, Bill(200))
+    in_vain = [big.id] if on_cap == "fail" else []
+    assert {each.id for each in purse.ledger.wake()} == {*in_vain, small[0].id, small[1].id}
+
+
+def test_a_call_that_needs_no_more_than_what_is_in_flight_keeps_its_place_in_the_line(purse: Purse) -> None:
+    purse.set(TENANT, 1000)
+    flying = [call_of(purse.claim()) for _ in range(2)]
+    for call in flying:
+        held(purse.ledger.reserve(call, 500))
+    [big, _] = [*paused(purse, worst=800), *paused(purse, worst=300)]
+    purse.ledger.settle(flying[0], Bill(0))
+    assert purse.ledger.wake() == [], "it would be the last one for ever"
+    purse.ledger.settle(flying[1], Bill(0))
+    assert [each.id for each in purse.ledger.wake()] == [big.id]
+
+
 def waiting(purse: Purse) -> list[str]:
     with purse.database.connect() as connection:
         return list(connection.execute(select(budget_wait.c.call_id)).scalars())
