@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC
 from typing import Any
 
-from orchestrator.clock import ids, run_id_of
+from orchestrator.clock import ids
 from orchestrator.contracts.budget import Bill, Call, Capped, Reserved
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.run import AgentRunState
@@ -122,18 +122,17 @@ class Ledger:
             now = database_now(session).astimezone(UTC)
             began = {"day": period_began("day", now), "month": period_began("month", now)}
             session.run("end_waits_of_the_gone")
-            due = session.rows("budget_waits_due", most=_WOKEN_AT_ONCE, **began)
-            if runs is not None:
-                own = set(runs)
-                due = [row for row in due if run_id_of(row[1]) in own]
+            own = None if runs is None else sorted(runs)
+            due = session.rows("budget_waits_due", runs=own, most=_WOKEN_AT_ONCE, **began)
             if not due:
                 return []
-            woken = session.rows("wake_for_budget", ids=sorted({row[1] for row in due}))
-            session.run("end_budget_waits", ids=[row[0] for row in due])
-            return woken
+            told = session.rows("wake_for_budget", ids=sorted({row[1] for row in due}))
+            woken = {row[0]: row for row in told if row[5] == AgentRunState.QUEUED}
+            # Of one that runs the place stays: whatever takes its mark away, it can be woken.
+            session.run("end_budget_waits", ids=[row[0] for row in due if row[1] in woken])
+            return list(woken.values())
 
-        woken = self._database.transact(work)
-        return [Dispatch(row[0], row[3], row[2], row[4]) for row in woken if row[5] == AgentRunState.QUEUED]
+        return [Dispatch(row[0], row[3], row[2], row[4]) for row in self._database.transact(work)]
 
 
 def identity_of(call: Call) -> dict[str, Any]:

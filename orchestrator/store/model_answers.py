@@ -40,9 +40,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """Somebody else is asking, for so many seconds by now."""
+    """Somebody else is asking, for so many seconds by now; one that `waits` itself has no slot, and may need one."""
 
     seconds: float
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,8 @@ def _told(rows: Sequence[Sequence[Any]]) -> Answer:
     verdict, body, asked_at, now = rows[0]
     if verdict == "taken":
         return Taken()
-    if verdict != "held":
+    if verdict not in {"held", "waits"}:
         return Found(bytes(body), own=verdict == "own")
     since, until = times(asked_at), times(now)
-    return InFlight(0.0 if since is None or until is None else (until - since).total_seconds())
+    seconds = 0.0 if since is None or until is None else (until - since).total_seconds()
+    return InFlight(seconds, waits=verdict == "waits")

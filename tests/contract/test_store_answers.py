@@ -302,8 +302,12 @@ def test_one_takes_over_when_all_look_at_once(on_postgres: Desk) -> None:
 def test_who_waits_for_limits_or_for_a_new_worker_is_waited_for(desk: Desk, state: str) -> None:
     claim = desk.claim()
     desk.takes(claim)
+    running = desk.look(ask(desk.claim()))
     desk.steps.change(claim.run_id, "a", state=state, worker_id=None)
-    assert isinstance(desk.look(ask(desk.claim())), InFlight)
+    waiting = desk.look(ask(desk.claim()))
+    assert isinstance(running, InFlight)
+    assert isinstance(waiting, InFlight)
+    assert (running.waits, waiting.waits) == (False, True), "it may need the slot of who waits for it"
 
 
 def test_an_agent_run_that_is_gone_asks_nothing(desk: Desk) -> None:

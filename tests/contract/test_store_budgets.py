@@ -576,6 +576,45 @@ def test_one_that_is_about_to_suspend_does_not_miss_the_raise(purse: Purse) -> N
     assert dispatch == Dispatch(claim.id, 2, "a", Priority.LATER)
 
 
+def test_a_raise_reaches_one_that_has_heard_an_answer_before_it_suspends(purse: Purse) -> None:
+    purse.set(TENANT, 500)
+    claim = purse.claim()
+    capped(purse.ledger.reserve(call_of(claim), 600))
+    purse.budgets.raise_to(TENANT.scope, "none", 600)
+    assert purse.ledger.wake() == []
+    assert purse.steps.store.waits.suspend(claim, left_seconds=None, waiting_for="an answer", heard=True) is None
+    assert [each.id for each in purse.ledger.wake()] == [claim.id]
+    assert purse.ledger.wake() == []
+    assert waiting(purse) == []
+
+
+def test_one_that_is_woken_while_it_runs_is_marked_once_and_keeps_nobody_waiting(purse: Purse) -> None:
+    purse.set(TENANT, 500)
+    claim = purse.claim()
+    capped(purse.ledger.reserve(call_of(claim), 600))
+    [other] = paused(purse)
+    purse.budgets.raise_to(TENANT.scope, "none", 600)
+    assert purse.ledger.wake() == []
+    marked = purse.steps.row(claim.run_id, "a")["wake_at"]
+    assert marked is not None
+    assert [each.id for each in purse.ledger.wake()] == [other.id]
+    assert purse.ledger.wake() == []
+    assert purse.steps.row(claim.run_id, "a")["wake_at"] == marked
+
+
+def test_a_place_that_is_kept_while_its_agent_runs_wakes_it_no_second_time(purse: Purse) -> None:
+    purse.set(TENANT, 500)
+    claim = purse.claim()
+    capped(purse.ledger.reserve(call_of(claim), 600))
+    purse.budgets.raise_to(TENANT.scope, "none", 600)
+    purse.ledger.wake()
+    assert purse.steps.store.waits.suspend(claim, left_seconds=None, waiting_for="waits for the budget of tenant")
+    again = purse.steps.claim(claim.run_id, "a")
+    assert purse.steps.store.waits.suspend(again, left_seconds=None, waiting_for="waits for something else") is None
+    assert purse.ledger.wake() == []
+    assert waiting(purse) == []
+
+
 def test_who_is_failed_waits_for_nothing(purse: Purse) -> None:
     purse.set(TENANT, 500, on_cap="fail")
     assert capped(purse.ledger.reserve(call_of(purse.claim()), 600)).on_cap == "fail"
@@ -638,6 +677,53 @@ def test_an_embedded_process_wakes_its_own_runs_alone(purse: Purse) -> None:
     purse.budgets.raise_to(TENANT.scope, "none", 5000)
     assert [each.id for each in purse.ledger.wake([mine.run_id])] == [mine.id]
     assert [each.id for each in purse.ledger.wake()] == [other.id]
+
+
+def test_those_whom_another_process_has_to_wake_take_no_room_from_its_own(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purse.set(TENANT, 500)
+    other, mine = paused(purse, 2)
+    purse.budgets.raise_to(TENANT.scope, "none", 1100)
+    monkeypatch.setattr("orchestrator.store.ledger._WOKEN_AT_ONCE", 1)
+    assert [each.id for each in purse.ledger.wake([mine.run_id])] == [mine.id], (
+        "whoever has to wake the other may be gone"
+    )
+    assert [each.id for each in purse.ledger.wake([other.run_id])] == [other.id]
+    assert purse.ledger.wake([]) == []
+
+
+def test_so_many_of_others_that_they_are_woken_in_parts_keep_nobody_waiting(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.store.ledger._WOKEN_AT_ONCE", 2)
+    purse.set(TENANT, 500)
+    *_, mine = paused(purse, 4)
+    purse.budgets.raise_to(TENANT.scope, "none", 5000)
+    assert [each.id for each in purse.ledger.wake([mine.run_id])] == [mine.id]
+
+
+@pytest.mark.parametrize("on_cap", ["pause", "fail"])
+def test_a_call_for_which_there_can_be_no_room_keeps_nobody_behind_it_waiting(purse: Purse, on_cap: str) -> None:
+    purse.set(TENANT, 1200, on_cap=on_cap)
+    flying = call_of(purse.claim())
+    held(purse.ledger.reserve(flying, 1200))
+    big, *small = [*paused(purse, worst=1100), *paused(purse, 3, worst=400)]
+    purse.ledger.settle(flying, Bill(200))
+    in_vain = [big.id] if on_cap == "fail" else []
+    assert {each.id for each in purse.ledger.wake()} == {*in_vain, small[0].id, small[1].id}
+
+
+def test_a_call_that_needs_no_more_than_what_is_in_flight_keeps_its_place_in_the_line(purse: Purse) -> None:
+    purse.set(TENANT, 1000)
+    flying = [call_of(purse.claim()) for _ in range(2)]
+    for call in flying:
+        held(purse.ledger.reserve(call, 500))
+    [big, _] = [*paused(purse, worst=800), *paused(purse, worst=300)]
+    purse.ledger.settle(flying[0], Bill(0))
+    assert purse.ledger.wake() == [], "it would be the last one for ever"
+    purse.ledger.settle(flying[1], Bill(0))
+    assert [each.id for each in purse.ledger.wake()] == [big.id]
 
 
 def waiting(purse: Purse) -> list[str]:

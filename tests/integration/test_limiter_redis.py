@@ -58,6 +58,15 @@ def limiter(redis_url: str, namespace: str) -> Iterator[RedisLimiter]:
     made.close()
 
 
+@pytest.fixture
+def by_hand(redis_url: str, namespace: str) -> Iterator[Desk]:
+    """A limiter by a clock that the test moves, not by Redis' own."""
+    hands = Hands()
+    made = RedisLimiter(redis_url, namespace, hands)
+    yield Desk(made, hands)
+    made.close()
+
+
 def process(url: str, namespace: str, what: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PROCESS, url, namespace, what]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -244,6 +253,33 @@ def test_while_tickets_are_held_or_wait_their_keys_expire_too(
         keys = set(client.scan_iter(f"{{{namespace}:limit}}*")) - {Keys(namespace).memory}
         assert len(keys) == 5
         assert all(client.ttl(key) > 86_000 for key in keys)
+
+
+def test_places_in_flight_end_with_their_leases_although_their_numbers_were_evicted(
+    redis_url: str, namespace: str, by_hand: Desk
+) -> None:
+    desk, slot = by_hand, slots(2)
+    granted = [desk.must(slot) for _ in range(2)]
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(Keys(namespace).of("bucket", slot.bucket.key))
+    for each in granted:
+        desk.settle(each)
+    desk.wait(slot)
+    desk.hands.move(61)
+    assert [type(desk.ask(slot)) for _ in range(3)] == [Granted, Granted, Wait]
+
+
+def test_what_the_dead_hold_of_a_rate_is_forgotten_although_its_numbers_were_evicted(
+    redis_url: str, namespace: str, by_hand: Desk
+) -> None:
+    desk, share = by_hand, requests(600)
+    desk.must(share)
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(Keys(namespace).of("bucket", share.bucket.key))
+        desk.hands.move(61)
+        last = desk.must(share)
+        desk.settle(last)
+        assert client.zcard(Keys(namespace).of("held", share.bucket.key)) == 0
 
 
 def test_all_keys_of_a_namespace_are_in_one_slot_of_a_cluster() -> None:

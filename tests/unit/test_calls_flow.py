@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -240,9 +241,22 @@ def test_without_a_turn_in_its_process_nothing_is_asked(scene: Scene) -> None:
 
 
 def test_while_the_limits_cannot_be_asked_no_call_is_made(scene: Scene) -> None:
-    scene.granting = [LimiterUnavailable("away", retry_after=2.0)]
+    scene.granting = [LimiterUnavailable("away", retry_after=5.0)]
     later = scene.not_yet()
-    assert (later.seconds, scene.sent) == (2.0, [])
+    assert (later.seconds, scene.sent) == (5.0, [])
+
+
+@pytest.mark.parametrize("moment", [0.1, 1.0, 30.0])
+def test_who_waits_for_limits_that_are_away_or_for_a_turn_waits_for_longer_than_a_moment(
+    scene: Scene, moment: float
+) -> None:
+    scene.desk = replace(scene.desk, moment_seconds=moment)
+    scene.granting = [LimiterUnavailable("away", retry_after=1.0)]
+    away = scene.not_yet()
+    scene.turn = False
+    turn = scene.not_yet()
+    assert [each.seconds for each in (away, turn)] == [moment + 1, moment + 1], "and so holds no slot"
+    assert (away.reason, turn.reason) == ("limiter_away", "turn")
 
 
 def test_limits_that_are_away_after_a_call_do_not_take_its_answer(scene: Scene) -> None:

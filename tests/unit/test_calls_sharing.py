@@ -284,6 +284,14 @@ def test_who_waits_looks_each_second_and_after_a_minute_more_rarely_without_a_sl
     assert (scene.steps, scene.answers.told) == (["database"], ["look"])
 
 
+@pytest.mark.parametrize(("age", "seconds"), [(0.0, MOMENT + 1), (59.0, 5.9), (4_000.0, 30.0)])
+def test_who_waits_for_one_that_has_no_slot_itself_holds_none(scene: Scene, age: float, seconds: float) -> None:
+    scene.answers.found = [InFlight(age, waits=True)]
+    later = scene.not_yet()
+    assert later.seconds == max(seconds, MOMENT + 1)
+    assert later.reason == "flight"
+
+
 def test_a_call_that_waits_for_a_moment_keeps_the_question(scene: Scene) -> None:
     scene.granting = [Wait(30, BUCKET, "rate")]
     later = scene.not_yet()

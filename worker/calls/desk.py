@@ -21,6 +21,9 @@ from worker.llm.providers import Providers
 
 log = get_logger("nightfleet.worker")
 
+#: A wait that is longer than a moment by so much is no wait in the process, however quickly that is decided.
+_LONGER_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Desk:
@@ -56,6 +59,11 @@ class Desk:
             moment,
             Shelf(answers, QuestionKeeper(answers), kept, moment, settings.lease_ttl.total_seconds()) if kept else None,
         )
+
+    @property
+    def longer_than_a_moment(self) -> float:
+        """How long to wait, so that no slot is held for it, for what may be there again soon."""
+        return self.moment_seconds + _LONGER_SECONDS
 
     def begin(self) -> None:
         """Let limits begin to be counted, if they are not."""

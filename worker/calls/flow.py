@@ -45,7 +45,7 @@ _REFUSED_SECONDS = 5.0
 #: sweep wakes whom there is room for, and asking again is for those whose expected cost has come down.
 _SETTLING_SECONDS = 1.0
 _SETTLING_LONG_SECONDS = 30.0
-_TURN_SECONDS = 1.0
+#: How long to wait for a limit that a provider has announced without a time: the limiter says the rest.
 _LIMITER_SECONDS = 1.0
 _NOTHING: Mapping[Dimension, float] = {
     Dimension.TOKENS: 0.0,
@@ -134,7 +134,7 @@ def _asked(desk: Desk, place: Place, request: LLMRequest, slot: Slot, progress: 
     while True:
         one = _Try(desk, place, request, slot, progress, _reachable(desk, request, progress, providers))
         if not (yield Turn()):
-            raise NotYet(_TURN_SECONDS, "waits for other model calls of its worker", progress, "turn")
+            raise NotYet(desk.longer_than_a_moment, "waits for other model calls of its worker", progress, "turn")
         try:
             return (yield from one.steps())
         except ModelError as error:
@@ -244,7 +244,8 @@ class _Try:
         try:
             found = yield Limit(Acquire(ticket, self._demands))
         except LimiterUnavailable as error:
-            raise NotYet(error.retry_after or _LIMITER_SECONDS, _told(error), booked, "limiter_away") from None
+            seconds = max(error.retry_after or 0.0, self._desk.longer_than_a_moment)
+            raise NotYet(seconds, _told(error), booked, "limiter_away") from None
         if isinstance(found, Wait):
             raise NotYet(found.seconds, f"waits for {found.bucket.key} ({found.why})", booked, "limit")
         return found

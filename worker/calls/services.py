@@ -14,9 +14,6 @@ from worker.effects.progress import NotYet, Progress
 from worker.limits.base import Acquire, Bucket, Demand, Dimension, Granted, Settle, Share, Wait
 from worker.tools.needs import ServiceLimit
 
-#: Longer than a moment, so that nobody holds a slot for a limiter that is away.
-_AWAY_SECONDS = 2.0
-
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -32,7 +29,7 @@ class Services:
         try:
             found = self.desk.limiter.ask(Acquire(booked.ticket, (demand_of(limit),)))
         except LimiterUnavailable as error:
-            raise _away(error, booked) from None
+            raise self._away(error, booked) from None
         granted = _granted(found, booked)
         with self.desk.leases.holding(granted):
             try:
@@ -48,7 +45,7 @@ class Services:
         try:
             found = await self.desk.limiter.ask_async(Acquire(booked.ticket, (demand_of(limit),)))
         except LimiterUnavailable as error:
-            raise _away(error, booked) from None
+            raise self._away(error, booked) from None
         granted = _granted(found, booked)
         with self.desk.leases.holding(granted):
             try:
@@ -63,6 +60,11 @@ class Services:
         if not ticket or epoch - progress.epoch > 1:
             ticket = self.place.ticket(slot, progress.sent)
         return progress._replace(ticket=ticket, epoch=epoch)
+
+    def _away(self, error: LimiterUnavailable, booked: Progress) -> NotYet:
+        # Nobody holds a slot for a limiter that is away.
+        seconds = max(error.retry_after or 0.0, self.desk.longer_than_a_moment)
+        return NotYet(seconds, error.message, booked, "limiter_away")
 
 
 def demand_of(limit: ServiceLimit) -> Demand:
@@ -80,7 +82,3 @@ def _granted(found: Granted | Wait, booked: Progress) -> Granted:
     if isinstance(found, Wait):
         raise NotYet(found.seconds, f"waits for {found.bucket.key} ({found.why})", booked, "limit")
     return found
-
-
-def _away(error: LimiterUnavailable, booked: Progress) -> NotYet:
-    return NotYet(max(error.retry_after or 0.0, _AWAY_SECONDS), error.message, booked, "limiter_away")

@@ -101,9 +101,9 @@ class Sharing:
         match found:
             case Found(body, own):
                 return self._read(body, own=own)
-            case InFlight(seconds):
+            case InFlight(seconds, waits):
                 raise NotYet(
-                    _until_next_look(seconds, shelf.moment_seconds),
+                    _until_next_look(seconds, shelf.moment_seconds, waits=waits),
                     "waits for the answer to the same question, which is being asked",
                     self.progress._replace(waited=True),
                     "flight",
@@ -151,11 +151,15 @@ def key_of(request: LLMRequest, providers: Sequence[BaseLLMProvider]) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
-def _until_next_look(seconds: float, moment_seconds: float) -> float:
-    """Give how long to wait for who has been asking for so long: in this process at first, then without a slot."""
-    if seconds < _LONG_SECONDS:
-        return min(_LOOK_SECONDS, max(_SHORTEST_SECONDS, moment_seconds))
-    return min(_RARELY_SECONDS, seconds / 10)
+def _until_next_look(seconds: float, moment_seconds: float, *, waits: bool) -> float:
+    """Give how long to wait for who has been asking for so long: in this process at first, then without a slot.
+
+    For one that waits itself without a slot from the beginning: those who wait for it may hold all that there are.
+    """
+    rarely = min(_RARELY_SECONDS, seconds / 10)
+    if waits:
+        return max(rarely, moment_seconds + _LOOK_SECONDS)
+    return min(_LOOK_SECONDS, max(_SHORTEST_SECONDS, moment_seconds)) if seconds < _LONG_SECONDS else rarely
 
 
 def _is_whole(request: LLMRequest, response: LLMResponse) -> bool:

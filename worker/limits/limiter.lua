@@ -100,6 +100,11 @@ local function first(key, most, count)
   return redis.call('ZRANGEBYSCORE', key, '-inf', text(most), 'LIMIT', 0, count)
 end
 
+-- When the first lease ends; 0 if nothing is held.
+local function soonest_of(bucket)
+  return tonumber(redis.call('ZRANGE', bucket.held, 0, 0, 'WITHSCORES')[2]) or 0
+end
+
 local function load(share, fields)
   local bucket = loaded[share.bucket]
   if bucket then
@@ -117,6 +122,9 @@ local function load(share, fields)
       bucket[field] = 0
     end
     bucket.cut = 1
+    -- The leases have a key of their own, which may outlive the numbers: they end when their time comes all the same.
+    bucket.holding = redis.call('ZCARD', bucket.held)
+    bucket.soonest = soonest_of(bucket)
   end
   bucket.before = found[1]
   bucket.entry = read_entry(found[2])
@@ -133,8 +141,7 @@ local function expire(bucket, count)
     unhold(bucket, of)
     write_entry(bucket, of, nil)
   end
-  local next_one = redis.call('ZRANGE', bucket.held, 0, 0, 'WITHSCORES')
-  bucket.soonest = tonumber(next_one[2]) or 0
+  bucket.soonest = soonest_of(bucket)
 end
 
 local function pack_numbers(bucket)

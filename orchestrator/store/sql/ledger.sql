@@ -223,25 +223,34 @@ DELETE FROM @budget_wait WHERE call_id IN (
     )
 )
 
--- budget_waits_due: calls whose budget has room for them and for all that have waited longer
+-- budget_waits_due: calls whose budget has room for them and for all that have waited longer; of some runs only, if given
 -- A budget of an earlier day or month than this has all of its room again. One that fails wakes those whose waiting is in vain.
-SELECT w.call_id, w.agent_run_id FROM (
-    SELECT w.*, sum(w.nanousd) OVER (PARTITION BY w.budget_id ORDER BY w.since, w.call_id) AS upto FROM @budget_wait w
+-- Who is running and has its mark is woken already, and counts no more: it may run for long before it asks. Nor does a call
+-- for which there is no room even after all that is in flight has ended: it would stop everybody behind it.
+-- Of some runs only those count: an embedded process wakes its own, and whoever has to wake the others may be gone.
+SELECT call_id, agent_run_id FROM (
+    SELECT w.call_id, w.agent_run_id, w.since, w.nanousd, b.on_cap, b.left_nanousd, b.reserved,
+           sum(CASE WHEN w.nanousd <= b.left_nanousd THEN w.nanousd ELSE 0 END)
+               OVER (PARTITION BY w.budget_id ORDER BY w.since, w.call_id) AS upto
+    FROM @budget_wait w JOIN @agent_run a ON a.id = w.agent_run_id
+    LEFT JOIN (
+        SELECT id, on_cap, limit_nanousd - CASE WHEN anew THEN 0 ELSE settled_nanousd + unknown_nanousd END AS left_nanousd,
+               CASE WHEN anew THEN 0 ELSE reserved_nanousd END AS reserved
+        FROM (
+            SELECT *, (period = 'day' AND period_from < :day) OR (period = 'month' AND period_from < :month) AS anew
+            FROM @budget
+        ) dated
+    ) b ON b.id = w.budget_id
+    WHERE (a.wake_at IS NULL OR a.state || '' <> 'running')
+      AND (:runs/*pg ::uuid[]*/ IS NULL OR a.run_id = ANY(:runs::uuid[]))
 ) w
-LEFT JOIN (
-    SELECT id, on_cap, limit_nanousd,
-           CASE WHEN anew THEN 0 ELSE settled_nanousd + unknown_nanousd END AS spent,
-           CASE WHEN anew THEN 0 ELSE reserved_nanousd END AS reserved
-    FROM (
-        SELECT *, (period = 'day' AND period_from < :day) OR (period = 'month' AND period_from < :month) AS anew FROM @budget
-    ) dated
-) b ON b.id = w.budget_id
-WHERE b.id IS NULL OR b.on_cap = 'warn' OR w.upto <= b.limit_nanousd - b.spent - b.reserved
-   OR (b.on_cap = 'fail' AND b.spent + w.nanousd > b.limit_nanousd)
-ORDER BY w.agent_run_id, w.call_id LIMIT :most
+WHERE on_cap IS NULL OR on_cap = 'warn' OR (nanousd <= left_nanousd AND upto <= left_nanousd - reserved)
+   OR (on_cap = 'fail' AND nanousd > left_nanousd)
+ORDER BY since, call_id LIMIT :most
 
 -- wake_for_budget: queue those of some agent runs that are suspended, marked as published by the caller
--- Of one that runs it is a mark on the row: it will not suspend without having asked again.
+-- Of one that runs it is a mark on the row: it will not suspend without having asked again. An event that it has taken up
+-- itself takes the mark away: then its place in the line, which stays, wakes it.
 UPDATE @agent_run
 SET queued_at = CASE WHEN state = 'suspended' THEN now() ELSE queued_at END,
     published_at = CASE WHEN state = 'suspended' THEN now() ELSE published_at END,
@@ -257,7 +266,7 @@ WHERE id IN (
 )
 RETURNING id, run_id, agent, dispatch, priority, state
 
--- end_budget_waits: calls that need not be woken any more
+-- end_budget_waits: calls whose agent run was queued: its next claim asks for itself
 DELETE FROM @budget_wait WHERE call_id = ANY(:ids::uuid[])
 
 -- cap_agent_run: the budget of one agent run, with what it has spent before; one that there is stays as it is

@@ -13,13 +13,11 @@ WITH refused AS MATERIALIZED (
             WHEN m.slot = :slot THEN 'own'
             ELSE 'free' END
         WHEN m.agent_run_id = :agent_run_id::uuid THEN 'free'
-        WHEN EXISTS (
-            SELECT FROM @agent_run a LEFT JOIN @worker w ON w.id = a.worker_id
-            WHERE a.id = m.agent_run_id AND (
-                a.state || '' IN ('queued', 'suspended') OR (a.state || '' = 'running' AND w.beat_at > ago(:silence))
-            )
-        ) THEN 'held'
-        ELSE 'free' END AS verdict
+        ELSE coalesce((
+            SELECT CASE WHEN a.state || '' IN ('queued', 'suspended') THEN 'waits'
+                        WHEN a.state || '' = 'running' AND w.beat_at > ago(:silence) THEN 'held' END
+            FROM @agent_run a LEFT JOIN @worker w ON w.id = a.worker_id WHERE a.id = m.agent_run_id
+        ), 'free') END AS verdict
     FROM @model_answer m WHERE m.tenant_id = :tenant_id::uuid AND m.key = :key
 ), taken AS (
     INSERT INTO @model_answer AS m (tenant_id, key, state, agent_run_id, slot, epoch, asked_at, expires_at)
@@ -59,12 +57,11 @@ SELECT CASE
         WHEN m.slot = :slot THEN 'own'
         ELSE 'free' END
     WHEN m.agent_run_id = :agent_run_id THEN 'free'
-    WHEN EXISTS (
-        SELECT 1 FROM @agent_run a LEFT JOIN @worker w ON w.id = a.worker_id
-        WHERE a.id = m.agent_run_id
-          AND (a.state IN ('queued', 'suspended') OR (a.state = 'running' AND w.beat_at > ago(:silence)))
-    ) THEN 'held'
-    ELSE 'free' END, m.body, m.asked_at, now()
+    ELSE coalesce((
+        SELECT CASE WHEN a.state IN ('queued', 'suspended') THEN 'waits'
+                    WHEN a.state = 'running' AND w.beat_at > ago(:silence) THEN 'held' END
+        FROM @agent_run a LEFT JOIN @worker w ON w.id = a.worker_id WHERE a.id = m.agent_run_id
+    ), 'free') END, m.body, m.asked_at, now()
 FROM @model_answer m WHERE m.tenant_id = :tenant_id AND m.key = :key
 
 -- take_question: be the one who asks, as a step of a transaction that has found nobody else
