@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Orchestrator, RunFailed, RunHandle, RunStateConflict, Settings
+from orchestrator import Orchestrator, RunFailed, RunHandle, RunStateConflict, Settings, WorkflowDefinition
 from orchestrator.clock import system_clock
+from orchestrator.contracts.effect import EntryState, Slot
 from orchestrator.contracts.run import AgentRunResult, RunResult
 from orchestrator.dead import DeadLetters
+from worker.effects.attempt import Writer
 
 AGENTS = Path(__file__).parents[1] / "calling_agents"
 QUICK = {"retry": {"retries": 2, "first_delay": 0, "jitter": 0}}
@@ -252,6 +254,67 @@ def test_a_retry_of_the_run_repeats_what_has_failed_and_nothing_that_has_succeed
 
 
 def test_a_retry_with_restart_calls_anew(nf: Orchestrator) -> None:
+@pytest.mark.parametrize("called", [False, True])
+def test_a_retry_after_a_fallback_that_failed_asks_the_agent_itself_and_nothing_is_left_of_the_fallback(
+    nf: Orchestrator, tmp_path: Path, called: bool
+) -> None:
+    go = tmp_path / "go"
+    asked: dict[str, Any] = {"until": str(go)}
+    first = {"id": "first", "agent": "teller", "retry": {"retries": 0}, "on_error": {"fallback": "rumour"}}
+    if called:
+        first = {"id": "first", "agent": "caller"}
+        asked = {"agent": "teller", "input": asked, "options": {"fallback": "rumour", "retry": {"retries": 0}}}
+    last = {"id": "last", "agent": "listener", "after": ["first"]}
+    run = nf.submit(WorkflowDefinition.model_validate({"name": "told", "tasks": [first, last]}), asked)
+    assert "never" in failure_of(run).message
+    go.touch()
+    run.retry()
+    assert run.result(60) == {"heard": {"by": "teller"}}
+
+
+def test_a_retry_repeats_what_a_branch_was_about_to_record_as_failed_when_its_agent_failed(
+    nf: Orchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, lock, failed = Writer.record, threading.Lock(), list[str]()
+
+    def late(writer: Writer, effect: Any, slot: Slot, state: EntryState, **fields: Any) -> None:
+        if state is EntryState.FAILED:
+            with lock:
+                failed.append(str(slot))
+                second = len(failed) == 2
+            motion = writer.motion
+            with motion.moved:
+                if second:
+                    # It is behind the agent's end, and behind all that the end does without waiting for it.
+                    motion.moved.wait_for(lambda: motion.ended is not None, 60)
+                    motion.moved.wait_for(lambda: False, 0.3)
+                else:
+                    motion.moved.wait_for(lambda: len(failed) == 2, 1)
+        record(writer, effect, slot, state, **fields)
+
+    monkeypatch.setattr(Writer, "record", late)
+    go = tmp_path / "go"
+    run = nf.submit("parting", {"until": str(go)})
+    assert "is away" in failure_of(run).message
+    assert len(failed) == 2
+    go.touch()
+    run.retry()
+    assert run.result(60) == ["a", "b"]
+
+
+def test_what_has_failed_while_its_caller_failed_of_something_else_is_executed_by_a_retry(
+    nf: Orchestrator, tmp_path: Path
+) -> None:
+    go, failed = tmp_path / "go", tmp_path / "failed"
+    run = nf.submit("deaf", {"until": str(go), "failed": str(failed)})
+    until(lambda: states_of(run).get("deaf-1") == "failed", "what is called has failed")
+    failed.touch()
+    assert "its own" in failure_of(run).message
+    go.touch()
+    run.retry()
+    assert run.result(60) == {"n": 2}
+
+
     run = nf.submit("caller", {"items": [{"n": 1}], "then": "fails"})
     assert code_of(run) == "agent_error"
     run.retry()
