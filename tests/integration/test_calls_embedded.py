@@ -186,6 +186,7 @@ def test_a_fallback_does_the_work_of_what_has_failed_for_good(nf: Orchestrator) 
         ({"input": {"m": 1}}, "input_invalid", "n: Field required"),
         ({"items": [{"n": 1}, {"n": "many"}]}, "input_invalid", "item 1: .*n: "),
         ({"agent": "function", "input": {}}, "unknown_agent", "is no agent, and cannot be called"),
+        ({"input": {"n": 1}, "options": {"fallback": "spar"}}, "unknown_agent", "did you mean 'spare'?"),
         ({"items": [1], "options": {"max_concurrency": 0}}, "input_invalid", "would never begin"),
     ],
 )
