@@ -291,7 +291,7 @@ def _end_in(session: Session, group: Sequence[_End]) -> list[Finish | None]:
     open_runs = {row[0] for row in session.rows("open_runs_among", ids=sorted({end.claim.run_id for end in group}))}
     rows = {end.claim.id for end in group} | {str(end.claim.parent_id) for end in group}
     for end in group:
-        if end.alone:
+        if end.outcome.state is AgentRunState.FAILED and session.row("cancels_rest", id=end.claim.subwork_id):
             # Those that it may cancel, together with it: in one order.
             rows |= {row[0] for row in session.rows("open_of_subwork", id=end.claim.subwork_id)}
     held = _hold(session, sorted(rows))

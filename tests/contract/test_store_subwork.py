@@ -23,7 +23,7 @@ from orchestrator.errors import CallLimitExceeded, ClaimLost
 from orchestrator.planning.subwork import definition_of
 from orchestrator.store.agent_runs import Claim, Finish, Outcome
 from orchestrator.store.compensation import finish_undo
-from orchestrator.store.database import Database
+from orchestrator.store.database import Database, Session
 from orchestrator.store.past import past_of
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store

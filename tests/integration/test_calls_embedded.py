@@ -254,7 +254,6 @@ def test_a_retry_of_the_run_repeats_what_has_failed_and_nothing_that_has_succeed
     assert {part.epoch for part in run.snapshot().agent_runs if part.called_by} == {1, 2}
 
 
-def test_a_retry_with_restart_calls_anew(nf: Orchestrator) -> None:
 @pytest.mark.parametrize("called", [False, True])
 def test_a_retry_after_a_fallback_that_failed_asks_the_agent_itself_and_nothing_is_left_of_the_fallback(
     nf: Orchestrator, tmp_path: Path, called: bool
@@ -316,6 +315,7 @@ def test_what_has_failed_while_its_caller_failed_of_something_else_is_executed_b
     assert run.result(60) == {"n": 2}
 
 
+def test_a_retry_with_restart_calls_anew(nf: Orchestrator) -> None:
     run = nf.submit("caller", {"items": [{"n": 1}], "then": "fails"})
     assert code_of(run) == "agent_error"
     run.retry()

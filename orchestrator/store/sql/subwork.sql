@@ -62,6 +62,9 @@ SET state = 'queued', queued_at = now(), due_at = NULL, published_at = now(), di
 WHERE id = :id AND state || '' = 'suspended'
 RETURNING agent, dispatch, priority
 
+-- cancels_rest: whether the first failure of some sub-work cancels the rest of it
+SELECT 1 FROM @subwork WHERE id = :id AND fail_fast AND NOT return_exceptions
+
 -- open_of_subwork: its agent runs that have not ended
 SELECT id FROM @agent_run
 WHERE subwork_id = :id AND parent_id IS NOT NULL AND state || '' IN ('blocked', 'queued', 'running', 'suspended') ORDER BY position
