@@ -16,6 +16,7 @@ from orchestrator.contracts.effect import EntryState, Slot
 from orchestrator.contracts.run import AgentRunResult, RunResult
 from orchestrator.dead import DeadLetters
 from worker.effects.attempt import Writer
+from worker.effects.recorder import Recorder
 
 AGENTS = Path(__file__).parents[1] / "calling_agents"
 QUICK = {"retry": {"retries": 2, "first_delay": 0, "jitter": 0}}
@@ -275,24 +276,29 @@ def test_a_retry_after_a_fallback_that_failed_asks_the_agent_itself_and_nothing_
 def test_a_retry_repeats_what_a_branch_was_about_to_record_as_failed_when_its_agent_failed(
     nf: Orchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record, lock, failed = Writer.record, threading.Lock(), list[str]()
+    record, forget, lock, failed = Writer.record, Recorder.forget, threading.Lock(), list[str]()
+    second, forgotten, written = threading.Event(), threading.Event(), threading.Event()
 
     def late(writer: Writer, effect: Any, slot: Slot, state: EntryState, **fields: Any) -> None:
-        if state is EntryState.FAILED:
-            with lock:
-                failed.append(str(slot))
-                second = len(failed) == 2
-            motion = writer.motion
-            with motion.moved:
-                if second:
-                    # It is behind the agent's end, and behind all that the end does without waiting for it.
-                    motion.moved.wait_for(lambda: motion.ended is not None, 60)
-                    motion.moved.wait_for(lambda: False, 0.3)
-                else:
-                    motion.moved.wait_for(lambda: len(failed) == 2, 1)
+        with lock:
+            failed.extend([str(slot)] if state is EntryState.FAILED else [])
+            is_second = state is EntryState.FAILED and len(failed) == 2
+        if state is EntryState.FAILED and not is_second:
+            second.wait(60)
+        if is_second:
+            second.set()
+            forgotten.wait(1)  # which it is meanwhile only where nobody waits for this record
         record(writer, effect, slot, state, **fields)
+        if is_second:
+            written.set()
+
+    def forgets(recorder: Recorder, error: BaseException) -> None:
+        forget(recorder, error)
+        forgotten.set()
+        written.wait(60)
 
     monkeypatch.setattr(Writer, "record", late)
+    monkeypatch.setattr(Recorder, "forget", forgets)
     go = tmp_path / "go"
     run = nf.submit("parting", {"until": str(go)})
     assert "is away" in failure_of(run).message
