@@ -114,6 +114,9 @@ class Calling:
         step = order.step
         if step is None:
             self._check_inputs(order)
+            if order.fallback is not None:
+                # Nobody would ever do its work: the call would wait for ever where the agent has failed.
+                self._schema(order.fallback)
             return order
         if claim.agent not in NODE_KINDS:
             self._check_step(step, order)

@@ -69,6 +69,11 @@ class Order:
         """What is asked for where that is more than an agent."""
         return None if self.options is None else SubworkOptions.model_validate_json(self.options).task
 
+    @property
+    def fallback(self) -> str | None:
+        """Who gets the same inputs where an agent that is called by its name has failed for good."""
+        return None if self.options is None else SubworkOptions.model_validate_json(self.options).fallback
+
     @classmethod
     def of_step(cls, step: TaskDefinition) -> Self:
         """Give an order for a step, without inputs."""

@@ -30,6 +30,7 @@ from orchestrator.store.creation import (
 )
 from orchestrator.store.database import Database, Session, times
 from orchestrator.store.defaults import DEFAULT_TENANT_ID
+from orchestrator.store.subwork_steps import forget_others
 
 T = TypeVar("T")
 
@@ -336,12 +337,14 @@ def _reopen_rows(session: Session, plan: Plan, run_id: str) -> tuple[Dispatch, .
     found = session.rows("rows_for_retry", run_id=run_id)
     rows = {row[1]: (row[0], AgentRunState(row[3])) for row in found}
     chosen = {row[1]: row[4] for row in found if row[4] is not None}
+    last = {row[1]: row[5] for row in found}
     done = {position for position, (_, state) in rows.items() if state is AgentRunState.SUCCEEDED}
     for position in reversed(range(len(plan.tasks))):
         # What failed or was skipped before tasks that have all succeeded without it is settled too.
         if plan.successors[position] and done.issuperset(plan.successors[position]):
             done.add(position)
     ready: list[Dispatch] = []
+    others: list[str] = []
     for position, (identity, _) in rows.items():
         missing = sum(1 for index in plan.predecessors[position] if index not in done)
         if position in plan.countdowns:
@@ -350,9 +353,13 @@ def _reopen_rows(session: Session, plan: Plan, run_id: str) -> tuple[Dispatch, .
             continue
         state = AgentRunState.QUEUED if not missing and not plan.gated[position] else AgentRunState.BLOCKED
         agent = chosen.get(position, plan.tasks[position].agent)
+        if agent != last[position]:
+            # What its fallback has recorded would fail the agent of the task itself.
+            others.append(identity)
         row = session.row("reopen_row", id=identity, state=state.value, agent=agent, queue=queue_of(agent))
         if state is AgentRunState.QUEUED and row is not None:
             ready.append(Dispatch(row[0], row[2], agent, row[3]))
+    forget_others(session, run_id, others)
     session.run("set_countdown", id=run_id, remaining=sum(1 for index in plan.ends if index not in done))
     return tuple(ready)
 

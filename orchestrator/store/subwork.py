@@ -27,6 +27,7 @@ from orchestrator.store.agent_runs import Claim, Ending, Finish, Outcome, finish
 from orchestrator.store.creation import database_now
 from orchestrator.store.database import Database, Session
 from orchestrator.store.subwork_steps import stop, stop_below
+from orchestrator.store.unsending import unsend
 
 _COLUMNS = (
     "id", "tenant_id", "run_id", "task", "position", "agent", "queue", "priority", "state", "predecessors", "gated", "input",
@@ -116,7 +117,7 @@ class Subworks:
                 session.run("void_subwork", id=identity)
                 return _create(session, claim, plan, order, begun, most=most)
             session.run("journal_write", outcome=None, **begun)
-            ready = () if state == SubworkState.OPEN else _resume(session, identity, order)
+            ready = () if state == SubworkState.OPEN else _resume(session, claim.run_id, identity, order)
             return Begun(Standing(identity, SubworkState.OPEN, tasks), ready)
 
         return self._database.transact(work)
@@ -261,12 +262,15 @@ def _create(session: Session, claim: Claim, plan: Plan, order: Order, begun: Map
     return Begun(Standing(identity, SubworkState.OPEN, tasks_text(claim.task, first_number, size)), tuple(ready))
 
 
-def _resume(session: Session, identity: str, order: Order) -> tuple[Dispatch, ...]:
+def _resume(session: Session, run_id: str, identity: str, order: Order) -> tuple[Dispatch, ...]:
     """Put back what did not succeed of sub-work that nothing goes on of; gives what is ready."""
     own, agents = order.whose(0), list(order.able or (order.agent,))
-    for (other,) in session.rows("subwork_fallbacks", id=identity, agents=agents):
+    others = [row[0] for row in session.rows("subwork_fallbacks", id=identity, agents=agents)]
+    for other in others:
         session.run("journal_void_all", id=other)
         session.run("void_subwork_of", parent_id=other)
+    if others:
+        unsend(session, run_id)
     count = session.run("resume_subwork_rows", id=identity, agents=agents, agent=own, queue=queue_of(own))
     concurrency = order.max_concurrency or len(order.inputs)
     [[first]] = session.rows(
@@ -287,7 +291,7 @@ def _end_in(session: Session, group: Sequence[_End]) -> list[Finish | None]:
     open_runs = {row[0] for row in session.rows("open_runs_among", ids=sorted({end.claim.run_id for end in group}))}
     rows = {end.claim.id for end in group} | {str(end.claim.parent_id) for end in group}
     for end in group:
-        if end.alone:
+        if end.outcome.state is AgentRunState.FAILED and session.row("cancels_rest", id=end.claim.subwork_id):
             # Those that it may cancel, together with it: in one order.
             rows |= {row[0] for row in session.rows("open_of_subwork", id=end.claim.subwork_id)}
     held = _hold(session, sorted(rows))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.subwork import SubworkState
 from orchestrator.store.database import Session
+from orchestrator.store.unsending import unsend
 
 
 def stop_below(session: Session, ids: Sequence[str]) -> None:
@@ -29,6 +30,15 @@ def give_up(session: Session, agent_run_id: str) -> None:
     """Let nothing be taken up any more that an agent run has asked for, in a transaction that holds it: it begins anew."""
     stop_below(session, [agent_run_id])
     session.run("void_subwork_of", parent_id=agent_run_id)
+
+
+def forget_others(session: Session, run_id: str, ids: Sequence[str]) -> None:
+    """Void what agent runs have done that are given to another agent, in a transaction that holds the run alone."""
+    for identity in ids:
+        session.run("journal_void_all", id=identity)
+        give_up(session, identity)
+    if ids:
+        unsend(session, run_id)
 
 
 def give_up_at(session: Session, agent_run_id: str, slots: Iterable[Slot]) -> None:

@@ -166,3 +166,59 @@ class Refusing(BaseAgent):
             note("refuses", ctx)
             raise RetryableError("not good enough")
         return found
+
+
+class Teller(BaseAgent):
+    """Fails until there is a file, and then tells the task `last` so."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        if not Path(data["until"]).exists():
+            raise AgentError("not yet")
+        ctx.send("last", {"by": "teller"})
+        return {"by": "teller"}
+
+
+class Rumour(BaseAgent):
+    """Calls, tells the task `last` about it, and fails."""
+
+    permissions = ANYBODY
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        ctx.call("doubler", {"n": 1})
+        ctx.send("last", {"by": "rumour"})
+        raise AgentError("never")
+
+
+class Listener(BaseAgent):
+    """Gives the first message that it gets."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        return {"heard": ctx.receive(timeout=30).body}
+
+
+class Deaf(BaseAgent):
+    """Calls what fails, fails of something else meanwhile, and takes the result when it is tried again."""
+
+    permissions = ANYBODY
+
+    async def execute(self, data: dict[str, Any], ctx: AsyncContext) -> Any:
+        called = asyncio.ensure_future(ctx.call("doubler", {"n": 1, "fails": 1, "retryable": False}))
+        await ctx.step(note, "begins", ctx)
+        if noted("deaf", ctx) == 0:
+            note("deaf", ctx)
+            wait_for(data["failed"])  # it ends while this loop does not look
+            raise AgentError("its own")
+        return await called
+
+
+class Parting(BaseAgent):
+    """Two steps at the same time that fail until there is a file."""
+
+    async def execute(self, data: dict[str, Any], ctx: AsyncContext) -> Any:
+        return list(await asyncio.gather(*(ctx.step(exists, data["until"], name) for name in "ab")))
+
+
+def exists(path: str, name: str) -> str:
+    if not Path(path).exists():
+        raise AgentError(f"{name} is away")
+    return name

@@ -23,7 +23,7 @@ from orchestrator.errors import CallLimitExceeded, ClaimLost
 from orchestrator.planning.subwork import definition_of
 from orchestrator.store.agent_runs import Claim, Finish, Outcome
 from orchestrator.store.compensation import finish_undo
-from orchestrator.store.database import Database
+from orchestrator.store.database import Database, Session
 from orchestrator.store.past import past_of
 from orchestrator.store.repairs import Loss, Orphan
 from orchestrator.store.store import Store
@@ -326,6 +326,43 @@ def test_a_task_that_ends_ends_everything_below_it(steps: Steps) -> None:
     assert not steps.agent_runs.still_held(running)
     steps.do(claim.run_id, "b")
     assert steps.state(claim.run_id) is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("reason", ["asked", "failed among results", "failed late"])
+def test_an_end_that_cancels_no_others_holds_none_of_them(
+    steps: Steps, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {
+        "return_exceptions": reason == "failed among results",
+        "fail_fast": reason != "failed late",
+    }
+    _, begun = waiting(steps, order(*range(20), **options))
+    held: list[str] = []
+    rows = Session.rows
+
+    def counted(session: Session, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        found = rows(session, statement, **parameters)
+        held.extend(row[0] for row in found if statement == "hold_agent_runs")
+        return found
+
+    claim = take(steps, begun.ready[0])
+    monkeypatch.setattr(Session, "rows", counted)
+    end(steps, claim, DONE if reason == "asked" else FAILED, asked=reason == "asked")
+    assert set(held) == {claim.id, claim.parent_id}
+
+
+def test_what_has_failed_and_was_not_looked_at_is_resumed_when_it_is_asked_for_again(steps: Steps) -> None:
+    for ending in ("caller", "run"):
+        claim, begun = waiting(steps, order(1))
+        end(steps, begun.ready[0], FAILED)
+        caller = steps.claim(claim.run_id, "a")
+        if ending == "caller":
+            steps.store.subwork.finish_caller(caller, steps.plan, FAILED)
+        steps.store.runs.cancel(claim.run_id)
+        steps.store.runs.reopen(claim.run_id)
+        newer = steps.claim(claim.run_id, "a")
+        assert state_of(steps, newer) is SubworkState.STOPPED
+        assert [each.id for each in begin(steps, newer, order(1)).ready] == [begun.ready[0].id]
 
 
 def test_an_agent_run_of_sub_work_that_ends_ends_what_it_has_asked_for(steps: Steps) -> None:

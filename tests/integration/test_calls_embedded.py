@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Orchestrator, RunFailed, RunHandle, RunStateConflict, Settings
+from orchestrator import Orchestrator, RunFailed, RunHandle, RunStateConflict, Settings, WorkflowDefinition
 from orchestrator.clock import system_clock
+from orchestrator.contracts.effect import EntryState, Slot
 from orchestrator.contracts.run import AgentRunResult, RunResult
 from orchestrator.dead import DeadLetters
+from worker.effects.attempt import Writer
+from worker.effects.recorder import Recorder
 
 AGENTS = Path(__file__).parents[1] / "calling_agents"
 QUICK = {"retry": {"retries": 2, "first_delay": 0, "jitter": 0}}
@@ -184,6 +187,7 @@ def test_a_fallback_does_the_work_of_what_has_failed_for_good(nf: Orchestrator) 
         ({"input": {"m": 1}}, "input_invalid", "n: Field required"),
         ({"items": [{"n": 1}, {"n": "many"}]}, "input_invalid", "item 1: .*n: "),
         ({"agent": "function", "input": {}}, "unknown_agent", "is no agent, and cannot be called"),
+        ({"input": {"n": 1}, "options": {"fallback": "spar"}}, "unknown_agent", "did you mean 'spare'?"),
         ({"items": [1], "options": {"max_concurrency": 0}}, "input_invalid", "would never begin"),
     ],
 )
@@ -249,6 +253,72 @@ def test_a_retry_of_the_run_repeats_what_has_failed_and_nothing_that_has_succeed
     assert [happened.count(("doubles", f"caller-{number}")) for number in (1, 2, 3)] == [1, 1, 1], "steps are recorded"
     assert happened.count(("before", "caller")) == 1
     assert {part.epoch for part in run.snapshot().agent_runs if part.called_by} == {1, 2}
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_a_retry_after_a_fallback_that_failed_asks_the_agent_itself_and_nothing_is_left_of_the_fallback(
+    nf: Orchestrator, tmp_path: Path, called: bool
+) -> None:
+    go = tmp_path / "go"
+    asked: dict[str, Any] = {"until": str(go)}
+    first = {"id": "first", "agent": "teller", "retry": {"retries": 0}, "on_error": {"fallback": "rumour"}}
+    if called:
+        first = {"id": "first", "agent": "caller"}
+        asked = {"agent": "teller", "input": asked, "options": {"fallback": "rumour", "retry": {"retries": 0}}}
+    last = {"id": "last", "agent": "listener", "after": ["first"]}
+    run = nf.submit(WorkflowDefinition.model_validate({"name": "told", "tasks": [first, last]}), asked)
+    assert "never" in failure_of(run).message
+    go.touch()
+    run.retry()
+    assert run.result(60) == {"heard": {"by": "teller"}}
+
+
+def test_a_retry_repeats_what_a_branch_was_about_to_record_as_failed_when_its_agent_failed(
+    nf: Orchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, forget, lock, failed = Writer.record, Recorder.forget, threading.Lock(), list[str]()
+    second, forgotten, written = threading.Event(), threading.Event(), threading.Event()
+
+    def late(writer: Writer, effect: Any, slot: Slot, state: EntryState, **fields: Any) -> None:
+        with lock:
+            failed.extend([str(slot)] if state is EntryState.FAILED else [])
+            is_second = state is EntryState.FAILED and len(failed) == 2
+        if state is EntryState.FAILED and not is_second:
+            second.wait(60)
+        if is_second:
+            second.set()
+            forgotten.wait(1)  # which it is meanwhile only where nobody waits for this record
+        record(writer, effect, slot, state, **fields)
+        if is_second:
+            written.set()
+
+    def forgets(recorder: Recorder, error: BaseException) -> None:
+        forget(recorder, error)
+        forgotten.set()
+        written.wait(60)
+
+    monkeypatch.setattr(Writer, "record", late)
+    monkeypatch.setattr(Recorder, "forget", forgets)
+    go = tmp_path / "go"
+    run = nf.submit("parting", {"until": str(go)})
+    assert "is away" in failure_of(run).message
+    assert len(failed) == 2
+    go.touch()
+    run.retry()
+    assert run.result(60) == ["a", "b"]
+
+
+def test_what_has_failed_while_its_caller_failed_of_something_else_is_executed_by_a_retry(
+    nf: Orchestrator, tmp_path: Path
+) -> None:
+    go, failed = tmp_path / "go", tmp_path / "failed"
+    run = nf.submit("deaf", {"until": str(go), "failed": str(failed)})
+    until(lambda: states_of(run).get("deaf-1") == "failed", "what is called has failed")
+    failed.touch()
+    assert "its own" in failure_of(run).message
+    go.touch()
+    run.retry()
+    assert run.result(60) == {"n": 2}
 
 
 def test_a_retry_with_restart_calls_anew(nf: Orchestrator) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from orchestrator import leader_follower
+from orchestrator.errors import BudgetExceeded, CallFailed
 from worker.agent import AgentError
+from worker.composites.team import fault_of
 from worker.teams import LeaderTurn
 from worker.teams.leading import (
     HISTORY_BYTES,
@@ -235,3 +237,18 @@ def test_a_long_history_keeps_its_newest_results_and_says_of_older_ones_that_the
     told = LeaderTurn.model_validate(turn)
     assert (told.history[0].id, told.history[0].input, told.history[0].left_out) == ("1.1", None, True)
     assert told.rounds_left == 12
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("scope", ["run/x", "agent-run/x"])
+def test_a_team_ends_with_the_budget_however_deep_a_member_has_failed_of_it(depth: int, scope: str) -> None:
+    error: Exception = BudgetExceeded("used up", details={"scope": scope})
+    for _ in range(depth):
+        cause, error = error, CallFailed("a call failed", details={"task": "team-1"})
+        error.__cause__ = cause
+    assert isinstance(error, CallFailed)
+    if scope.startswith("agent-run"):
+        assert fault_of(error)["task"] == "team-1", "others of the team can still pay"
+    else:
+        with pytest.raises(CallFailed):
+            fault_of(error)

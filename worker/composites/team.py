@@ -43,8 +43,12 @@ def fault_of(error: CallFailed | InputInvalid | ValueTooLarge) -> dict[str, Any]
     cause = error.__cause__
     if not isinstance(error, CallFailed) or not isinstance(cause, NightfleetError):
         return {"code": error.code, "message": error.message}
-    info = ErrorInfo.model_validate({"code": cause.code, "message": "", "details": error.details})
-    is_own = str(cause.details.get("scope", "")).startswith(_OWN_LIMIT)
-    if info.pauses_job or (cause.code in _PENNILESS and not is_own):
+    # A member that is made of others has failed of a call itself.
+    first = cause
+    while isinstance(first, CallFailed) and isinstance(first.__cause__, NightfleetError):
+        first = first.__cause__
+    info = ErrorInfo.model_validate({"code": first.code, "message": "", "details": error.details})
+    is_own = str(first.details.get("scope", "")).startswith(_OWN_LIMIT)
+    if info.pauses_job or (first.code in _PENNILESS and not is_own):
         raise error
     return {"code": cause.code, "message": cause.message, "task": error.details.get("task")}

@@ -308,15 +308,18 @@ class Attempt:
     def _failed(self, error: BaseException, inside: Scope) -> JsonValue:
         self._let_stop(inside)
         motion = self._writer.motion
-        # Where the agent itself is over, nobody has seen this failure: the next one may have better luck.
-        if isinstance(error, ClaimLost | NondeterminismError | EffectUncertain) or isinstance(motion.ended, ClaimLost):
+        if isinstance(error, ClaimLost | NondeterminismError | EffectUncertain):
             raise error
-        described = describe(error, self._writer.redact)
-        self._record(EntryState.FAILED, error=described)
-        given = rebuild(described, self._writer.plugin).with_traceback(error.__traceback__)
-        mark = Mark(self._slot, self._scope)
-        mark_failed(given, mark, final=self._effect.at_most_once, came_from=error)
-        motion.failures.append(mark)
+        with motion.recording_failure() as wanted:
+            # Where the agent itself is over, nobody has seen this failure: the next one may have better luck.
+            if not wanted:
+                raise error
+            described = describe(error, self._writer.redact)
+            self._record(EntryState.FAILED, error=described)
+            given = rebuild(described, self._writer.plugin).with_traceback(error.__traceback__)
+            mark = Mark(self._slot, self._scope)
+            mark_failed(given, mark, final=self._effect.at_most_once, came_from=error)
+            motion.failures.append(mark)
         raise given from given.__cause__
 
     def _let_stop(self, inside: Scope) -> None:

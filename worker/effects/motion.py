@@ -37,6 +37,8 @@ class Motion:
     patience_seconds: float = 600.0
     #: Out of which slots errors came, in the order of time.
     failures: list[Mark] = field(default_factory=list[Mark])
+    #: How many failures of effects are being recorded.
+    failing: int = 0
     _hopeless: bool = False
     _last_action: Callable[[], None] | None = None
 
@@ -70,6 +72,24 @@ class Motion:
                 self._move()
                 if self._last_action is not None and not self.flights:
                     self._last_action()
+
+    @contextmanager
+    def recording_failure(self) -> Generator[bool]:
+        """Tell whether a failure is still to be recorded, and count it as being so for the length of a `with` block."""
+        with self.moved:
+            wanted = not isinstance(self.ended, ClaimLost)
+            self.failing += wanted
+        try:
+            yield wanted
+        finally:
+            with self.moved:
+                self.failing -= wanted
+                self.moved.notify_all()
+
+    def wait_until_recorded(self) -> None:
+        """Wait until no failure is being recorded, as long as the database may be away; none begins to be after `end`."""
+        with self.moved:
+            self.moved.wait_for(lambda: self._hopeless or not self.failing, self.patience_seconds)
 
     def go_on(self) -> None:
         """Note that the agent goes on, without an effect of its own."""

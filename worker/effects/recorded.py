@@ -56,6 +56,8 @@ def _run(recorder: Recorder, call: Callable[[Recorder], T]) -> T:
         recorder.check_ended()
         if not isinstance(error, ClaimLost):
             recorder.motion.end(ClaimLost("the agent has failed"))
+            # A branch that is about to record its failure would do so behind our back, and fail each retry of the run.
+            recorder.motion.wait_until_recorded()
             recorder.forget(error)
         raise
     else:

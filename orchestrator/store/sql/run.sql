@@ -51,7 +51,7 @@ SELECT workflow_id FROM @run
 WHERE id = :run_id AND deadline_at <= now() AND ending IS NULL AND state IN ('pending', 'running') /*pg FOR UPDATE */
 
 -- rows_for_retry: every agent run of a run that is a task or a compensation, to decide what a retry does with it
-SELECT id, position, task, state, assigned FROM @agent_run WHERE run_id = :run_id AND parent_id IS NULL ORDER BY position
+SELECT id, position, task, state, assigned, agent FROM @agent_run WHERE run_id = :run_id AND parent_id IS NULL ORDER BY position
 
 -- reopen_row: put an agent run that did not succeed back to the start
 UPDATE @agent_run

@@ -62,6 +62,9 @@ SET state = 'queued', queued_at = now(), due_at = NULL, published_at = now(), di
 WHERE id = :id AND state || '' = 'suspended'
 RETURNING agent, dispatch, priority
 
+-- cancels_rest: whether the first failure of some sub-work cancels the rest of it
+SELECT 1 FROM @subwork WHERE id = :id AND fail_fast AND NOT return_exceptions
+
 -- open_of_subwork: its agent runs that have not ended
 SELECT id FROM @agent_run
 WHERE subwork_id = :id AND parent_id IS NOT NULL AND state || '' IN ('blocked', 'queued', 'running', 'suspended') ORDER BY position
@@ -75,10 +78,19 @@ UPDATE @agent_run SET state = 'cancelled', finished_at = now(), worker_id = NULL
 WHERE id = ANY(:ids::uuid[]) AND state || '' IN ('blocked', 'queued', 'running', 'suspended')
 
 -- stop_subwork_of: what some agent runs have asked for goes on no more
-UPDATE @subwork SET state = 'stopped' WHERE parent_id = ANY(:ids::uuid[]) AND state || '' = 'open'
+-- Nor does what has failed and was not looked at: who asks for it again is to have it resumed.
+UPDATE @subwork SET state = 'stopped'
+WHERE parent_id = ANY(:ids::uuid[]) AND (state || '' = 'open' OR state || '' = 'failed' AND EXISTS (
+    SELECT 1 FROM @journal j
+    WHERE j.agent_run_id = @subwork.parent_id AND j.scope = @subwork.scope AND j.number = @subwork.number AND j.state = 'begun'
+))
 
--- stop_subwork_of_run: what the agent runs of a run have asked for goes on no more
-UPDATE @subwork SET state = 'stopped' WHERE run_id = :run_id AND state || '' = 'open'
+-- stop_subwork_of_run: what the agent runs of a run have asked for goes on no more; see `stop_subwork_of`
+UPDATE @subwork SET state = 'stopped'
+WHERE run_id = :run_id AND (state || '' = 'open' OR state || '' = 'failed' AND EXISTS (
+    SELECT 1 FROM @journal j
+    WHERE j.agent_run_id = @subwork.parent_id AND j.scope = @subwork.scope AND j.number = @subwork.number AND j.state = 'begun'
+))
 
 -- subwork_states: those of some sub-work that have an outcome, or were stopped
 SELECT id FROM @subwork WHERE id = ANY(:ids::uuid[]) AND state || '' <> 'open' LIMIT 1
