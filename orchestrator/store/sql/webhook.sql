@@ -96,12 +96,16 @@ UPDATE @webhook_delivery SET state = 'dead', sending = false, tries = :tries/*pg
 WHERE number = :number AND epoch = :epoch AND sending
 
 -- webhook_well: an endpoint that takes requests again
-UPDATE @webhook_endpoint SET failures = 0, paused_until = NULL
-WHERE id = :endpoint_id AND (failures > 0 OR paused_until IS NOT NULL)
+-- A pause that it has asked for stands: this request was under way by then.
+UPDATE @webhook_endpoint SET failures = 0, paused_until = CASE WHEN paused_until > now() THEN paused_until END
+WHERE id = :endpoint_id AND (failures > 0 OR paused_until <= now())
 
 -- webhook_ill: an endpoint that has not taken a request, and is left alone for some seconds if it has asked for that
+-- Of two that were under way at a time, the longer pause holds.
 UPDATE @webhook_endpoint
-SET failures = failures + 1, paused_until = CASE WHEN :pause > 0 THEN later(:pause) ELSE paused_until END
+SET failures = failures + 1, paused_until = CASE
+    WHEN :pause > 0 AND (paused_until IS NULL OR paused_until < later(:pause)) THEN later(:pause) ELSE paused_until
+END
 WHERE id = :endpoint_id
 
 -- webhook_gone: an endpoint that wants nothing any more
