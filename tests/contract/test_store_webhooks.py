@@ -280,6 +280,31 @@ def test_an_endpoint_whose_pause_is_over_is_well_with_what_it_takes_then(due: St
     assert take(due)
 
 
+def test_what_the_old_address_answers_changes_nothing_of_the_new_one(due: Store) -> None:
+    first, second, third = take(due)
+    put(due, url="https://new.example.com/")
+    assert fail(due, first, delay=None, pause=1000, gone="it has answered 410")
+    [endpoint] = due.webhooks.endpoints()
+    assert (endpoint.active, endpoint.note, endpoint.failures, endpoint.paused_until) == (True, None, 0, None)
+    assert endpoint.dead == 1, "the delivery itself was refused"
+    assert fail(due, second, delay=0)
+    [again] = take(due)
+    assert again.turn.url == "https://new.example.com/"
+    assert fail(due, again)
+    assert due.webhooks.delivered(third, tried(due))
+    [endpoint] = due.webhooks.endpoints()
+    assert endpoint.failures == 1, "the new address has not taken anything yet"
+
+
+def test_who_has_lost_its_delivery_to_another_neither_pauses_nor_switches_off_its_endpoint(due: Store) -> None:
+    [late] = take(due, 1)
+    lapse(due.database)
+    assert take(due)
+    assert not fail(due, late, delay=None, pause=1000, gone="it has answered 410")
+    [endpoint] = due.webhooks.endpoints()
+    assert (endpoint.active, endpoint.failures, endpoint.paused_until) == (True, 0, None)
+
+
 def test_a_delivery_that_arrived_is_over(due: Store) -> None:
     for parcel in take(due):
         assert parcel.attempts == 1

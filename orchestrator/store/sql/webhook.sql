@@ -95,10 +95,13 @@ WHERE number = :number AND epoch = :epoch AND sending
 UPDATE @webhook_delivery SET state = 'dead', sending = false, tries = :tries/*pg ::jsonb*/, finished_at = now()
 WHERE number = :number AND epoch = :epoch AND sending
 
+-- webhook_hold: an endpoint, held against everybody else who would take of it, or change it
+SELECT 1 FROM @webhook_endpoint WHERE id = :endpoint_id /*pg FOR NO KEY UPDATE */
+
 -- webhook_well: an endpoint that takes requests again
 -- A pause that it has asked for stands: this request was under way by then.
 UPDATE @webhook_endpoint SET failures = 0, paused_until = CASE WHEN paused_until > now() THEN paused_until END
-WHERE id = :endpoint_id AND (failures > 0 OR paused_until <= now())
+WHERE id = :endpoint_id AND url = :url AND (failures > 0 OR paused_until <= now())
 
 -- webhook_ill: an endpoint that has not taken a request, and is left alone for some seconds if it has asked for that
 -- Of two that were under way at a time, the longer pause holds.
@@ -106,10 +109,10 @@ UPDATE @webhook_endpoint
 SET failures = failures + 1, paused_until = CASE
     WHEN :pause > 0 AND (paused_until IS NULL OR paused_until < later(:pause)) THEN later(:pause) ELSE paused_until
 END
-WHERE id = :endpoint_id
+WHERE id = :endpoint_id AND url = :url
 
 -- webhook_gone: an endpoint that wants nothing any more
-UPDATE @webhook_endpoint SET active = false, note = :note WHERE id = :endpoint_id
+UPDATE @webhook_endpoint SET active = false, note = :note WHERE id = :endpoint_id AND url = :url
 
 -- webhook_deliveries: deliveries behind a number, the newest first
 SELECT d.id, d.number, e.name, d.type, d.run_id, d.state, d.sending, d.attempts, d.due_at, d.created_at, d.finished_at,
