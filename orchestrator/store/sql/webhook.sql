@@ -172,9 +172,13 @@ WHERE tenant_id = :tenant_id AND source = :source AND message_id = :message_id
 UPDATE @webhook_receipt SET reply = :reply/*pg ::jsonb*/, held_until = NULL
 WHERE tenant_id = :tenant_id AND source = :source AND message_id = :message_id
 
--- webhook_let_go: let it be begun with again
+-- webhook_let_go: let the same be begun with again
 UPDATE @webhook_receipt SET held_until = now()
 WHERE tenant_id = :tenant_id AND source = :source AND message_id = :message_id AND reply IS NULL
+
+-- webhook_not_done: forget what has led to nothing, if it is still the same: another body may come under its id
+DELETE FROM @webhook_receipt
+WHERE tenant_id = :tenant_id AND source = :source AND message_id = :message_id AND reply IS NULL AND digest = :digest
 
 -- webhook_forget_receipts: what came in long ago
 DELETE FROM @webhook_receipt WHERE created_at < ago(:age) AND (tenant_id, source, message_id) IN (
