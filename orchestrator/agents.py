@@ -118,7 +118,9 @@ class AgentPool:
     def shrink(self, slots: int = 1) -> PoolSummary:
         """Let that many fewer run at a time in the fleet, at least one; from the slots that live workers have, if unbounded."""
         _check_slots(slots)
-        there = AgentRegistry(self._service).get(self.agent).slots
+        service = self._checked()
+        # Also of a paused agent, which has none now: it is bounded for when it is resumed.
+        there = service.kernel.store.census.slots(self.agent, lease_ttl_seconds=service.lease_ttl_seconds)
 
         def fewer(pool: PoolSummary) -> PoolSummary:
             before = there if pool.slots is None else pool.slots

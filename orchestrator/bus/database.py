@@ -25,7 +25,17 @@ from orchestrator.bus.rows import (
 )
 from orchestrator.bus.stuck import begins_after
 from orchestrator.contracts.effect import Entry
-from orchestrator.contracts.mail import OUTSIDE, AgentMessage, Filter, Letter, Look, MailRecord, Posted, Refusal
+from orchestrator.contracts.mail import (
+    OUTSIDE,
+    RUNTIME,
+    AgentMessage,
+    Filter,
+    Letter,
+    Look,
+    MailRecord,
+    Posted,
+    Refusal,
+)
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.errors import IdempotencyConflict, RunStateConflict
 from orchestrator.group_commit import GroupCommit
@@ -60,9 +70,10 @@ class DatabaseMail:
         return self._store(claim, entry, takes=tuple(numbers)).answer != "refused"
 
     def look(self, claim: Claim, wanted: Filter, most: int) -> Look:
-        found, seen = self._database.execute(lambda session: first_meant(session, claim.id, wanted, most))
-        company = not found and self._has_company(claim)
-        return Look(found, seen, company)
+        look = self._database.execute(lambda session: first_meant(session, claim.id, wanted, most))
+        if look.found or wanted.sender == RUNTIME:
+            return look
+        return replace(look, company=self._has_company(claim))
 
     def close(self, claim: Claim, entry: Entry, request_id: str) -> bool:
         write = self._journal.prepared(claim, entry)
@@ -71,7 +82,7 @@ class DatabaseMail:
         def work(session: Session) -> Answer:
             # Whoever replies holds this row too: the reply is there by now, or finds that it comes too late.
             session.row("lock_agent_run", id=claim.id)
-            if first_meant(session, claim.id, Filter(answers=request_id))[0]:
+            if first_meant(session, claim.id, Filter(answers=request_id)).found:
                 return "refused"
             answer = self._in_session(session, [posting])[posting.key].answer
             if answer == "written":

@@ -19,6 +19,7 @@ from orchestrator.contracts.mail import (
     Filter,
     Found,
     Letter,
+    Look,
     MailRecord,
     MailState,
     Posted,
@@ -270,13 +271,11 @@ def _too_late(session: Session, letter: Letter, recipient: AgentRunState) -> str
     return None
 
 
-def first_meant(session: Session, agent_run_id: str, wanted: Filter, most: int = 1) -> tuple[tuple[Found, ...], int]:
-    """Give the first messages that a filter lets pass, and the highest number that was looked at.
-
-    At most so many, as far as they fit into one record; what Nightfleet says comes alone.
-    """
+def first_meant(session: Session, agent_run_id: str, wanted: Filter, most: int = 1) -> Look:
+    """Give the first messages that a filter lets pass: at most so many, as far as they fit into one record."""
     seen, offset, size = 0, 0, 0
     found: list[Found] = []
+    said: list[Found] = []
     place = {
         "id": agent_run_id,
         "runtime": RUNTIME,
@@ -291,14 +290,17 @@ def first_meant(session: Session, agent_run_id: str, wanted: Filter, most: int =
             if not meant(wanted, message):
                 seen = max(seen, row[0])
                 continue
+            if message.sender == RUNTIME:
+                said.append(Found(row[0], message))  # before all others
+                continue
             size += len(json.dumps(message.body)) if most > 1 else 0
-            if found and (size > _MOST_CHARACTERS or message.sender == RUNTIME):
-                return tuple(found), seen
+            if found and size > _MOST_CHARACTERS:
+                return _looked(found, said, seen)
             found.append(Found(row[0], message))
-            if len(found) == most or message.sender == RUNTIME:
-                return tuple(found), seen
+            if len(found) == most:
+                return _looked(found, said, seen)
         if len(rows) < _PAGE:
-            return tuple(found), seen
+            return _looked(found, said, seen)
         offset += _PAGE
 
 
@@ -306,6 +308,12 @@ def room_of(session: Session, agent_run_id: str) -> tuple[int, int]:
     """Give how many messages wait for an agent run, and how many of them have a time to live."""
     [(waiting, passing)] = session.rows("mail_room", id=agent_run_id, runtime=RUNTIME)
     return waiting, passing
+
+
+def _looked(found: Sequence[Found], said: Sequence[Found], seen: int) -> Look:
+    """Give what was found: of what Nightfleet has said the last, where there is nothing else."""
+    shown = tuple(found or said[-1:])
+    return Look(shown, seen, along=tuple(each.number for each in said if each not in shown))
 
 
 def member_of(row: Row) -> Member:

@@ -160,12 +160,20 @@ class Found:
 class Look:
     """What a receiver finds: the first messages that its filter lets pass; all up to number `seen` have been looked at.
 
-    `company` tells, where there is none, whether another agent run of the run is running: one may come at any moment.
+    What Nightfleet says, that none can come, is found only where there is no other: one has come all the same. `company` tells,
+    where there is none, whether another agent run of the run is running: one may come at any moment.
     """
 
     found: tuple[Found, ...]
     seen: int
-    company: bool
+    company: bool = False
+    #: The numbers of what Nightfleet has said beside: received with what is found, or it would end the next wait.
+    along: tuple[int, ...] = ()
+
+    @property
+    def numbers(self) -> list[int]:
+        """Give what is received by whoever receives what is found."""
+        return [*(each.number for each in self.found), *self.along]
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,11 @@ class Census:
             busy = _Busy.read(session, names, lease_ttl_seconds)
         return [busy.load(name) for name in names]
 
+    def slots(self, agent: str, *, lease_ttl_seconds: float) -> int:
+        """Count the slots of the live workers that serve an agent, as far as its pool lets it have them when not paused."""
+        with self._database.autocommit() as session:
+            return _Busy.read(session, [agent], lease_ttl_seconds).resumed_slots(agent)
+
     def workers(self, *, lease_ttl_seconds: float) -> list[WorkerSummary]:
         """Give every worker process by name, those too that give no sign of life and nobody has taken over from yet."""
 
@@ -135,9 +140,11 @@ class _Busy:
 
     def slots(self, name: str) -> int:
         """Count the slots of the live workers that serve an agent, as far as its pool lets it have them."""
+        return 0 if self.pool(name).paused else self.resumed_slots(name)
+
+    def resumed_slots(self, name: str) -> int:
+        """Count the same, paused or not."""
         pool = self.pool(name)
-        if pool.paused:
-            return 0
         most = pool.worker_slots
         each = (one.slots if most is None else min(one.slots, most) for one in self.serving.get(name, ()))
         return sum(each) if pool.slots is None else min(sum(each), pool.slots)

@@ -76,8 +76,13 @@ class Receipts:
         self._database.execute(lambda session: session.run("webhook_replied", **_which(received), reply=text))
 
     def let_go(self, received: Received) -> None:
-        """Let whoever sends it again begin anew: nothing was done."""
+        """Let whoever sends it again begin anew, with what was perhaps done: so it stays this very message."""
         self._database.execute(lambda session: session.run("webhook_let_go", **_which(received)))
+
+    def forget(self, received: Received) -> None:
+        """Let whoever sends it again begin anew, with another body too: nothing was done."""
+        which = _which(received)
+        self._database.execute(lambda session: session.run("webhook_not_done", digest=received.digest, **which))
 
     def answer_of(self, question_id: str) -> Answer | None:
         """Give how a question stands; None where there is none."""

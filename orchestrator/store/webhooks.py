@@ -214,7 +214,7 @@ class Webhooks:
 
         def work(session: Session) -> bool:
             # The endpoint first, as who takes does.
-            session.run("webhook_well", endpoint_id=parcel.turn.id)
+            session.run("webhook_well", **_address(parcel))
             return _write(session, "webhook_delivered", parcel, tries=_tries(parcel, tried))
 
         return self._database.transact(work)
@@ -224,17 +224,23 @@ class Webhooks:
     ) -> bool:
         """Record a request that failed: it is sent again `delay` seconds from now, or never again without one.
 
-        The whole endpoint is left alone for `pause` seconds, and switched off if it has `gone`, for that reason.
+        The whole endpoint is left alone for `pause` seconds, and switched off if it has `gone`, for that reason: unless the
+        claim is lost, or the endpoint has moved to another address meanwhile.
         """
         tries = _tries(parcel, tried)
 
         def work(session: Session) -> bool:
-            session.run("webhook_ill", endpoint_id=parcel.turn.id, pause=round(pause, 3))
-            if gone is not None:
-                session.run("webhook_gone", endpoint_id=parcel.turn.id, note=gone)
+            # The endpoint first, as who takes does.
+            session.row("webhook_hold", endpoint_id=parcel.turn.id)
             if delay is None:
-                return _write(session, "webhook_dead", parcel, tries=tries)
-            return _write(session, "webhook_later", parcel, tries=tries, delay=round(delay, 3))
+                kept = _write(session, "webhook_dead", parcel, tries=tries)
+            else:
+                kept = _write(session, "webhook_later", parcel, tries=tries, delay=round(delay, 3))
+            if kept:
+                session.run("webhook_ill", pause=round(pause, 3), **_address(parcel))
+            if kept and gone is not None:
+                session.run("webhook_gone", note=gone, **_address(parcel))
+            return kept
 
         return self._database.transact(work)
 
@@ -298,6 +304,11 @@ def _tell(session: Session, endpoint_id: str, event: str, subject: Mapping[str, 
 
 def _write(session: Session, statement: str, parcel: Parcel, **values: Any) -> bool:
     return session.run(statement, number=parcel.number, epoch=parcel.epoch, **values) == 1
+
+
+def _address(parcel: Parcel) -> dict[str, str]:
+    """Give which endpoint was asked, and where: one that has moved since says nothing by that of its new address."""
+    return {"endpoint_id": parcel.turn.id, "url": parcel.turn.url}
 
 
 def _tries(parcel: Parcel, tried: WebhookTry) -> str:

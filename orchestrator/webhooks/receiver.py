@@ -55,6 +55,7 @@ log = logging.getLogger("nightfleet.webhooks")
 _LEASE_SECONDS = 60.0
 _BUSY_SECONDS = 5
 _AWAY_SECONDS = 10
+_IGNORED = "ignored"
 _VERIFY = {"standard": verify_standard, "github": verify_github, "stripe": verify_stripe}
 _STATUS: tuple[tuple[type[NightfleetError], int], ...] = (
     (QuestionNotFound, 404),
@@ -178,11 +179,11 @@ class Receiver:
         try:
             outcome = self._act(source, message, target)
         except MailboxFull as error:
-            self._receipts.let_go(message.received)
+            self._receipts.forget(message.received)
             return _refused(503, error.code, error.message, _AWAY_SECONDS)
         except (UsageError, RecipientEnded) as error:
-            # Whoever sends it again may have more luck: a question may be asked by then, a workflow corrected.
-            self._receipts.let_go(message.received)
+            # Whoever sends it again may have more luck: a question may be asked by then, a workflow or the body corrected.
+            self._receipts.forget(message.received)
             log.warning("a message from %s cannot be done: %s", message.received.source, error.message)
             status = next(status for kind, status in _STATUS if isinstance(error, kind))
             return _refused(status, error.code, error.message)
@@ -191,7 +192,10 @@ class Receiver:
                 self._receipts.let_go(message.received)
             raise
         failpoint("after_webhook_act", message.key)
-        self._receipts.finish(message.received, outcome)
+        if outcome["status"] == _IGNORED:
+            self._receipts.forget(message.received)  # the rules may be corrected before it comes again
+        else:
+            self._receipts.finish(message.received, outcome)
         log.info("a message from %s: %s", message.received.source, outcome["status"], extra=dict(outcome))
         return Reply(200, outcome)
 
@@ -201,7 +205,7 @@ class Receiver:
         rule = next((rule for rule in source.rules if _applies(rule, message)), None)
         match rule:
             case None:
-                return {"status": "ignored"}
+                return {"status": _IGNORED}
             case Rule(answer=AnswerRule() as answer):
                 return self._answer(answer, message, target)
             case Rule(submit=SubmitRule() as submit):

@@ -797,6 +797,61 @@ def test_a_wait_for_a_change_that_nobody_can_make_is_woken_with_the_reason(talk:
     )
 
 
+def told_in_vain(talk: Talk) -> None:
+    """Let b run again, which was told that no message can come."""
+    talk.steps.finish(talk.claims["c"], DONE)
+    talk.suspend("a", Filter(sender="b"))
+    talk.suspend("b", Filter(sender="a", type="answer"))
+    assert len(Stranded(talk.steps.store.database).release_stuck()) == 2
+    for name in "ab":
+        talk.claims[name] = talk.steps.claim(talk.run_id, name)
+
+
+@pytest.mark.parametrize("most", [1, 10])
+def test_a_message_that_has_come_all_the_same_is_received_and_what_was_told_goes_with_it(talk: Talk, most: int) -> None:
+    talk.send("a", "b", "urgent, and not meant", priority=9, type="other")
+    talk.send("a", "b", "urgent", priority=9)
+    told_in_vain(talk)
+    for number in range(60):
+        talk.send("a", "b", number)
+    look = talk.mail.look(talk.claims["b"], Filter(type="message"), most)
+    assert [each.message.body for each in look.found] == ["urgent", *range(most - 1)]
+    assert talk.mail.take(talk.claims["b"], entry("receive"), look.numbers)
+    assert [state for sender, to, _, state in talk.history() if (sender, to) == (RUNTIME, "b")] == ["taken"]
+    assert talk.receive("b", Filter(type="message")) == most - 1, "the next wait is told nothing of this one"
+
+
+def test_a_message_far_behind_others_goes_before_what_was_told(talk: Talk) -> None:
+    told_in_vain(talk)
+    for number in range(60):
+        talk.send("a", "b", number, type="other")
+    talk.send("a", "b", "meant")
+    assert talk.receive("b", Filter(type="message")) == "meant"
+
+
+def test_a_request_is_told_that_no_reply_can_come_and_gets_one_that_has_come(talk: Talk) -> None:
+    request = talk.letter("a", "what now?", wants_reply=True)
+    talk.mail.post(talk.claims["b"], entry("send"), [request])
+    talk.receive("a")
+    told_in_vain(talk)
+    wanted = Filter(answers=request.id)
+    assert talk.found("b", wanted).message.sender == RUNTIME
+    talk.send("a", "b", "this", answers=request.id)
+    look = talk.mail.look(talk.claims["b"], wanted, 1)
+    assert [each.message.body for each in look.found] == ["this"]
+    assert len(look.numbers) == 2
+
+
+def test_of_a_message_and_what_was_told_both_are_received_or_none(talk: Talk) -> None:
+    told_in_vain(talk)
+    talk.send("a", "b", "meant")
+    look = talk.mail.look(talk.claims["b"], ANY, 1)
+    [told] = talk.mail.look(talk.claims["b"], Filter(sender=RUNTIME), 1).found
+    assert talk.mail.take(talk.claims["b"], entry("watch"), [told.number]), "another branch has waited too"
+    assert not talk.mail.take(talk.claims["b"], entry("receive"), look.numbers)
+    assert talk.bodies("b") == ["meant"]
+
+
 def test_a_suspension_for_mail_belongs_to_its_claim(talk: Talk) -> None:
     old: Claim = talk.claims["b"]
     talk.steps.requeue(old, delay_seconds=0)

@@ -94,6 +94,8 @@ def test_a_pool_bounds_the_slots_of_an_agent(store: Store) -> None:
         assert agents(store)["critic"].slots == slots
     store.pools.change("critic", lambda pool: pool.model_copy(update={"paused": True}))
     assert agents(store)["critic"].state == "paused"
+    assert agents(store)["critic"].slots == 0
+    assert store.census.slots("critic", lease_ttl_seconds=TTL) == 8, "as many as it has when it is resumed"
     [load] = store.census.loads({"critic"}, lease_ttl_seconds=TTL)
     assert (load.paused, load.slots) == (True, 0)
 

@@ -6,13 +6,13 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hooking import hasten, lapse, put, rows, told
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 from steps import DONE, FAILED, WORKER, Steps, ago, change, plan_of, race, stored, task
 
 from orchestrator.clock import ids
@@ -244,6 +244,65 @@ def test_an_endpoint_that_asks_to_be_left_alone_is_and_the_others_are_not(due: S
 def hasten_only_deliveries(database: Database) -> None:
     with database.connect() as connection:
         connection.execute(update(webhook_delivery).values(due_at=ago(database, 1)))
+
+
+def paused_until(store: Store) -> datetime | None:
+    [endpoint] = store.webhooks.endpoints()
+    return endpoint.paused_until
+
+
+@pytest.mark.parametrize("answer", ["arrives", "fails", "asks for less", "asks for more"])
+def test_a_pause_that_stands_is_not_shortened_by_what_was_under_way(answer: str, due: Store) -> None:
+    first, second = take(due, 2)
+    fail(due, first, pause=1000)
+    stands = paused_until(due)
+    assert stands is not None
+    if answer == "arrives":
+        due.webhooks.delivered(second, tried(due))
+    else:
+        fail(due, second, pause={"fails": 0, "asks for less": 5, "asks for more": 2000}[answer])
+    found = paused_until(due)
+    assert found is not None
+    assert (found > stands) if answer == "asks for more" else (found == stands)
+    assert not due.webhooks.has_due()
+
+
+def test_an_endpoint_whose_pause_is_over_is_well_with_what_it_takes_then(due: Store) -> None:
+    first, second = take(due, 2)
+    fail(due, first, pause=1000)
+    with due.database.connect() as connection:
+        connection.execute(update(webhook_endpoint).values(paused_until=ago(due.database, 1)))
+    due.webhooks.delivered(second, tried(due))
+    [endpoint] = due.webhooks.endpoints()
+    assert (endpoint.paused_until, endpoint.failures) == (None, 0)
+    with due.database.connect() as connection:
+        assert connection.execute(select(webhook_endpoint.c.paused_until)).scalar_one() is None
+    assert take(due)
+
+
+def test_what_the_old_address_answers_changes_nothing_of_the_new_one(due: Store) -> None:
+    first, second, third = take(due)
+    put(due, url="https://new.example.com/")
+    assert fail(due, first, delay=None, pause=1000, gone="it has answered 410")
+    [endpoint] = due.webhooks.endpoints()
+    assert (endpoint.active, endpoint.note, endpoint.failures, endpoint.paused_until) == (True, None, 0, None)
+    assert endpoint.dead == 1, "the delivery itself was refused"
+    assert fail(due, second, delay=0)
+    [again] = take(due)
+    assert again.turn.url == "https://new.example.com/"
+    assert fail(due, again)
+    assert due.webhooks.delivered(third, tried(due))
+    [endpoint] = due.webhooks.endpoints()
+    assert endpoint.failures == 1, "the new address has not taken anything yet"
+
+
+def test_who_has_lost_its_delivery_to_another_neither_pauses_nor_switches_off_its_endpoint(due: Store) -> None:
+    [late] = take(due, 1)
+    lapse(due.database)
+    assert take(due)
+    assert not fail(due, late, delay=None, pause=1000, gone="it has answered 410")
+    [endpoint] = due.webhooks.endpoints()
+    assert (endpoint.active, endpoint.failures, endpoint.paused_until) == (True, 0, None)
 
 
 def test_a_delivery_that_arrived_is_over(due: Store) -> None:

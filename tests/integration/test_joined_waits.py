@@ -69,6 +69,17 @@ def test_who_waits_for_changes_that_nobody_can_make_is_told(place: Any, agent: s
         assert f"no change can come any more: {name} waits for a change of '{key}' by {other}" in found[name]["error"]
 
 
+@places
+@pytest.mark.parametrize("agent", ["late", "lone_late"])
+@pytest.mark.parametrize("kind", ["change", "message"])
+def test_what_has_come_all_the_same_is_found_by_who_was_told_and_its_next_wait_is_told_nothing(
+    place: Any, kind: str, agent: str, tmp_path: Path
+) -> None:
+    with place(tmp_path) as nf:
+        found = outputs(nf.submit(together(early="early", late=agent), {"mark": str(tmp_path / "mark"), "for": kind}))
+    assert found == {"early": "went on", "late": {"found": "made", "heard": "hello"}}
+
+
 @pytest.mark.parametrize("kind", ["call", "change"])
 def test_what_is_waited_for_in_a_process_is_looked_for_when_it_happens_there(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -252,7 +252,9 @@ def test_what_cannot_be_wished_is_refused_with_the_reason(tmp_path: Path) -> Non
             pool.scale(0)
         with pytest.raises(UsageError, match="is not bounded: it grows with the workers"):
             pool.grow()
-        assert pool.shrink(5).slots == 15
+        assert pool.pause().paused
+        shrunk = pool.shrink(5)
+        assert (shrunk.slots, shrunk.paused) == (15, True)
         with pytest.raises(UsageError, match="has 15 slots and keeps at least one: pause it"):
             pool.shrink(15)
         assert pool.status().slots == 15

@@ -302,6 +302,48 @@ def test_what_could_not_be_done_may_be_sent_again(small: Desk) -> None:
     assert (status, body["error"]["message"]) == (422, "question is to be text, and in this message it is 5")
 
 
+def test_what_was_refused_may_be_corrected_under_its_id_until_it_is_done(desk: Desk) -> None:
+    assert desk.send({"submit": "hello", "user": 5}, "m")[0] == 422
+    question = asked(desk)
+    answer = {"question": question.id, "value": "yes"}
+    status, refused, _ = desk.send({**answer, "digest": "another"}, "m")
+    assert (status, refused["error"]["code"]) == (409, "answer_refused")
+    assert desk.send(answer, "m")[:2] == (
+        200,
+        {"status": "answered", "question_id": question.id, "run_id": question.run_id},
+    )
+    assert desk.send({"submit": "hello"}, "m")[1]["error"]["code"] == "id_used"
+
+
+def test_what_a_full_mailbox_has_refused_may_be_sent_to_another_one(small: Desk) -> None:
+    [run_id] = small.service.submit("asker", [{}], project="default", keys=[None])
+    until(lambda: small.service.questions.open(run_id))
+    assert [small.send({"say": "hello", "run": run_id, "to": "asker"}, f"m{n}")[0] for n in range(4)][3] == 503
+    assert small.send({"say": "hello", "run": listening(small), "to": "hearer"}, "m3")[0] == 200
+
+
+def test_what_was_ignored_is_done_when_a_rule_is_about_it(small: Desk, tmp_path: Path) -> None:
+    body = json.dumps({"issue": {"title": "It leaks"}}).encode()
+    signature = "sha256=" + hmac.new(b"github's", body, hashlib.sha256).hexdigest()
+    headers = {"x-hub-signature-256": signature, "x-github-event": "issues"}
+    found: list[Any] = []
+    for event in ("isues", "issues"):
+        path = tmp_path / f"{event}.toml"
+        path.write_text(SOURCES.replace('== "issues"', f'== "{event}"'))
+        reply = Receiver(small.service, load_sources(path), SECRETS).handle("github", headers, body)
+        found.append((reply.status, reply.body["status"], dict(reply.headers)))
+    assert found == [(200, "ignored", {}), (200, "submitted", {})]
+
+
+def test_what_was_perhaps_done_keeps_its_id_for_itself(desk: Desk) -> None:
+    with armed("after_webhook_act=raise"):
+        assert desk.send({"submit": "hello"}, "m")[0] == 500
+    desk.lapse()
+    assert desk.send({"submit": "bye"}, "m")[1]["error"]["code"] == "id_used"
+    assert desk.send({"submit": "hello"}, "m")[0] == 200
+    assert desk.runs() == 1
+
+
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "x" * 1500])
 def test_strange_text_is_taken_or_refused_and_never_an_accident(text: str, desk: Desk) -> None:
     for message in ({"submit": text}, {"submit": "ok", "user": text}, {"question": text, "value": text, "user": text}):
@@ -331,8 +373,8 @@ def test_what_is_too_old_or_of_tomorrow_is_refused_by_the_databases_clock(
 
 
 def test_one_id_stands_for_one_message(small: Desk) -> None:
-    assert small.send({"other": 1}, "same")[0] == 200
-    status, body, _ = small.send({"other": 2}, "same")
+    assert small.send({"submit": "hello"}, "same")[0] == 200
+    status, body, _ = small.send({"submit": "bye"}, "same")
     assert (status, body["error"]["code"]) == (409, "id_used")
 
 

@@ -56,6 +56,48 @@ class LoneWatchman(Watchman):
     isolation = "process"
 
 
+class Early(BaseAgent):
+    """Bring what the other one waits for when told that nobody can, then talk to it."""
+
+    def execute(self, data: Any, ctx: Context) -> Any:
+        try:
+            ctx.receive(sender="late")
+        except NoMessageCanCome:
+            if data["for"] == "change":
+                ctx.state.set("plan", "made")
+            else:
+                ctx.send("late", "made")
+            ctx.step(_touch, data["mark"], None)
+        ctx.receive(sender="late")
+        ctx.send("late", "hello")
+        return "went on"
+
+
+class Late(BaseAgent):
+    """Wait for what the other one brings, and look for it only when that is there; then talk to it."""
+
+    isolation = "thread"
+
+    def execute(self, data: Any, ctx: Context) -> Any:
+        begun = Path(f"{data['mark']}.begun")
+        if begun.exists():
+            until(data["mark"])
+        begun.touch()
+        if data["for"] == "change":
+            changed = ctx.state.watch("plan", since=0)
+            found = None if changed is None else changed.value
+        else:
+            found = ctx.receive(sender="early").body
+        ctx.send("early", "found it")
+        return {"found": found, "heard": ctx.receive(sender="early").body}
+
+
+class LoneLate(Late):
+    """Do so in a process of its own."""
+
+    isolation = "process"
+
+
 class Busy(BaseAgent):
     """Wait in one branch, and work in another one until the first has gone on."""
 

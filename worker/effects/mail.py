@@ -232,8 +232,7 @@ class Receive(Waiting):
             if found:
                 outcome = self._outcome(found)
                 done = writer.entry(self, slot, EntryState.DONE, outcome=outcome, milliseconds=took)
-                numbers = [each.number for each in found]
-                if (yield Blocking(motion, slot, partial(mail.take, claim, done, numbers))):
+                if (yield Blocking(motion, slot, partial(mail.take, claim, done, look.numbers))):
                     return outcome
                 continue
             now = system_clock.monotonic()

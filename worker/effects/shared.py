@@ -20,7 +20,8 @@ from orchestrator.context.base import Sharing
 from orchestrator.contracts.effect import Entry, EntryState, Slot
 from orchestrator.contracts.interest import Interest
 from orchestrator.contracts.jsonvalue import JsonValue
-from orchestrator.contracts.mail import RUNTIME, Filter, Found
+from orchestrator.contracts.mail import RUNTIME, Filter
+from orchestrator.contracts.mail import Look as MailLook
 from orchestrator.contracts.shared import GLOBAL, Change, Look, watch_of
 from orchestrator.errors import NightfleetError, StateConflict
 from worker.effects.attempt import Attempt, Blocking, Host, Stored
@@ -173,9 +174,10 @@ class Watch(Waiting):
         if since is None:
             since = self._reached((yield look(self._first_look())))
         found = None if self.since is None and entry is None else (yield look(self._look(since)))
+        said = None if entry is None else (yield from self._said(recorder, slot))
         if self._is_new(found, since):
-            return (yield Settle(attempt, lambda: found))
-        if entry is not None and (told := (yield from self._told(recorder, slot))) is not None:
+            return (yield Settle(attempt, partial(self._changed, recorder, attempt, found, said)))
+        if said is not None and (told := (yield from self._told(recorder, slot, said))) is not None:
             return told
         left = self.timeout
         if entry is None:
@@ -205,21 +207,40 @@ class Watch(Waiting):
             raise NightfleetError.from_data(recorded["never"])
         return recorded
 
-    def _told(self, recorder: Recorder, slot: Slot) -> Generator[Operation, Any, JsonValue]:
-        """Take what Nightfleet has said while it was suspended: that no change can come any more; None if it has not."""
-        mail, claim, writer = parking_of(recorder).mail, recorder.writer.claim, recorder.writer
+    def _said(self, recorder: Recorder, slot: Slot) -> Generator[Operation, Any, MailLook | None]:
+        """Give what Nightfleet has said while it was suspended: that no change can come any more; None if it has not."""
+        mail, claim = parking_of(recorder).mail, recorder.writer.claim
         if mail is None:
             return None
         wanted = Filter(sender=RUNTIME)
-        look = yield Blocking(recorder.motion, slot, lambda: mail.look(claim, wanted, 1))
-        found: tuple[Found, ...] = look.found
-        if not found:
-            return None
-        [said] = found
-        outcome: JsonValue = {"never": said.message.body}
-        done = writer.entry(self, slot, EntryState.DONE, outcome=outcome)
-        taken = yield Blocking(recorder.motion, slot, partial(mail.take, claim, done, [said.number]))
+        look: MailLook = yield Blocking(recorder.motion, slot, lambda: mail.look(claim, wanted, 1))
+        return look if look.found else None
+
+    def _told(self, recorder: Recorder, slot: Slot, said: MailLook) -> Generator[Operation, Any, JsonValue]:
+        """Take what Nightfleet has said for what has come of the wait; None if another branch has taken it."""
+        outcome: JsonValue = {"never": said.found[0].message.body}
+        done = recorder.writer.entry(self, slot, EntryState.DONE, outcome=outcome)
+        taken = yield Blocking(recorder.motion, slot, lambda: self._take(recorder, said, done))
         return outcome if taken else None
+
+    def _changed(
+        self, recorder: Recorder, attempt: Attempt, found: JsonValue, said: MailLook | None
+    ) -> JsonValue | Stored:
+        """Give the change that has come, all the same if Nightfleet has said that none can: that would end the next wait."""
+        if said is None:
+            return found
+        writer = recorder.writer
+
+        def write(entry: Entry) -> JsonValue:
+            if not self._take(recorder, said, entry):
+                writer.journal.record(writer.claim, entry)  # another branch has taken it
+            return found
+
+        return attempt.store(write, found)
+
+    def _take(self, recorder: Recorder, said: MailLook, entry: Entry) -> bool:
+        mail = parking_of(recorder).mail
+        return mail is not None and mail.take(recorder.writer.claim, entry, said.numbers)
 
     def _first_look(self) -> Look:
         if self.prefix:

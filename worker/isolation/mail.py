@@ -111,10 +111,10 @@ def _letter_in(data: dict[str, Any]) -> Letter:
 def _look_out(look: Look) -> dict[str, Any]:
     """Give what a receiver finds as JSON values."""
     found = [[each.number, each.message.model_dump(mode="json")] for each in look.found]
-    return {"found": found, "seen": look.seen, "company": look.company}
+    return {"found": found, "seen": look.seen, "company": look.company, "along": list(look.along)}
 
 
 def _look_in(data: dict[str, Any]) -> Look:
     """Give what `_look_out` described."""
     found = tuple(Found(number, AgentMessage.model_validate(message)) for number, message in data["found"])
-    return Look(found, data["seen"], data["company"])
+    return Look(found, data["seen"], data["company"], tuple(data["along"]))

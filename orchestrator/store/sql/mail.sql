@@ -102,7 +102,8 @@ UNION ALL SELECT 'woken', id, agent, dispatch, NULL, priority::text FROM woken
 UNION ALL SELECT 'running', k.id, NULL, NULL, NULL, NULL FROM locked k
     WHERE k.state = 'running' AND k.id IN (SELECT recipient_id FROM sent)
 
--- mail_look: what waits for an agent run and may be meant, in the order in which it is received, and whether it has company
+-- mail_look: what waits for an agent run and may be meant, in the order in which it is received
+-- What Nightfleet says is first: it is received with whatever is, and so has to be found beside it.
 SELECT m.number, m.id, m.sender, m.recipient, m.type, m.priority, m.body, m.wants_reply, m.answers, m.created_at
 FROM @agent_message m
 WHERE m.recipient_id = :id AND m.state = 'waiting' AND (m.expires_at IS NULL OR m.expires_at > now())
@@ -111,7 +112,7 @@ WHERE m.recipient_id = :id AND m.state = 'waiting' AND (m.expires_at IS NULL OR 
         AND (:sender/*pg ::text*/ IS NULL OR m.sender = :sender/*pg ::text*/)
         AND (:type/*pg ::text*/ IS NULL OR m.type = :type/*pg ::text*/))
     OR m.answers = :answers/*pg ::uuid*/)
-ORDER BY m.priority DESC, m.number LIMIT :most OFFSET :offset
+ORDER BY m.sender = :runtime/*pg ::text*/ DESC, m.priority DESC, m.number LIMIT :most OFFSET :offset
 
 -- mail_company: whether another agent run of a run is running
 SELECT 1 FROM @agent_run WHERE run_id = :run_id AND state || '' = 'running' AND id <> :id LIMIT 1

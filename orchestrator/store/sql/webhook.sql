@@ -95,17 +95,24 @@ WHERE number = :number AND epoch = :epoch AND sending
 UPDATE @webhook_delivery SET state = 'dead', sending = false, tries = :tries/*pg ::jsonb*/, finished_at = now()
 WHERE number = :number AND epoch = :epoch AND sending
 
+-- webhook_hold: an endpoint, held against everybody else who would take of it, or change it
+SELECT 1 FROM @webhook_endpoint WHERE id = :endpoint_id /*pg FOR NO KEY UPDATE */
+
 -- webhook_well: an endpoint that takes requests again
-UPDATE @webhook_endpoint SET failures = 0, paused_until = NULL
-WHERE id = :endpoint_id AND (failures > 0 OR paused_until IS NOT NULL)
+-- A pause that it has asked for stands: this request was under way by then.
+UPDATE @webhook_endpoint SET failures = 0, paused_until = CASE WHEN paused_until > now() THEN paused_until END
+WHERE id = :endpoint_id AND url = :url AND (failures > 0 OR paused_until <= now())
 
 -- webhook_ill: an endpoint that has not taken a request, and is left alone for some seconds if it has asked for that
+-- Of two that were under way at a time, the longer pause holds.
 UPDATE @webhook_endpoint
-SET failures = failures + 1, paused_until = CASE WHEN :pause > 0 THEN later(:pause) ELSE paused_until END
-WHERE id = :endpoint_id
+SET failures = failures + 1, paused_until = CASE
+    WHEN :pause > 0 AND (paused_until IS NULL OR paused_until < later(:pause)) THEN later(:pause) ELSE paused_until
+END
+WHERE id = :endpoint_id AND url = :url
 
 -- webhook_gone: an endpoint that wants nothing any more
-UPDATE @webhook_endpoint SET active = false, note = :note WHERE id = :endpoint_id
+UPDATE @webhook_endpoint SET active = false, note = :note WHERE id = :endpoint_id AND url = :url
 
 -- webhook_deliveries: deliveries behind a number, the newest first
 SELECT d.id, d.number, e.name, d.type, d.run_id, d.state, d.sending, d.attempts, d.due_at, d.created_at, d.finished_at,
@@ -165,9 +172,13 @@ WHERE tenant_id = :tenant_id AND source = :source AND message_id = :message_id
 UPDATE @webhook_receipt SET reply = :reply/*pg ::jsonb*/, held_until = NULL
 WHERE tenant_id = :tenant_id AND source = :source AND message_id = :message_id
 
--- webhook_let_go: let it be begun with again
+-- webhook_let_go: let the same be begun with again
 UPDATE @webhook_receipt SET held_until = now()
 WHERE tenant_id = :tenant_id AND source = :source AND message_id = :message_id AND reply IS NULL
+
+-- webhook_not_done: forget what has led to nothing, if it is still the same: another body may come under its id
+DELETE FROM @webhook_receipt
+WHERE tenant_id = :tenant_id AND source = :source AND message_id = :message_id AND reply IS NULL AND digest = :digest
 
 -- webhook_forget_receipts: what came in long ago
 DELETE FROM @webhook_receipt WHERE created_at < ago(:age) AND (tenant_id, source, message_id) IN (
