@@ -20,7 +20,7 @@ from fleet import Fleet, fleet
 
 from orchestrator.contracts.batch import BatchResult
 
-LEASE: dict[str, Any] = {"heartbeat": 0.5, "lease_ttl": 3, "idle_grace": 1}
+LEASE: dict[str, Any] = {"heartbeat": 0.5, "lease_ttl": 8, "idle_grace": 1}
 #: Where nobody is killed nobody loses a lease, however slow the machine is.
 STEADY: dict[str, Any] = {**LEASE, "lease_ttl": 60}
 

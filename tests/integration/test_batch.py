@@ -62,7 +62,8 @@ class Desk:
                 **os.environ,
                 "NIGHTFLEET_AGENTS_PATH": str(PROOF_AGENTS),
                 "NIGHTFLEET_HEARTBEAT": "0.3",
-                "NIGHTFLEET_LEASE_TTL": "1",
+                # A busy machine stops a process for longer than a second, and it would take its own runs for those of a dead one.
+                "NIGHTFLEET_LEASE_TTL": "6",
                 "NIGHTFLEET_LOG_LEVEL": "ERROR",
                 **environment,
             },
@@ -127,7 +128,7 @@ def test_a_killed_batch_goes_on_without_computing_a_finished_row_again(desk: Des
     assert all(row["state"] == "succeeded" and row["output"]["mark"] for row in found.values())
     after = desk.executions()
     assert {row["run_id"] for row in found.values()} == set(after), "each row had one run"
-    again = {run_id for run_id in before if after[run_id] > 1}
+    again = {run_id for run_id in before if after[run_id] > before[run_id]}
     assert len(again) <= 20, "only what was being executed at the kill ran again"
 
 

@@ -349,7 +349,7 @@ def test_a_soft_limit_stops_a_sync_agent_at_its_next_effect(nf: Orchestrator) ->
 
 
 def test_cancel_is_final_at_once_and_reaches_queued_and_running_work(tmp_path: Path, agents: str) -> None:
-    with embedded(tmp_path / "home", agents, concurrency=1, heartbeat=0.2, lease_ttl=2) as nf:
+    with embedded(tmp_path / "home", agents, concurrency=1, heartbeat=0.2, lease_ttl=8) as nf:
         running = nf.submit("waits | who", {"seconds": 600})
         for event in running.events():
             if event.state == "running" and event.task == "waits":

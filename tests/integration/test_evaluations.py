@@ -230,7 +230,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
                 "NIGHTFLEET_AGENTS_PATH": str(PROOF_AGENTS),
                 "NIGHTFLEET_TEST_LEDGER": str(tmp_path / "ledger"),
                 "NIGHTFLEET_HEARTBEAT": "0.3",
-                "NIGHTFLEET_LEASE_TTL": "1",
+                "NIGHTFLEET_LEASE_TTL": "6",
                 **environment,
             },
             stdin=subprocess.DEVNULL,
