@@ -196,8 +196,11 @@ class Fleet:
         return Counter((run, task) for kind, run, task, _ in self.ledger() if kind == event)
 
     def state(self) -> str:
-        """Tell what the database knows of all that is not over."""
-        return "\n".join(f"--- {what}\n" + "\n".join(map(str, self.query(sql))) for what, sql in STATE.items())
+        """Tell what the database knows of all that is not over, or that it is away."""
+        try:
+            return "\n".join(f"--- {what}\n" + "\n".join(map(str, self.query(sql))) for what, sql in STATE.items())
+        except psycopg.Error as error:
+            return f"--- the database: {error}"
 
     def until(self, condition: Callable[[], Any], what: str, timeout: float = 120) -> Any:
         """Wait for a condition of the world outside this process; fails with `what` and the workers' logs."""
