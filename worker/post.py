@@ -53,8 +53,10 @@ class Post:
     hints: Hints | None = None
     #: How many messages each agent has sent and received here.
     counts: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
-    #: By run and agent run.
-    _waiting: dict[str, dict[str, Waiter]] = field(default_factory=dict[str, "dict[str, Waiter]"])
+    #: By run and agent run: its task and who waits for it.
+    _waiting: dict[str, dict[str, tuple[str, Waiter]]] = field(
+        default_factory=dict[str, "dict[str, tuple[str, Waiter]]"]
+    )
     #: Those who hear of other processes.
     _listening: set[str] = field(default_factory=set[str])
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -69,19 +71,18 @@ class Post:
         """Give the mail of one execution, which is told from now on of what happens in this process."""
         claim = execution.claim
         with self.lock:
-            self._waiting.setdefault(claim.run_id, {})[claim.id] = waiter
+            self._waiting.setdefault(claim.run_id, {})[claim.id] = (claim.task, waiter)
         loaded = self.agents.agents.get(claim.agent)
         return Mailbox(self, execution.plan, waiter, None if loaded is None else loaded.agent_class.RECEIVES)
 
-    def listen(self, agent_run_id: str, waiter: Waiter) -> None:
+    def listen(self, claim: Claim, waiter: Waiter) -> None:
         """Tell an execution of what happens in other processes too."""
-        run_id = run_id_of(agent_run_id)
         with self.lock:
-            known = agent_run_id in self._listening
-            self._listening.add(agent_run_id)
-            self._waiting.setdefault(run_id, {})[agent_run_id] = waiter
+            known = claim.id in self._listening
+            self._listening.add(claim.id)
+            self._waiting.setdefault(claim.run_id, {})[claim.id] = (claim.task, waiter)
         if not known and self.hints is not None:
-            self.hints.listen(run_id)
+            self.hints.listen(claim.run_id)
 
     @contextmanager
     def told(self, agent_run_id: str) -> Generator[None]:
@@ -122,19 +123,21 @@ class Post:
             self.hints.publish(run_id, [ALL])
 
     def heard(self, run_id: str, task: str) -> None:
-        """Let those look that a hint is for: all of the run, since a look costs little and a run has few here."""
-        del task
-        self._poke(self._here(run_id), None)
+        """Let those look that a hint is for. This process hears its own hints too: they are for others."""
+        with self.lock:
+            here = self._waiting.get(run_id, {}).values()
+            meant = [waiter for own, waiter in here if task in (own, ALL)]
+        self._poke(meant, None)
 
     def missed(self) -> None:
         """Let all look: hints may have been lost."""
         with self.lock:
-            meant = [waiter for here in self._waiting.values() for waiter in here.values()]
+            meant = [waiter for here in self._waiting.values() for _, waiter in here.values()]
         self._poke(meant, None)
 
     def _here(self, run_id: str) -> list[Waiter]:
         with self.lock:
-            return list(self._waiting.get(run_id, {}).values())
+            return [waiter for _, waiter in self._waiting.get(run_id, {}).values()]
 
     def _tell_running(
         self, run_id: str, tasks: Mapping[str, str], running: Collection[str], kind: InterestKind
@@ -142,7 +145,7 @@ class Post:
         """Let those look that are running, in this process or in another one, which hears a hint."""
         with self.lock:
             known = self._waiting.get(run_id, {})
-            here = [known[identity] for identity in running if identity in known]
+            here = [known[identity][1] for identity in running if identity in known]
             away = {tasks[identity] for identity in running if identity not in known}
         self._poke(here, kind)
         if away and self.hints is not None:
@@ -171,7 +174,7 @@ class Mailbox:
     agents: dict[str, str] = field(default_factory=dict[str, str])
 
     def listen(self, claim: Claim) -> None:
-        self.post_office.listen(claim.id, self.waiter)
+        self.post_office.listen(claim, self.waiter)
 
     def recipients(self, claim: Claim, to: str | None) -> Sequence[tuple[str, str]]:
         plan = self.plan

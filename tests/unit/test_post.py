@@ -12,6 +12,7 @@ from orchestrator.broker.hints import ALL
 from orchestrator.clock import agent_run_id, ids, system_clock
 from orchestrator.contracts.interest import Interest, InterestKind
 from orchestrator.contracts.mail import Letter, Posted
+from orchestrator.store.agent_runs import Claim
 from worker.effects.base import Account
 from worker.effects.motion import Motion
 from worker.effects.parking import Parking, Wait
@@ -52,6 +53,12 @@ def identity(position: int, run_id: str = RUN) -> str:
     return agent_run_id(run_id, position)
 
 
+def claim(position: int, run_id: str = RUN, task: str | None = None) -> Claim:
+    """Give the claim of the task at a place of a run: its name is a letter, "a" of the first."""
+    name = task or "abc"[position]
+    return Claim(identity(position, run_id), name, position, "agent", 1, 0, 0, ids.new(), ids.new(), "null", None)
+
+
 @pytest.fixture
 def air() -> Air:
     return Air()
@@ -65,7 +72,7 @@ def post(air: Air) -> Post:
 
 def test_a_caller_of_this_process_looks_and_one_of_another_process_gets_a_hint(post: Post, air: Air) -> None:
     here = Ear()
-    post.listen(identity(0), here)
+    post.listen(claim(0), here)
     post.tell_callers(RUN, {identity(0): "a"})
     assert (here.told, air.sent) == (["calls"], [])
     post.tell_callers(RUN, {identity(1): "b"})
@@ -76,7 +83,7 @@ def test_a_caller_of_this_process_looks_and_one_of_another_process_gets_a_hint(p
 def test_a_change_is_told_to_all_of_its_run_and_elsewhere_only_where_somebody_waits(post: Post, air: Air) -> None:
     one, two, other = Ear(), Ear(), Ear()
     other_run = ids.new()[:-5] + "00000"
-    for place, ear in ((identity(0), one), (identity(1), two), (identity(0, other_run), other)):
+    for place, ear in ((claim(0), one), (claim(1), two), (claim(0, other_run), other)):
         post.listen(place, ear)
     post.tell_changed(RUN, elsewhere=False)
     assert (one.told, two.told, other.told, air.sent) == (["keys"], ["keys"], [], [])
@@ -86,17 +93,26 @@ def test_a_change_is_told_to_all_of_its_run_and_elsewhere_only_where_somebody_wa
 
 def test_a_hint_is_for_whatever_is_waited_for(post: Post) -> None:
     ear = Ear()
-    post.listen(identity(0), ear)
+    post.listen(claim(0), ear)
     post.heard(RUN, "a")
+    post.heard(RUN, ALL)
     post.missed()
-    assert ear.told == [None, None]
+    assert ear.told == [None, None, None]
+
+
+def test_a_hint_is_for_its_task_alone_since_who_sends_one_hears_it_too(post: Post) -> None:
+    asker, answerer, subwork = Ear(), Ear(), Ear()
+    for place, ear in ((claim(0), asker), (claim(1), answerer), (claim(2, task="b-1"), subwork)):
+        post.listen(place, ear)
+    post.heard(RUN, "b")
+    assert (asker.told, answerer.told, subwork.told) == ([], [None], [])
 
 
 def test_one_that_has_left_hears_nothing_and_nobody_listens_for_it(post: Post, air: Air) -> None:
     ear = Ear()
     with post.told(identity(0)):
-        post.listen(identity(0), ear)
-        post.listen(identity(0), ear)
+        post.listen(claim(0), ear)
+        post.listen(claim(0), ear)
         assert air.runs == [RUN]
     post.heard(RUN, "a")
     post.tell(RUN, [Letter(ids.new(), "a", identity(0), "note", b"")], Posted(running=(identity(0),)))
