@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
@@ -21,6 +22,7 @@ from orchestrator.errors import StateConflict
 from orchestrator.journal.base import Journal
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.store.agent_runs import Claim
+from orchestrator.store.database import Database
 from orchestrator.store.store import Store
 
 TASKS = ("reader", "editor")
@@ -33,6 +35,7 @@ class SharedGround:
     def __init__(self, bounds: Bounds = BOUNDS) -> None:
         self.bounds = bounds
         self._numbers = count()
+        self.processes = ExitStack()
         self._begin()
 
     def _begin(self) -> None:
@@ -59,8 +62,9 @@ class SharedGround:
         self.journal.read(successor)
         return successor
 
-    def as_another_process(self) -> SharedStore:
+    def as_another_process(self, connections: int = 2) -> SharedStore:
         """Give the same contexts as another process has them."""
+        del connections
         return self.shared
 
     # What agents do ---------------------------------------------------------------------------------------------------
@@ -121,8 +125,16 @@ class StoreGround(SharedGround):
         assert self.steps.requeue(claim, failed=False)
         return self.steps.claim(claim.run_id, claim.task)
 
-    def as_another_process(self) -> DatabaseShared:
-        return Store(self.store.database, shared_bounds=self.bounds).shared
+    def as_another_process(self, connections: int = 2) -> DatabaseShared:
+        """Give the same contexts over a few connections of their own."""
+        ours = self.store.database
+        scheme = "postgresql://" if ours.dialect == "postgresql" else "sqlite:///"
+        url = scheme + ours.url.target.removeprefix(scheme)
+        database = Database(
+            url, schema=ours.schema, pool_size=connections, connect_timeout=timedelta(seconds=30), prepare=True
+        )
+        self.processes.callback(database.close)
+        return Store(database, shared_bounds=self.bounds).shared
 
 
 def update(

@@ -50,7 +50,8 @@ class Lines:
     def __init__(self, database: Database, clock: Clock = system_clock) -> None:
         self._database = database
         self._clock = clock
-        self._room = threading.BoundedSemaphore(_IN_LINES)
+        # Whoever stands in a line with the last connection would wait for another one, and all behind it with it.
+        self._room = threading.BoundedSemaphore(max(0, min(_IN_LINES, database.pool_size - 1)))
         #: Until when keys are taken to be wanted by others.
         self._wanted: dict[str, float] = {}
 

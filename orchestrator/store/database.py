@@ -174,7 +174,7 @@ class Database:
         self.masked_url = mask(url)
         self._connector = Connector(self.url, connect_timeout=connect_timeout, prepare=prepare)
         self.pool = Pool(self._connector.open, self._connector.is_stale, size=pool_size)
-        self._pool_size = pool_size
+        self.pool_size = pool_size
         self._statements: dict[str, str] = {}
         #: How often there was no connection to be had, or one was lost.
         self.outages = 0
@@ -193,7 +193,7 @@ class Database:
             creator=self._connector.open,
             poolclass=QueuePool,
             pool_size=1,
-            max_overflow=self._pool_size - 1,
+            max_overflow=self.pool_size - 1,
             pool_pre_ping=True,
         )
         schema = self.schema if self.dialect == "postgresql" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -33,8 +34,10 @@ def made(request: pytest.FixtureRequest, kind: str, **more: Any) -> SharedGround
 
 
 @pytest.fixture(params=["memory", "postgres", "sqlite"])
-def ground(request: pytest.FixtureRequest) -> SharedGround:
-    return made(request, request.param)
+def ground(request: pytest.FixtureRequest) -> Iterator[SharedGround]:
+    ground = made(request, request.param)
+    with ground.processes:
+        yield ground
 
 
 @pytest.fixture(params=["memory", "postgres", "sqlite"])
@@ -338,6 +341,15 @@ def test_no_update_of_32_writers_is_lost_and_the_history_is_complete(ground: Sha
     assert all(found["value"] == final[: found["version"]] for found in history)
     assert len(ground.recorded(reader)) + len(ground.recorded(editor)) == WRITERS * each
     assert len(lost) == WRITERS * each
+
+
+def test_who_has_one_connection_stands_in_no_line_with_it_and_needs_none(ground: SharedGround) -> None:
+    claim = ground.claim()
+    shared = ground.as_another_process(connections=1)
+    with shared.line(claim.run_id, "", "all", lost=True) as in_turn:
+        assert not in_turn
+        shared.change(claim, Change(namespace="", key="all", value=1), ground.entry("set"))
+    assert ground.value(claim, "all") == 1
 
 
 def test_writers_of_different_keys_count_without_gaps(ground: SharedGround) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -24,12 +25,17 @@ from worker.consumer.allowance import Allowances, Changes
 from worker.consumer.prefetch import counts_for_each_queue
 from worker.consumer.steps import TimedStep
 
+#: After how many seconds a worker looks for a broker that is away: 1, 2, and then always 3.
+_LOOKING = {"interval_start": 1, "interval_step": 1, "interval_max": 3}
 #: How long a message may be on its way when its consumer has ended.
 _LINGER_SECONDS = 5.0
 
 
 class FleetConsumer(CeleryConsumer):
-    """Celery's consumer without what it does for quorum queues: queues for delayed tasks, outside of our namespace."""
+    """Celery's consumer without what it does for quorum queues: queues for delayed tasks, outside of our namespace.
+
+    It looks for a broker that is away every few seconds however long that has lasted: kombu would wait for up to half a minute.
+    """
 
     class Blueprint(CeleryConsumer.Blueprint):
         """Its steps."""
@@ -37,6 +43,10 @@ class FleetConsumer(CeleryConsumer):
         default_steps = tuple(
             step for step in CeleryConsumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")
         )
+
+    def ensure_connected(self, conn: Any) -> Any:
+        conn.ensure_connection = partial(conn.ensure_connection, **_LOOKING)
+        return super().ensure_connected(conn)
 
 
 class _Counted(Message):
