@@ -20,7 +20,7 @@ from orchestrator.store.agent_runs import Claim, Finish, Outcome
 from orchestrator.store.creation import database_now
 from orchestrator.store.database import Database, Session
 from orchestrator.store.defaults import DEFAULT_TENANT_ID
-from orchestrator.store.subwork_steps import forget_others, stop_below, stop_run
+from orchestrator.store.subwork_steps import stop_below, stop_run
 
 #: What was running when its run was ended hears of that at its worker's next heartbeat, and stops at its next effect.
 _SETTLE = timedelta(seconds=10)
@@ -122,9 +122,6 @@ def undo_again(session: Session, plan: Plan, run_id: str) -> tuple[Dispatch, ...
         raise RunStateConflict(
             f"run {run_id} has been undone: what its tasks did is taken back; `nightfleet runs fork` makes a new run of it"
         )
-    agents = {row[1]: row[5] for row in rows}
-    given = [position for position in failed if plan.task_at(position).agent != agents[position]]
-    forget_others(session, run_id, [plan.id_at(run_id, position) for position in given])
     last, ready = _last_of_stage(plan, failed[0]), list[Dispatch]()
     for position in failed:
         agent, first = plan.task_at(position).agent, position <= last
