@@ -13,7 +13,7 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TEAMS = ("research-team", "code-review", "support-triage", "evaluators")
-_AWAY = re.compile(r"NIGHTFLEET_|OPENAI_|ANTHROPIC_")
+_AWAY = re.compile(r"NIGHTFLEET_|OPENAI_|ANTHROPIC_|PYTEST_")
 _COMMANDS = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
