@@ -53,9 +53,10 @@ def told(store: Store, name: str | None = None) -> list[tuple[str, str | None]]:
 def hasten(database: Database) -> None:
     """Let the time pass until everything is due again, and no endpoint wants to be left alone."""
     with database.connect() as connection:
+        # Endpoints first, as everybody holds them.
+        connection.execute(update(webhook_endpoint).values(paused_until=None))
         waiting = update(webhook_delivery).where(webhook_delivery.c.state == "open")
         connection.execute(waiting.where(~webhook_delivery.c.sending).values(due_at=ago(database, 1)))
-        connection.execute(update(webhook_endpoint).values(paused_until=None))
 
 
 def lapse(database: Database) -> None:
