@@ -26,6 +26,8 @@ demo: $(if $(wildcard $(FULL)),$(FULL),$(DEMO)) ## Run the demo workflow in one 
 	@$(BIN)/nightfleet run config/demo.yaml --embedded --text "@$(FILE)"
 
 test: check services ## Check the code and run all tests: ARGS="-x"
+	@# Where Python is told to write no bytecode, each of thousands of processes would compile all of this again.
+	@$(BIN)/python -m compileall -q orchestrator worker
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 coverage: $(FULL) services ## Run all tests and measure what they reach, in the processes of workers too; twice as slow

@@ -336,6 +336,14 @@ def test_a_command_loads_no_other_and_structlog_without_rich(nf: Shell) -> None:
     assert not loaded & {"rich.console", "orchestrator.commands.batch", "orchestrator.commands.replay"}
 
 
+def test_a_run_in_a_folder_where_one_has_been_loads_no_migrations(nf: Shell) -> None:
+    measured = Shell(nf.folder, {"PYTHONPROFILEIMPORTTIME": "1"})
+    first, second = (measured("run", "reader", "--text", "Ships need harbours.") for _ in range(2))
+    assert (first.code, second.code) == (0, 0)
+    assert "alembic" in first.err
+    assert not re.search(r"\b(alembic|sqlalchemy)\b", second.err)
+
+
 def test_the_emulator_serves_until_it_is_told_to_stop(nf: Shell) -> None:
     with nf.start("emulator", "--port", "0") as process:
         assert process.stdout is not None
