@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -39,8 +39,10 @@ TABLES = (shared_context, shared_key, shared_version)
 
 
 @pytest.fixture
-def ground(store: Store) -> StoreGround:
-    return StoreGround(store)
+def ground(store: Store) -> Iterator[StoreGround]:
+    ground = StoreGround(store)
+    with ground.processes:
+        yield ground
 
 
 def suspend(ground: StoreGround, claim: Claim, *wanted: dict[str, Any], left: float | None = None) -> Any:
