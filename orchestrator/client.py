@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.handle import RunHandle
 from orchestrator.polling import deadline_of
+from orchestrator.process_lock import ProcessLock
 from orchestrator.starting import EmbeddedWorker, started
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Orchestrator:
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings
         self._embedded = False
-        self._locks: dict[int, threading.RLock] = {}
+        self._lock = ProcessLock(threading.RLock)
         self._service: Service | None = None
         self._worker: EmbeddedWorker | None = None
         self._pid = os.getpid()
@@ -414,7 +415,7 @@ class Orchestrator:
 
     def close(self) -> None:
         """Stop embedded workers cleanly and close connections; the next use starts anew."""
-        with self._lock:
+        with self._lock.here:
             service, self._service = self._service, None
             worker, self._worker = self._worker, None
         if os.getpid() != self._pid:
@@ -444,13 +445,8 @@ class Orchestrator:
         """The use cases behind this surface, for the command line."""
         return self._ready()
 
-    @property
-    def _lock(self) -> threading.RLock:
-        """This process's lock: a thread of the parent may have held its at the fork, and will never let it go here."""
-        return self._locks.setdefault(os.getpid(), threading.RLock())
-
     def _ready(self) -> Service:
-        with self._lock:
+        with self._lock.here:
             if self._pid != os.getpid():
                 self._forked()
             if self._service is None:

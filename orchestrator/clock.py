@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
+
+from orchestrator.process_lock import ProcessLock
 
 T = TypeVar("T")
 
 _RANDOM_A_LIMIT = 1 << 12
+_DRAWN_AT_ONCE = 256
 
 
 class Clock(Protocol):
@@ -56,20 +59,34 @@ class Ids:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._last = 0
+        self._drawn: tuple[int, list[int]] = (0, [])
 
     def new(self) -> str:
         """Give a new id in the canonical text form; thread-safe, and safe to go on with after a fork."""
-        with self._lock:
+        with self._lock.here:
             # 48 bits of milliseconds and 12 bits of sub-millisecond fraction, as RFC 9562 §6.2 method 3 allows.
             milliseconds, fraction = divmod(time.time_ns(), 1_000_000)
             stamp = (milliseconds << 12) | (fraction * _RANDOM_A_LIMIT // 1_000_000)
             self._last = stamp = max(stamp, self._last + 1)
-        tail = (int.from_bytes(os.urandom(6)) & ((1 << (62 - POSITION_BITS)) - 1)) << POSITION_BITS
+        tail = (self._draw() & ((1 << (62 - POSITION_BITS)) - 1)) << POSITION_BITS
         value = ((stamp >> 12) << 80) | (0x7 << 76) | ((stamp & 0xFFF) << 64) | (0b10 << 62) | tail
         text = f"{value:032x}"
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    def _draw(self) -> int:
+        """Give 64 random bits, which no child process gives again.
+
+        Many are drawn at once: asking the host lets go of the interpreter, and among busy threads each id would wait to get
+        it back. Not under the lock, which a process could be forked with.
+        """
+        while True:
+            process, left = self._drawn
+            if process == os.getpid():
+                with suppress(IndexError):
+                    return left.pop()
+            self._drawn = (os.getpid(), memoryview(os.urandom(8 * _DRAWN_AT_ONCE)).cast("Q").tolist())
 
 
 def agent_run_id(run_id: str, position: int) -> str:

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from orchestrator.broker.hints import Hints
 from orchestrator.bus.addresses import Recipient, resolve
-from orchestrator.bus.rows import letter_id, packed
+from orchestrator.bus.reading import packed
+from orchestrator.bus.rows import letter_id
 from orchestrator.clock import ids
 from orchestrator.contracts.jsonvalue import dump, storable
 from orchestrator.contracts.mail import HIGHEST, LIMIT, LOWEST, NORMAL, OUTSIDE, Letter, MailRecord, Sent

@@ -27,6 +27,7 @@ from types import CodeType, MappingProxyType, ModuleType
 from orchestrator.contracts.agent import AgentCard
 from orchestrator.errors import PluginInvalid, UnknownAgent
 from orchestrator.planning.hints import did_you_mean
+from orchestrator.process_lock import ProcessLock
 from worker.agent import BaseAgent
 from worker.defined.agent import check_tools
 from worker.defined.module import DefinitionLoader
@@ -50,7 +51,9 @@ _MAIN = "agent.py"
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 #: `sys.modules` belongs to the whole process; a module in it that is still being executed must not be taken for whole.
-_executing = threading.RLock()
+_executing = ProcessLock(threading.RLock)
+#: Which process executes a module: what a thread of the parent was executing at a fork stays unfinished in the child.
+_unfinished: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,8 +276,9 @@ def _opened(root: Path, main: Path) -> tuple[str, ModuleType]:
     key = hashlib.sha256(f"{root}\0{digest}".encode()).hexdigest()[:8]
     stem = re.sub(r"\W", "_", root.stem if root == main else root.name)
     name = f"{MODULE_PREFIX}{stem}_{key}"
-    with _executing:
-        return digest, sys.modules.get(name) or _new_module(name, root, main)
+    with _executing.here:
+        whole = _unfinished.get(name, os.getpid()) == os.getpid()
+        return digest, (sys.modules.get(name) if whole else None) or _new_module(name, root, main)
 
 
 def _new_module(name: str, root: Path, main: Path) -> ModuleType:
@@ -287,12 +291,15 @@ def _new_module(name: str, root: Path, main: Path) -> ModuleType:
     importlib.invalidate_caches()
     # Registered before it runs: pydantic and dataclasses look up annotations there.
     sys.modules[name] = module
+    _unfinished[name] = os.getpid()
     try:
         spec.loader.exec_module(module)
     except BaseException:
         for partly in [known for known in list(sys.modules) if f"{known}.".startswith(f"{name}.")]:
             del sys.modules[partly]
         raise
+    finally:
+        del _unfinished[name]
     return module
 
 

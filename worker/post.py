@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from orchestrator.advance import Advancer
 from orchestrator.broker.hints import ALL, Hints
 from orchestrator.bus.addresses import Recipient, resolve
 from orchestrator.bus.database import DatabaseMail
-from orchestrator.bus.rows import packed
+from orchestrator.bus.reading import packed
 from orchestrator.clock import run_id_of
 from orchestrator.contracts.effect import Entry
 from orchestrator.contracts.interest import InterestKind
@@ -28,7 +28,8 @@ from orchestrator.errors import InputInvalid
 from orchestrator.observability.logging import get_logger
 from orchestrator.planning.frontier import Plan
 from orchestrator.store.agent_runs import Claim
-from worker.effects.mail import body_json
+from worker.effects.declared import adapter_of
+from worker.effects.mail import body_faults, check_body
 from worker.effects.parking import Events, Parking
 from worker.execution import Execution
 from worker.loader import LoadedAgents
@@ -189,20 +190,16 @@ class Mailbox:
         self.agents.update({each.task: each.agent for each in known})
         return [(each.task, each.id) for each in resolve(to, known, sender=claim.task)]
 
-    def body(self, recipient: str, body: Any, *, reply: bool = False) -> bytes:
-        text = body_json(body, limit_bytes=self.post_office.limit_bytes)
+    def body(self, recipient: str, text: str, *, reply: bool = False) -> bytes:
+        check_body(text, limit_bytes=self.post_office.limit_bytes)
         agent = self._agent_of(recipient)
         loaded = self.post_office.agents.agents.get(agent)
         declared = None if loaded is None or reply else loaded.agent_class.RECEIVES
         if declared is not None:
             try:
-                TypeAdapter(declared).validate_json(text)
+                adapter_of(declared).validate_json(text)
             except ValidationError as error:
-                faults = "; ".join(
-                    f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}"
-                    for fault in error.errors(include_url=False)[:3]
-                )
-                raise InputInvalid(f"{recipient} ({agent}) does not take this message: {faults}") from None
+                raise InputInvalid(f"{recipient} ({agent}) does not take this message: {body_faults(error)}") from None
         return packed(text)
 
     def _agent_of(self, task: str) -> str:

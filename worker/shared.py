@@ -6,10 +6,9 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any, Protocol, TypeVar, cast
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from orchestrator.contracts.jsonvalue import JsonValue, dump
 from orchestrator.contracts.shared import (
@@ -24,6 +23,7 @@ from orchestrator.contracts.shared import (
 from orchestrator.errors import InputInvalid, OutputInvalid
 from worker.effects import steps
 from worker.effects.base import Flow
+from worker.effects.declared import adapter_of
 from worker.effects.shared import ChangeValue, LookUp, UpdateValue, Watch, seconds_of, shared_flow
 
 T = TypeVar("T")
@@ -307,15 +307,10 @@ def _typed(value: JsonValue, kind: Any, key: str) -> Any:
         return value
     try:
         # Of text rather than of values: strict models take a date or a tuple from JSON text, and from no list.
-        return _adapter(kind).validate_json(json.dumps(value))
+        return adapter_of(kind).validate_json(json.dumps(value))
     except ValidationError as error:
         name = getattr(kind, "__name__", kind)
         raise OutputInvalid(f"ctx.state: what stands at {key!r} is no {name}: {error}") from None
-
-
-@lru_cache(maxsize=100)
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _version(expect: Any) -> int | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from orchestrator.clock import Clock, system_clock
 from orchestrator.observability.logging import get_logger
+from orchestrator.signals import signals_told
 
 log = get_logger("nightfleet.supervisor")
 
@@ -68,21 +69,19 @@ class _Supervisor:
     def __init__(self, commands: Sequence[Sequence[str]], clock: Clock) -> None:
         self._children = [_Child(command) for command in commands]
         self._clock = clock
-        # Its `put` may interrupt its own `get`: made for signal handlers.
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._stopping = False
         self._code = 0
         self._lifeline, self._held = os.pipe()
 
     def run(self) -> int:
-        for number in (*_STOP, signal.SIGCHLD):
-            signal.signal(number, lambda number, _frame: self._signals.put(number))
-        while True:
-            self._reap()
-            if self._stopping and all(child.process is None for child in self._children):
-                break
-            self._start_due()
-            self._handle(self._next_signal())
+        with signals_told((*_STOP, signal.SIGCHLD), self._signals.put):
+            while True:
+                self._reap()
+                if self._stopping and all(child.process is None for child in self._children):
+                    break
+                self._start_due()
+                self._handle(self._next_signal())
         os.close(self._held)
         os.close(self._lifeline)
         return self._code

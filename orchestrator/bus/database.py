@@ -7,21 +7,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.bus.reading import first_meant, member_of, message_of, record_of, room_of, unpacked
 from orchestrator.bus.rows import (
     Key,
     Posting,
     Result,
-    first_meant,
-    member_of,
-    message_of,
     parameters_of_postings,
     post_one,
-    record_of,
     refusal_of,
     results_of,
-    room_of,
     send_from,
-    unpacked,
 )
 from orchestrator.bus.stuck import begins_after
 from orchestrator.contracts.effect import Entry

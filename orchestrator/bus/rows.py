@@ -1,4 +1,4 @@
-"""Messages as rows: what the statements take and give, on Postgres in one statement for a group, on SQLite one by one."""
+"""Messages as they are stored: on Postgres in one statement for a group, on SQLite one by one."""
 
 from __future__ import annotations
 
@@ -6,36 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from orchestrator.bus.matching import meant
-from orchestrator.bus.stuck import Member
 from orchestrator.clock import uuid_of
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.effect import EntryState
-from orchestrator.contracts.mail import (
-    RUNTIME,
-    AgentMessage,
-    Filter,
-    Found,
-    Letter,
-    Look,
-    MailRecord,
-    MailState,
-    Posted,
-    Refusal,
-)
+from orchestrator.contracts.mail import Letter, MailState, Posted, Refusal
 from orchestrator.contracts.run import AgentRunState
 from orchestrator.journal.database import Answer, Write, append, array, parameters_of, write_one
-from orchestrator.journal.encoding import compress, expand
 from orchestrator.store.agent_runs import Claim
 from orchestrator.store.arrivals import wakes
-from orchestrator.store.database import Row, Session, moment, times
-
-#: Messages that are looked at in one reading.
-_PAGE = 50
-#: Of the bodies of messages that are received at once: they are one record.
-_MOST_CHARACTERS = 1_000_000
+from orchestrator.store.database import Row, Session
 
 Key = tuple[str, str, int]
 
@@ -59,6 +40,13 @@ class Result:
 
     answer: Answer
     posted: Posted
+
+
+class _Recipient(NamedTuple):
+    """Who is to get a letter, and what its row says that it waits for."""
+
+    state: AgentRunState
+    listening: str | None
 
 
 def parameters_of_postings(postings: Sequence[Posting], most: int) -> dict[str, Any]:
@@ -151,9 +139,12 @@ def post_one(session: Session, posting: Posting, most: int) -> Result:
     """Do what `mail_record` does, on SQLite."""
     claim = posting.claim
     room = Counter(letter.recipient_id for letter in posting.letters)
+    held = _held_all(session, posting.letters)
     first = {letter.recipient_id: letter for letter in reversed(posting.letters)}
     refusals = [
-        found for key, each in first.items() if (found := refusal_of(session, each, most, room[key])) is not None
+        found
+        for key, each in first.items()
+        if (found := _refusal(session, each, held[key], most, room[key])) is not None
     ]
     if refusals:
         return Result("refused", Posted(tuple(refusals)))
@@ -174,35 +165,41 @@ def post_one(session: Session, posting: Posting, most: int) -> Result:
     _, scope, entry = posting.key
     owner = {"run_id": claim.run_id, "tenant_id": claim.tenant_id, "sender": claim.task}
     origin = {"sender_id": claim.id, "scope": scope, "entry": entry}
-    return Result(answer, _send_all(session, posting.letters, {**owner, **origin}))
+    return Result(answer, _send_all(session, posting.letters, held, {**owner, **origin}))
 
 
-def refusal_of(session: Session, letter: Letter, most: int, room: int = 1) -> Refusal | None:
-    """Say why a letter, or so many to its recipient, cannot be sent; the recipient is held from here on."""
-    row = session.row("mail_recipient", id=letter.recipient_id)
-    if row is None:
+def refusal_of(session: Session, letter: Letter, most: int) -> Refusal | None:
+    """Say why a letter cannot be sent; its recipient is held from here on."""
+    return _refusal(session, letter, _held(session, letter.recipient_id), most, 1)
+
+
+def _refusal(session: Session, letter: Letter, recipient: _Recipient | None, most: int, room: int) -> Refusal | None:
+    """Say why so many letters like this one cannot be sent to who is held."""
+    if recipient is None:
         return Refusal(letter.recipient, "unknown")
     if letter.answers is not None:
         return None  # whoever was asked has done nothing wrong when the asker is gone, and is awaited when it is not
-    if AgentRunState(row[0]).final:
-        return Refusal(letter.recipient, "ended", row[0])
+    if recipient.state.final:
+        return Refusal(letter.recipient, "ended", recipient.state)
     depth = session.row("mail_depth", id=letter.recipient_id)
     return (
-        Refusal(letter.recipient, "full", row[0]) if depth is not None and depth[0] + min(room, most) > most else None
+        Refusal(letter.recipient, "full", recipient.state)
+        if depth is not None and depth[0] + min(room, most) > most
+        else None
     )
 
 
-def _send_all(session: Session, letters: Sequence[Letter], origin: Mapping[str, Any]) -> Posted:
-    """Send letters on SQLite, in their order, as a step of a transaction."""
-    recipients = {letter.recipient_id for letter in letters}
-    held = {key: session.row("mail_recipient", id=key) for key in sorted(recipients)}
+def _send_all(
+    session: Session, letters: Sequence[Letter], held: Mapping[str, _Recipient | None], origin: Mapping[str, Any]
+) -> Posted:
+    """Send letters on SQLite to who is held, in their order, as a step of a transaction."""
     bodies = bytearray()
     rows: list[dict[str, Any]] = []
     sent: dict[str, Letter] = {}
     for letter in letters:
-        row = held[letter.recipient_id]
-        if row is not None:
-            columns = _letter_columns(letter, _too_late(session, letter, AgentRunState(row[0])))
+        recipient = held[letter.recipient_id]
+        if recipient is not None:
+            columns = _letter_columns(letter, _too_late(session, letter, recipient))
             rows.append({**columns, **append(bodies, letter.body)})
             sent[letter.id] = letter
     if not rows:
@@ -210,9 +207,9 @@ def _send_all(session: Session, letters: Sequence[Letter], origin: Mapping[str, 
     stored = session.rows("mail_insert", letters=json.dumps(rows), bodies=bytes(bodies), **origin)
     alive = {row["id"] for row in rows if row["reason"] is None}
     reached = [
-        _reach(session, held[letter.recipient_id] or (), letter, origin["sender"])
+        _reach(session, recipient, letter, origin["sender"])
         for (identity,) in stored
-        if identity in alive and (letter := sent[identity])
+        if identity in alive and (letter := sent[identity]) and (recipient := held[letter.recipient_id])
     ]
     running = dict.fromkeys(identity for each in reached for identity in each.running)
     return Posted((), tuple(running), tuple(woken for each in reached for woken in each.woken))
@@ -220,12 +217,12 @@ def _send_all(session: Session, letters: Sequence[Letter], origin: Mapping[str, 
 
 def _send_one(session: Session, letter: Letter, origin: Mapping[str, Any]) -> Posted:
     """Send one letter on Postgres, as a step of a transaction that holds its recipient."""
-    row = session.row("mail_recipient", id=letter.recipient_id)
-    if row is None:
+    recipient = _held(session, letter.recipient_id)
+    if recipient is None:
         return Posted()
-    why = _too_late(session, letter, AgentRunState(row[0]))
+    why = _too_late(session, letter, recipient)
     stored = session.run("mail_send", body=letter.body, **_letter_columns(letter, why), **origin)
-    return Posted() if stored != 1 or why is not None else _reach(session, row, letter, origin["sender"])
+    return Posted() if stored != 1 or why is not None else _reach(session, recipient, letter, origin["sender"])
 
 
 def _letter_columns(letter: Letter, why_dead: str | None) -> dict[str, Any]:
@@ -243,9 +240,20 @@ def _letter_columns(letter: Letter, why_dead: str | None) -> dict[str, Any]:
     }
 
 
-def _reach(session: Session, recipient: Sequence[Any], letter: Letter, sender: str) -> Posted:
+def _held_all(session: Session, letters: Sequence[Letter]) -> dict[str, _Recipient | None]:
+    """Give the recipients of letters by id, as far as they are there, held from here on."""
+    return {key: _held(session, key) for key in sorted({letter.recipient_id for letter in letters})}
+
+
+def _held(session: Session, agent_run_id: str) -> _Recipient | None:
+    """Give an agent run that is there, held from here on."""
+    row = session.row("mail_recipient", id=agent_run_id)
+    return None if row is None else _Recipient(AgentRunState(row[0]), row[1])
+
+
+def _reach(session: Session, recipient: _Recipient, letter: Letter, sender: str) -> Posted:
     """Queue the recipient of a letter if it is suspended and waits for it, or name it if it is running."""
-    state, listening = AgentRunState(recipient[0]), recipient[1]
+    state, listening = recipient
     if state is AgentRunState.RUNNING:
         return Posted(running=(letter.recipient_id,))
     wanted = json.loads(listening or "{}").get("mail", ())
@@ -262,114 +270,13 @@ def wake(session: Session, agent_run_id: str) -> tuple[Dispatch, ...]:
     return () if row is None else (Dispatch(row[0], row[1], row[2], row[3]),)
 
 
-def _too_late(session: Session, letter: Letter, recipient: AgentRunState) -> str | None:
+def _too_late(session: Session, letter: Letter, recipient: _Recipient) -> str | None:
     """Say why nobody will receive a reply, None if its recipient waits for it."""
-    if recipient.final:
+    if recipient.state.final:
         return "its recipient has ended"
     if letter.answers is not None and session.row("mail_awaited", id=letter.answers) is None:
         return "the request that it answers has timed out"
     return None
-
-
-def first_meant(session: Session, agent_run_id: str, wanted: Filter, most: int = 1) -> Look:
-    """Give the first messages that a filter lets pass: at most so many, as far as they fit into one record."""
-    seen, offset, size = 0, 0, 0
-    found: list[Found] = []
-    said: list[Found] = []
-    place = {
-        "id": agent_run_id,
-        "runtime": RUNTIME,
-        "sender": wanted.sender,
-        "type": wanted.exact_type,
-        "answers": wanted.answers,
-    }
-    while True:
-        rows = session.rows("mail_look", most=_PAGE, offset=offset, **place)
-        for row in rows:
-            message = message_of(row)
-            if not meant(wanted, message):
-                seen = max(seen, row[0])
-                continue
-            if message.sender == RUNTIME:
-                said.append(Found(row[0], message))  # before all others
-                continue
-            size += len(json.dumps(message.body)) if most > 1 else 0
-            if found and size > _MOST_CHARACTERS:
-                return _looked(found, said, seen)
-            found.append(Found(row[0], message))
-            if len(found) == most:
-                return _looked(found, said, seen)
-        if len(rows) < _PAGE:
-            return _looked(found, said, seen)
-        offset += _PAGE
-
-
-def room_of(session: Session, agent_run_id: str) -> tuple[int, int]:
-    """Give how many messages wait for an agent run, and how many of them have a time to live."""
-    [(waiting, passing)] = session.rows("mail_room", id=agent_run_id, runtime=RUNTIME)
-    return waiting, passing
-
-
-def _looked(found: Sequence[Found], said: Sequence[Found], seen: int) -> Look:
-    """Give what was found: of what Nightfleet has said the last, where there is nothing else."""
-    shown = tuple(found or said[-1:])
-    return Look(shown, seen, along=tuple(each.number for each in said if each not in shown))
-
-
-def member_of(row: Row) -> Member:
-    """Give an agent run as it is in a row of `mail_waiters`."""
-    identity, task, state, epoch, wake_at, listening, predecessors, gated, subwork = row
-    before = (
-        json.loads(predecessors) if isinstance(predecessors, str) and predecessors.startswith("[") else predecessors
-    )
-    wanted: dict[str, Any] = json.loads(listening or "{}") if state == AgentRunState.SUSPENDED else {}
-    return Member(
-        identity,
-        task,
-        AgentRunState(state),
-        epoch,
-        # The time of a wait for room is that of the next look: it brings nothing by itself.
-        timed=wake_at is not None and "room" not in wanted,
-        listening=wanted,
-        predecessors=frozenset(map(str, before)),
-        subwork=subwork,
-        # Nothing else is blocked, and follows nobody.
-        compensates=state == AgentRunState.BLOCKED and not before and not gated and subwork is None,
-    )
-
-
-def message_of(row: Row) -> AgentMessage:
-    """Give a message as its recipient gets it, from a row of `mail_look` or `mail_history`."""
-    _, identity, sender, recipient, kind, priority, body, wants_reply, answers, created_at = row[:10]
-    return AgentMessage(
-        id=identity,
-        sender=sender,
-        recipient=recipient,
-        type=kind,
-        priority=priority,
-        body=unpacked(body),
-        wants_reply=bool(wants_reply),
-        answers=answers,
-        sent_at=moment(created_at),
-    )
-
-
-def record_of(row: Row) -> MailRecord:
-    """Give a message with what has become of it, from a row of `mail_history`."""
-    state, reason, expires_at, ended_at = row[10:]
-    message = message_of(row).model_dump()
-    found = {"state": state, "reason": reason, "expires_at": times(expires_at), "ended_at": times(ended_at)}
-    return MailRecord.model_validate({**message, **found, "number": row[0]})
-
-
-def packed(text: str) -> bytes:
-    """Give a body as it is stored, from JSON text."""
-    return compress(text.encode("utf-8", "surrogatepass"))
-
-
-def unpacked(body: Any) -> Any:
-    """Give a body as JSON, from what is stored."""
-    return json.loads(expand(bytes(body)).decode("utf-8", "surrogatepass"))
 
 
 def letter_id(run_id: str, key: str) -> str:
@@ -383,4 +290,5 @@ def send_from(session: Session, dialect: str, run_id: str, sender: str, letter: 
     origin: dict[str, Any] = {"run_id": run_id, "tenant_id": tenant_id, "sender": sender}
     if dialect == "postgresql":
         return _send_one(session, letter, origin)
-    return _send_all(session, [letter], {**origin, **dict.fromkeys(("sender_id", "scope", "entry"))})
+    nobody = dict.fromkeys(("sender_id", "scope", "entry"))
+    return _send_all(session, [letter], _held_all(session, [letter]), {**origin, **nobody})

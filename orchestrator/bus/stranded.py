@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from orchestrator.bus.rows import member_of, packed, room_of, send_from, wake
+from orchestrator.bus.reading import member_of, packed, room_of
+from orchestrator.bus.rows import send_from, wake
 from orchestrator.bus.stuck import Member, held_up, stuck
 from orchestrator.clock import ids, run_id_of
 from orchestrator.contracts.dispatch import Dispatch

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import threading
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -92,14 +90,13 @@ def _serve(settings: Settings, schedules: tuple[Schedule, ...]) -> None:
     from orchestrator.kernel import Kernel
     from orchestrator.schedules.beat import Beat
     from orchestrator.service import Service
+    from orchestrator.signals import told_to_stop
     from orchestrator.store import schema
     from orchestrator.store.firings import Firings
 
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stopping.set())
     arm(os.environ.get("NIGHTFLEET_FAILPOINTS", ""))
     with ExitStack() as stack:
+        stopping = stack.enter_context(told_to_stop())
         kernel = Kernel.build(settings)
         stack.callback(kernel.close)
         schema.check(kernel.store.database)

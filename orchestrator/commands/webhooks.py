@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -291,6 +290,7 @@ def serve(place: Place, *, sources: Path | None, address: str | None, port: int 
     """Take answers, messages and work that other systems send, until told to stop; any number of these may run."""
     from orchestrator.failpoints import arm
     from orchestrator.observability.logging import get_logger
+    from orchestrator.signals import told_to_stop
     from orchestrator.webhooks.receiver import Receiver
     from orchestrator.webhooks.server import PATH
     from orchestrator.webhooks.server import serve as serve_http
@@ -300,15 +300,13 @@ def serve(place: Place, *, sources: Path | None, address: str | None, port: int 
     found = load_sources(settings.webhooks)
     set_up_process_logging(settings)
     arm(os.environ.get("NIGHTFLEET_FAILPOINTS", ""))
-    stopping = threading.Event()
     with ExitStack() as stack:
         nf = stack.enter_context(producing(settings))
         receiver = Receiver(nf.service, found)
         if check:
             click.echo(f"{len(found)} source{'s' if len(found) > 1 else ''} can be served: {', '.join(found)}")
             return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: stopping.set())
+        stopping = stack.enter_context(told_to_stop())
         server = serve_http(
             settings.webhooks_address, settings.webhooks_port, receiver, nf.service.kernel.store.waits.now
         )

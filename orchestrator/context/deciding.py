@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from orchestrator.contracts.effect import Entry
-from orchestrator.contracts.jsonvalue import JsonValue, find_fault, has_odd_key
+from orchestrator.contracts.jsonvalue import JsonValue, compact, find_fault, has_odd_key
 from orchestrator.contracts.shared import GLOBAL, Change
 from orchestrator.errors import OutputInvalid, PermissionDenied, StateConflict, ValueTooLarge
 
@@ -105,7 +104,7 @@ def size_of(change: Change) -> int:
     value = change.value
     try:
         if not has_odd_key(value):
-            text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            text = compact(value)
             return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
     except (TypeError, ValueError, RecursionError):
         pass

@@ -12,7 +12,8 @@ from orchestrator.errors import NightfleetError, OutputInvalid, ValueTooLarge
 #: Numbers, strings, booleans, None, lists and objects; said once, checked by `dump`.
 JsonValue = Any
 
-_SCALARS = (str, int, float, bool, type(None))
+#: Gives a value as compact JSON text; raises `TypeError`, `ValueError` or `RecursionError` for what is none.
+compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def dump(
@@ -29,8 +30,8 @@ def dump(
     cannot store (U+0000, half of a surrogate pair) is refused here, by place, rather than there.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        size = len(text) if text.isascii() else len(text.encode())
+        text = compact(value)
+        size = size_of(text)
     except (TypeError, ValueError, RecursionError):
         raise error(f"{what} is no JSON: {find_fault(value)}") from None
     if has_odd_key(value):
@@ -38,12 +39,22 @@ def dump(
         raise error(f"{what} is no JSON: {find_fault(value)}")
     if "\\u0000" in text and (fault := find_fault(value)) is not None:
         raise error(f"{what} cannot be stored: {fault}")
+    check_size(size, what=what, limit_bytes=limit_bytes, limit=limit)
+    return text
+
+
+def size_of(text: str) -> int:
+    """Give the bytes of text as it is stored; raises `ValueError` for half of a surrogate pair."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def check_size(size: int, *, what: str, limit_bytes: int, limit: str) -> None:
+    """Raise `ValueTooLarge` for more than `limit_bytes`, naming the setting `limit`."""
     if size > limit_bytes:
         raise ValueTooLarge(
             f"{what} has {size:,} bytes, the limit is {limit_bytes:,}: pass a reference to it (a path, an URL), or raise "
             f"{limit}"
         )
-    return text
 
 
 def plain(value: Any, change: Callable[[str], str]) -> JsonValue:
@@ -81,7 +92,8 @@ def has_odd_key(value: JsonValue) -> bool:
         inner = containers.pop()
         if isinstance(inner, dict):
             items = cast("dict[Any, Any]", inner)
-            if not all(isinstance(key, str) for key in items):
+            # The types first, for speed: all but a few objects have keys of plain text.
+            if {*map(type, items)} - {str} and not all(isinstance(key, str) for key in items):
                 return True
             containers += [item for item in items.values() if isinstance(item, _CONTAINERS)]
         elif isinstance(inner, list | tuple):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from orchestrator.contracts.effect import Entry, EventLine
-from orchestrator.contracts.jsonvalue import JsonValue, find_fault, has_odd_key, storable
+from orchestrator.contracts.jsonvalue import JsonValue, compact, find_fault, has_odd_key, storable
 from orchestrator.errors import OutputInvalid, ValueTooLarge
 
 #: Text of this many characters stands apart.
@@ -93,7 +93,7 @@ def pack(entry: Entry, *, limit_bytes: int, before: Sequence[Link] = ()) -> Pack
 def pack_value(value: JsonValue, contents: dict[str, Content], *, what: str, limit_bytes: int) -> Plain:
     """Give a value as bytes, its long text added to `contents`."""
     try:
-        text = _dump(value)
+        text = compact(value)
         odd = has_odd_key(value)
     except (TypeError, ValueError, RecursionError):
         odd, text = True, ""
@@ -107,7 +107,7 @@ def pack_value(value: JsonValue, contents: dict[str, Content], *, what: str, lim
                 "or raise NIGHTFLEET_MAX_VALUE_BYTES"
             )
         if _may_hold_long(text):
-            text = _dump(_apart(value, contents))
+            text = compact(_apart(value, contents))
     return _bytes(text)
 
 
@@ -220,10 +220,6 @@ def _joined(value: JsonValue, texts: Mapping[str, str]) -> JsonValue:
             return [_joined(item, texts) for item in cast("list[Any]", value)]
         case _:
             return value
-
-
-def _dump(value: JsonValue) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _digest(*parts: bytes) -> str:

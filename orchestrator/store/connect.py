@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import SettingsInvalid
+from orchestrator.store.sqlite_forks import forks
 
 if TYPE_CHECKING:
     import sqlite3
@@ -44,7 +45,10 @@ def parse_url(text: str) -> DatabaseUrl:
         password = parts.get("password")
         return DatabaseUrl("postgresql", target, None if password is None else str(password))
     if scheme in {"sqlite", "sqlite+pysqlite"}:
-        return DatabaseUrl("sqlite", rest.partition("?")[0].removeprefix("/") or ":memory:")
+        path = rest.partition("?")[0].removeprefix("/")
+        if path in {"", ":memory:"}:
+            raise SettingsInvalid("NIGHTFLEET_DATABASE_URL names no file; write sqlite:////folder/name.db")
+        return DatabaseUrl("sqlite", path)
     raise SettingsInvalid(f"NIGHTFLEET_DATABASE_URL: {scheme}:// is not supported; use postgresql:// or sqlite://")
 
 
@@ -77,8 +81,8 @@ class Connector:
     def _open_sqlite(self) -> sqlite3.Connection:
         import sqlite3
 
-        if self._url.target != ":memory:":
-            Path(self._url.target).parent.mkdir(parents=True, exist_ok=True)
+        forks().check(self._url.target)
+        Path(self._url.target).parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._url.target, check_same_thread=False, isolation_level=None, timeout=30)
         connection.execute("PRAGMA journal_mode = WAL")
         # Survives the death of the process, not a power cut: the price of a commit without waiting for the disk.

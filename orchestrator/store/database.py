@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +17,7 @@ from orchestrator.errors import DatabaseUnavailable, NightfleetError
 from orchestrator.settings import Settings, mask
 from orchestrator.store.connect import Connector, parse_url
 from orchestrator.store.pool import Pool, PoolTimeout
+from orchestrator.store.sqlite_forks import forks
 from orchestrator.store.statements import sources, translate
 
 if TYPE_CHECKING:
@@ -180,6 +181,10 @@ class Database:
         self.outages = 0
         # A deferred BEGIN fails with SQLITE_BUSY when it turns from reader to writer; an immediate one waits its turn.
         self.begin = "BEGIN" if self.dialect == "postgresql" else "BEGIN IMMEDIATE"
+        #: Places for SQLAlchemy's connections, which have a pool of their own: one thread may hold one of each.
+        self._lent = Pool(self._connector.open, self._connector.is_stale, size=pool_size)
+        if self.dialect == "sqlite":
+            forks().watch(self, self.url.target)
 
     @cached_property
     def engine(self) -> Engine:
@@ -264,11 +269,13 @@ class Database:
     @contextmanager
     def connect(self, *, snapshot: bool = False) -> Generator[Connection]:
         """Give a SQLAlchemy connection in a transaction; with `snapshot` all statements see one moment, and write nothing."""
+        postgres = self.dialect == "postgresql"
         begin = self.begin
         if snapshot:
-            begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if self.dialect == "postgresql" else "BEGIN"
+            begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if postgres else "BEGIN"
         try:
-            with self.engine.begin() as connection:
+            # A fork waits for what is under way on SQLite, and knows it by these places.
+            with nullcontext() if postgres else self._lent.place(), self.engine.begin() as connection:
                 # The drivers are in autocommit mode, so the transaction is begun by hand; its end is SQLAlchemy's.
                 connection.exec_driver_sql(begin)
                 yield connection
@@ -277,6 +284,28 @@ class Database:
             if explained is error:
                 raise
             raise explained from None
+
+    def let_go(self, seconds: float) -> Callable[[], None] | None:
+        """Close all connections when they are no longer in use, before a fork; none is opened until what this gives is called.
+
+        None if one is still in use after so many seconds.
+        """
+        # In the order in which a thread takes them that needs both.
+        lend = self._lent.empty(seconds)
+        if lend is None:
+            return None
+        go_on = self.pool.empty(seconds)
+        if go_on is None:
+            lend()
+            return None
+        if "engine" in vars(self):
+            self.engine.dispose()
+
+        def both() -> None:
+            lend()
+            go_on()
+
+        return both
 
     def forked(self) -> None:
         """Forget the parent's connections without closing them; call it in the child after a fork."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
+
+from orchestrator.clock import system_clock
 
 
 class PoolTimeout(Exception):
@@ -41,11 +44,7 @@ class Pool:
 
     def take(self) -> Any:
         """Give a connection that is alive."""
-        if self._pid != os.getpid():
-            self.forked()
-        free = self._free
-        if not free.acquire(timeout=self.timeout_seconds):
-            raise PoolTimeout(f"all {self._size} connections were in use for {self.timeout_seconds:g} s")
+        free = self._place()
         try:
             while True:
                 try:
@@ -62,6 +61,15 @@ class Pool:
             free.release()
             raise
 
+    @contextlib.contextmanager
+    def place(self) -> Generator[None]:
+        """Hold the place of a connection for the length of a `with` block: of one that somebody else has opened."""
+        free = self._place()
+        try:
+            yield
+        finally:
+            free.release()
+
     def give_back(self, connection: Any, *, broken: bool = False) -> None:
         """Return a connection for the next one who needs it, or close it if it is broken."""
         if self._pid != os.getpid() or id(connection) not in self._born:
@@ -75,6 +83,22 @@ class Pool:
         else:
             self._close(connection)
         self._free.release()
+
+    def empty(self, seconds: float) -> Callable[[], None] | None:
+        """Close all connections when they are given back; none is opened until the function is called that this gives.
+
+        None if one is still in use after so many seconds.
+        """
+        if self._pid != os.getpid():
+            self.forked()
+        free, until = self._free, system_clock.monotonic() + seconds
+        for held in range(self._size):
+            if not free.acquire(timeout=max(0.0, until - system_clock.monotonic())):
+                if held:
+                    free.release(held)
+                return None
+        self.close()
+        return partial(free.release, self._size)
 
     def forked(self) -> None:
         """Forget the parent's connections without closing them."""
@@ -91,6 +115,14 @@ class Pool:
             except IndexError:
                 return
             self._close(connection)
+
+    def _place(self) -> threading.BoundedSemaphore:
+        if self._pid != os.getpid():
+            self.forked()
+        free = self._free
+        if not free.acquire(timeout=self.timeout_seconds):
+            raise PoolTimeout(f"all {self._size} connections were in use for {self.timeout_seconds:g} s")
+        return free
 
     def _close(self, connection: Any) -> None:
         del self._born[id(connection)]

@@ -15,7 +15,8 @@ from sqlalchemy import update
 from steps import DONE, FAILED, WORKER, Steps, ago, plan_of, race, spread, task
 
 from orchestrator.bus.database import DatabaseMail
-from orchestrator.bus.rows import Posting, Result, letter_id, packed, parameters_of_postings, post_one, results_of
+from orchestrator.bus.reading import packed
+from orchestrator.bus.rows import Posting, Result, letter_id, parameters_of_postings, post_one, results_of
 from orchestrator.bus.stranded import Stranded
 from orchestrator.bus.stuck import Member
 from orchestrator.clock import ids

@@ -256,6 +256,8 @@ def test_every_usual_spelling_of_postgres_is_one_driver(url: str) -> None:
         ("nonsense", "is no URL; write postgresql://"),
         ("mysql://u:p@h/d", "mysql:// is not supported; use postgresql:// or sqlite://"),
         ("postgresql+asyncpg://u:p@h/d", "is not supported"),
+        ("sqlite://", "names no file; write sqlite:////folder/name.db"),
+        ("sqlite:///:memory:", "names no file"),
         ("postgresql://u:p@h:port/d", "is no URL; write postgresql://"),
     ],
 )

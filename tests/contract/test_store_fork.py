@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from steps import DONE, FAILED, Steps, ago, change, plan_of, race, task
 
 from orchestrator.advance import Advancer
-from orchestrator.bus.rows import packed
+from orchestrator.bus.reading import packed
 from orchestrator.clock import ids
 from orchestrator.contracts.dispatch import Dispatch
 from orchestrator.contracts.effect import Entry, EntryState, Slot, fingerprint

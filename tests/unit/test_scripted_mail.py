@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -60,6 +61,25 @@ class Sorter(BaseAgent):
             numbers += [message.body for message in found]
         ctx.send_many("shelf", sorted(numbers), type="sorted", priority=2)
         return counts
+
+
+class Counter(BaseAgent):
+    """Send one object again and again, changed each time."""
+
+    def execute(self, data: dict[str, Any], ctx: Context) -> None:
+        given: dict[str, Any] = {"number": 0}
+
+        def numbers() -> Iterator[dict[str, Any]]:
+            for number in range(data["count"]):
+                given["number"] = number
+                yield given
+
+        ctx.send_many("shelf", numbers())
+
+
+def test_what_is_sent_is_what_was_given_whatever_becomes_of_it_afterwards(recorder: Recorder) -> None:
+    run_agent(Counter, {"count": 3}, recorder=recorder)
+    assert [sent.body for sent in recorder.sent] == [{"number": 0}, {"number": 1}, {"number": 2}]
 
 
 def test_a_request_gets_what_the_test_says_and_all_that_is_sent_is_kept(recorder: Recorder) -> None:

@@ -27,6 +27,7 @@ from orchestrator.errors import (
 from orchestrator.failpoints import failpoint
 from orchestrator.journal.base import Journal
 from orchestrator.observability.redact import Redact
+from orchestrator.process_lock import ProcessLock
 from orchestrator.store.agent_runs import Claim
 from worker.effects import steps
 from worker.effects.base import Effect, RunStep
@@ -42,7 +43,7 @@ T = TypeVar("T")
 
 #: A conversation of more messages is long. It takes several times its size until it is written: a few of a process at a time.
 _LONG = 200
-_long_ones = threading.BoundedSemaphore(2)
+_long_ones = ProcessLock(lambda: threading.BoundedSemaphore(2))
 
 
 class Host(Protocol):
@@ -147,7 +148,7 @@ class Writer:
 
     def record(self, effect: Effect, slot: Slot, state: EntryState, **fields: Any) -> None:
         """Store what came of an effect."""
-        with _long_ones if len(fields.get("conversation") or ()) > _LONG else nullcontext():
+        with _long_ones.here if len(fields.get("conversation") or ()) > _LONG else nullcontext():
             entry = self.entry(effect, slot, state, **fields)
             self.motion.patiently(lambda: self.journal.record(self.claim, entry))
 

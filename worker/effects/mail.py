@@ -9,12 +9,12 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from orchestrator.bus import matching
 from orchestrator.clock import ids, system_clock
 from orchestrator.contracts.effect import Entry, EntryState, Slot
-from orchestrator.contracts.jsonvalue import JsonValue, dump
+from orchestrator.contracts.jsonvalue import JsonValue, check_size, dump, size_of
 from orchestrator.contracts.mail import (
     HIGHEST,
     LIMIT,
@@ -37,6 +37,7 @@ from orchestrator.errors import (
 )
 from worker.effects.attempt import Attempt, Blocking
 from worker.effects.base import Flow
+from worker.effects.declared import adapter_of
 from worker.effects.parking import Park, Parking, Wait
 from worker.effects.ports import Mail
 from worker.effects.recorder import Operation, Recorder, Waiting
@@ -51,13 +52,16 @@ _ALONE_SECONDS = 0.03
 _LONGEST_SECONDS = 3_155_760_000.0
 _MOST_CHARACTERS = 200
 _ANY_BYTES = 2**62
+_BODY = "the body of a message"
 
 
 @dataclass(frozen=True, slots=True)
 class Sending:
     """What is sent, before anybody knows to whom."""
 
-    body: Any
+    body: JsonValue
+    #: The body as it will be stored: changed no more by whoever has made it.
+    text: str
     type: str
     priority: int = NORMAL
     ttl_seconds: float | None = None
@@ -65,8 +69,7 @@ class Sending:
     answers: str | None = None
 
     def asked(self) -> dict[str, JsonValue]:
-        plain = self.body.model_dump(mode="json") if isinstance(self.body, BaseModel) else self.body
-        fields: dict[str, JsonValue] = {"type": self.type, "body": plain, "priority": self.priority}
+        fields: dict[str, JsonValue] = {"type": self.type, "body": self.body, "priority": self.priority}
         return fields | {"ttl": self.ttl_seconds, "wants_reply": self.wants_reply}
 
 
@@ -165,7 +168,7 @@ class Send(Waiting):
         letters: list[Letter] = []
         for task, identity in mail.recipients(recorder.writer.claim, self.to):
             for sending in self.sendings:
-                body = mail.body(task, sending.body, reply=sending.answers is not None)
+                body = mail.body(task, sending.text, reply=sending.answers is not None)
                 letters.append(
                     Letter(
                         ids.new(),
@@ -281,9 +284,9 @@ class Receive(Waiting):
         if mail.receives is None or message.sender == RUNTIME or self.wanted.answers is not None:
             return None
         try:
-            TypeAdapter(mail.receives).validate_python(message.body)
+            adapter_of(mail.receives).validate_python(message.body)
         except ValidationError as error:
-            return f"its body is not what its recipient takes: {_faults(error)}"
+            return f"its body is not what its recipient takes: {body_faults(error)}"
         return None
 
     def _waits(self, redact: Any) -> str:
@@ -331,13 +334,14 @@ def make_sending(
 ) -> Sending:
     """Give what is to be sent; raises `InputInvalid` for what no message can be."""
     # Before it is an effect, and here, in whatever process: how large it may be is for the worker to say.
-    body_json(body, limit_bytes=_ANY_BYTES)
+    plain = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
+    text = dump(plain, what=_BODY, limit_bytes=_ANY_BYTES, error=InputInvalid, limit=LIMIT)
     if not LOWEST <= priority <= HIGHEST:
         raise InputInvalid(f"a message has a priority from {LOWEST} to {HIGHEST}, and {priority} is none")
     named = type_ or (type(body).__name__ if isinstance(body, BaseModel) else "message")
     if not named or len(named) > _MOST_CHARACTERS:
         raise InputInvalid(f"the type of a message is a word of at most {_MOST_CHARACTERS} characters")
-    return Sending(body, named, priority, seconds_of("ttl", ttl), wants_reply, answers)
+    return Sending(plain, text, named, priority, seconds_of("ttl", ttl), wants_reply, answers)
 
 
 def make_filter(match: str | Filter | None, *, sender: str | None, type_: str | None) -> Filter:
@@ -359,10 +363,9 @@ def seconds_of(name: str, given: float | timedelta | None) -> float | None:
     return seconds
 
 
-def body_json(body: Any, *, limit_bytes: int) -> str:
-    """Give a body as JSON text; raises `InputInvalid` or `ValueTooLarge`."""
-    plain = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
-    return dump(plain, what="the body of a message", limit_bytes=limit_bytes, error=InputInvalid, limit=LIMIT)
+def check_body(text: str, *, limit_bytes: int) -> None:
+    """Raise `ValueTooLarge` for the text of a body that is too long."""
+    check_size(size_of(text), what=_BODY, limit_bytes=limit_bytes, limit=LIMIT)
 
 
 def _mail_of(recorder: Recorder) -> tuple[Mail, Parking]:
@@ -389,7 +392,8 @@ def _meaning(wanted: Filter) -> str:
     return type_ + sender + ("" if wanted.where is None else f" where {wanted.where}")
 
 
-def _faults(error: ValidationError) -> str:
+def body_faults(error: ValidationError) -> str:
+    """Name the first places of a body that do not fit, and why."""
     return "; ".join(
         f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors(include_url=False)[:3]
     )

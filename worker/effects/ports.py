@@ -26,8 +26,10 @@ class Mail(Protocol):
         """Give task and id of the agent run that an address means, of all others without one; raises `UnknownRecipient`."""
         ...
 
-    def body(self, recipient: str, body: Any, *, reply: bool = False) -> bytes:
-        """Give a body as it travels; raises `InputInvalid` for one that the recipient does not take, `ValueTooLarge`.
+    def body(self, recipient: str, text: str, *, reply: bool = False) -> bytes:
+        """Give a body as it travels, from JSON text.
+
+        Raises `InputInvalid` for one that the recipient does not take, and `ValueTooLarge`.
 
         What an agent declares that it receives does not hold for a `reply` to what it has asked.
         """

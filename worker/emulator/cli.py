@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
+from orchestrator.signals import told_to_stop
 from worker.emulator.faults import HEADER, KINDS, MODEL_PREFIX
 from worker.emulator.latency import to_latency
 from worker.emulator.server import Emulator
@@ -31,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         parser.error(f"cannot listen on {options.host}:{options.port}: {error.strerror}; choose another --port")
     # Before anything is printed: who reads the addresses may end us at once.
-    stopped = _told_to_stop()
-    with emulator:
+    with told_to_stop() as stopped, emulator:
         for name, value in emulator.env.items():
             print(f"export {name}={value}", flush=True)  # noqa: T201 - for `eval` and for eyes
         stopped.wait()
@@ -53,15 +50,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--setup", type=Path, metavar="FILE", help="TOML with prices, limits, rules and latency")
     return parser
-
-
-def _told_to_stop() -> threading.Event:
-    """Give an event that SIGINT and SIGTERM set."""
-    stopped = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    return stopped

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
 from typing import Any
 
-from pydantic import BaseModel
-
 from orchestrator.contracts.effect import Entry
 from orchestrator.contracts.mail import AgentMessage, Filter, Found, Letter, Look, Posted, Refusal
 from orchestrator.store.agent_runs import Claim
@@ -32,9 +30,8 @@ class RemoteMail:
         del claim
         return [(task, identity) for task, identity in self._ask("recipients", to=to)]
 
-    def body(self, recipient: str, body: Any, *, reply: bool = False) -> bytes:
-        plain = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
-        return b64decode(self._ask("body", recipient=recipient, body=plain, reply=reply))
+    def body(self, recipient: str, text: str, *, reply: bool = False) -> bytes:
+        return b64decode(self._ask("body", recipient=recipient, text=text, reply=reply))
 
     def post(self, claim: Claim, entry: Entry, letters: Sequence[Letter]) -> Posted:
         del claim
@@ -68,8 +65,8 @@ def answer_mail(mail: Mail, claim: Claim, message: Mapping[str, Any]) -> Any:
             return mail.listen(claim)
         case {"mail": "recipients", "to": to}:
             return [list(each) for each in mail.recipients(claim, to)]
-        case {"mail": "body", "recipient": recipient, "body": body, "reply": reply}:
-            return b64encode(mail.body(recipient, body, reply=reply)).decode()
+        case {"mail": "body", "recipient": recipient, "text": text, "reply": reply}:
+            return b64encode(mail.body(recipient, text, reply=reply)).decode()
         case {"mail": "look", "wanted": wanted, "most": most}:
             return _look_out(mail.look(claim, _filter_in(wanted), most))
         case {"mail": "reject", "message": number, "reason": reason}:

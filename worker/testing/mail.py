@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
-
 from orchestrator.bus.matching import meant
 from orchestrator.clock import ids, system_clock
 from orchestrator.contracts.effect import Entry
 from orchestrator.contracts.mail import NORMAL, AgentMessage, Filter, Found, Letter, Look, Posted
 from orchestrator.journal.base import Journal
 from orchestrator.store.agent_runs import Claim
-from worker.effects.mail import body_json
+from worker.effects.mail import check_body, make_sending
 
 #: A reply as JSON or a model, or a function that makes one of the message.
 Answer = Any | Callable[[AgentMessage], Any]
@@ -43,13 +41,13 @@ class Incoming(NamedTuple):
 
     def message(self, recipient: str) -> AgentMessage:
         """Give it as the agent gets it."""
-        named = self.type or (type(self.body).__name__ if isinstance(self.body, BaseModel) else "message")
+        sending = make_sending(self.body, type_=self.type or None, priority=self.priority, ttl=None)
         return AgentMessage(
             id=ids.new(),
             sender=self.sender,
             recipient=recipient,
-            type=named,
-            body=json.loads(body_json(self.body, limit_bytes=8_000_000)),
+            type=sending.type,
+            body=json.loads(sending.text),
             priority=self.priority,
             sent_at=system_clock.now(),
             wants_reply=self.wants_reply,
@@ -84,9 +82,10 @@ class ScriptedMail:
         others = dict.fromkeys([*self.replies, *(found.message.sender for found in self.waiting)])
         return [(each, each) for each in others if not each.startswith("@")]
 
-    def body(self, recipient: str, body: Any, *, reply: bool = False) -> bytes:
+    def body(self, recipient: str, text: str, *, reply: bool = False) -> bytes:
         del recipient, reply
-        return body_json(body, limit_bytes=8_000_000).encode()
+        check_body(text, limit_bytes=8_000_000)
+        return text.encode()
 
     def post(self, claim: Claim, entry: Entry, letters: Sequence[Letter]) -> Posted:
         self.journal.record(claim, entry)

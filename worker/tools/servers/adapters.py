@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import threading
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from orchestrator.contracts.policy import Value
 from orchestrator.errors import PluginInvalid, SettingsInvalid
+from orchestrator.process_lock import ProcessLock
 from worker.tools.servers.mcp_kit import MCPToolkit
 from worker.tools.servers.openapi_kit import OpenAPI, OpenAPIToolkit
 from worker.tools.servers.rules import ToolRules
@@ -117,7 +117,7 @@ def adapter(name: str) -> RemoteToolkit:
     return AdapterToolkit(name)
 
 
-_lock = threading.Lock()
+_lock = ProcessLock()
 _configured: Path | None = None
 _read_last: tuple[tuple[Path, int], AdapterRegistry] | None = None
 
@@ -135,7 +135,7 @@ def registry() -> AdapterRegistry:
     if not path:
         raise PluginInvalid(f"there are no adapters: name their file in {VARIABLE}")
     file = Path(path)
-    with _lock:
+    with _lock.here:
         try:
             version = (file, file.stat().st_mtime_ns)
         except OSError as error:

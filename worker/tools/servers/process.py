@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from orchestrator.process_lock import ProcessLock
 from worker.tools.servers.background import Background
 from worker.tools.servers.connections import Connections
 from worker.tools.servers.http import Http
@@ -39,14 +39,14 @@ class Servers:
         await self.http.aclose()
 
 
-_lock = threading.Lock()
+_lock = ProcessLock()
 _here: Servers | None = None
 
 
 def servers() -> Servers:
     """Give those of this process; made on first use, and anew after a fork."""
     global _here  # noqa: PLW0603 - a process has one of it, whoever makes kits
-    with _lock:
+    with _lock.here:
         if _here is None or _here.pid != os.getpid():
             if _here is None:
                 atexit.register(close_servers)
@@ -57,7 +57,7 @@ def servers() -> Servers:
 def close_servers() -> None:
     """End what the kits of this process hold; the next one that is used begins anew."""
     global _here
-    with _lock:
+    with _lock.here:
         closing, _here = _here, None
     if closing is not None and closing.pid == os.getpid():
         closing.close()
