@@ -143,7 +143,7 @@ class Leaver(BaseAgent):
 
     async def execute(self, data: dict[str, Any], ctx: AsyncContext) -> dict[str, Any]:
         left = asyncio.create_task(ctx.call("nester", {"depth": 1, "n": 1, "until": data["until"]}))
-        quick = await ctx.call("doubler", {"n": 3})
+        quick = await ctx.call("doubler", {"n": 3, "until": data["go"]})
         left.cancel()
         return quick
 

@@ -222,13 +222,15 @@ def test_calls_without_end_end_at_the_limit(nf: Orchestrator, tmp_path: Path) ->
 
 
 def test_what_an_agent_leaves_behind_is_cancelled_when_it_returns(nf: Orchestrator, tmp_path: Path) -> None:
-    never = tmp_path / "never"
-    run = nf.submit("leaver", {"until": str(never)})
+    go, never = tmp_path / "go", tmp_path / "never"
+    run = nf.submit("leaver", {"go": str(go), "until": str(never)})
+    under_way = ["running", "running", "suspended", "suspended", "suspended"]
+    until(lambda: sorted(states_of(run).values()) == under_way, "all that it has called waits at the bottom")
+    go.touch()
     assert run.result(60) == {"n": 6}
     states = states_of(run)
     assert states.pop("leaver") == "succeeded"
-    assert sorted(states.values())[-1] == "succeeded"
-    assert set(states.values()) == {"cancelled", "succeeded"}
+    assert sorted(states.values()) == ["cancelled", "cancelled", "cancelled", "succeeded"]
     never.touch()
 
 
