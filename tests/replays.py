@@ -28,7 +28,7 @@ from worker.effects.parking import Events, Parking
 from worker.effects.progress import Progress
 from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder
-from worker.effects.scopes import Suspended, task_factory
+from worker.effects.scopes import Suspended, host_agents
 from worker.llm.base import LLMRequest, LLMResponse
 from worker.sharing import ClaimSharing
 from worker.tools.needs import ServiceLimit
@@ -141,7 +141,7 @@ class Replays:
             if not is_async:
                 return in_scope(recorder.scopes.root, execute, ctx)
             with asyncio.Runner() as runner:
-                runner.get_loop().set_task_factory(task_factory)
+                host_agents(runner.get_loop())
                 return runner.run(in_scope_async(recorder.scopes.root, execute, ctx))
 
         return run_recorded(make, call, on_change=on_change)

@@ -20,7 +20,7 @@ from celery.concurrency.base import BasePool, apply_target
 from orchestrator.clock import system_clock
 from orchestrator.observability.logging import get_logger
 from worker.deadlines import Deadlines
-from worker.effects.scopes import task_factory
+from worker.effects.scopes import host_agents
 
 T = TypeVar("T")
 
@@ -348,7 +348,7 @@ class EventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._loop.set_task_factory(task_factory)
+                host_agents(self._loop)
                 self._executor = ThreadPoolExecutor(self._blocking_threads, thread_name_prefix=_BLOCKING)
                 self._thread = threading.Thread(target=_serve, args=(self._loop,), name="nightfleet-loop", daemon=True)
                 self._thread.start()

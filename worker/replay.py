@@ -50,7 +50,7 @@ from worker.effects.progress import Progress
 from worker.effects.recorded import in_scope, in_scope_async
 from worker.effects.recorder import Operation, Recorder, Waiting
 from worker.effects.said import masked
-from worker.effects.scopes import Scope, task_factory
+from worker.effects.scopes import Scope, host_agents
 from worker.effects.uncertain import DecidedStep
 from worker.execution import Execution
 from worker.given import Given, ask_as_told
@@ -317,7 +317,7 @@ class _Replaying:
         if not self._loaded.is_async:
             return in_scope(root, agent.execute, data, context)
         with asyncio.Runner() as runner:
-            runner.get_loop().set_task_factory(task_factory)
+            host_agents(runner.get_loop())
             return runner.run(in_scope_async(root, agent.execute, data, context))
 
     def _ended_by(self, error: BaseException) -> _Ended:

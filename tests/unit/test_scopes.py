@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Coroutine
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
@@ -10,15 +11,15 @@ from typing import Any, TypeVar
 import pytest
 
 from orchestrator.contracts.effect import Slot
-from orchestrator.errors import AgentError
-from worker.effects.scopes import Mark, Scopes, marks_of, own_marks, set_marks, task_factory
+from orchestrator.errors import AgentError, ClaimLost
+from worker.effects.scopes import Mark, Scopes, Suspended, host_agents, marks_of, own_marks, set_marks
 
 T = TypeVar("T")
 
 
 def on_a_loop(main: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner() as runner:
-        runner.get_loop().set_task_factory(task_factory)
+        host_agents(runner.get_loop())
         return runner.run(main)
 
 
@@ -143,3 +144,24 @@ def test_the_nearest_marks_of_a_chain_count_and_those_of_all_members_of_a_group(
     outer.__cause__ = None
     outer.__context__ = outer
     assert marks_of(outer) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(Suspended("waits", None), 0), (ClaimLost("taken over"), 0), (AgentError("a fault of its author's"), 1)],
+)
+def test_only_an_authors_errors_are_told_of_tasks_that_nobody_awaits(
+    scopes: Scopes, caplog: pytest.LogCaptureFixture, error: BaseException, told: int
+) -> None:
+    async def fail() -> None:
+        raise error
+
+    async def main() -> None:
+        with scopes.root.entered():
+            task = asyncio.create_task(fail())
+            await asyncio.wait([task])
+            del task
+            gc.collect()
+
+    on_a_loop(main())
+    assert [record.name for record in caplog.records] == ["asyncio"] * told

@@ -11,7 +11,7 @@ import pytest
 
 from worker.effects.gather import gather_tasks, walk_tasks
 from worker.effects.recorded import in_scope_async
-from worker.effects.scopes import Scopes, task_factory
+from worker.effects.scopes import Scopes, host_agents
 
 DIAMOND: tuple[tuple[int, ...], ...] = ((), (0,), (0,), (1, 2))
 
@@ -19,7 +19,7 @@ DIAMOND: tuple[tuple[int, ...], ...] = ((), (0,), (0,), (1, 2))
 def run(work: Callable[[], Awaitable[Any]], scopes: Scopes | None = None) -> Any:
     scopes = scopes or Scopes("seed")
     with asyncio.Runner() as runner:
-        runner.get_loop().set_task_factory(task_factory)
+        host_agents(runner.get_loop())
         return runner.run(in_scope_async(scopes.root, work))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from orchestrator.clock import chance
 from orchestrator.contracts.effect import Slot
 from orchestrator.contracts.interest import Interest
-from orchestrator.errors import AgentError
+from orchestrator.errors import AgentError, ClaimLost
 
 if TYPE_CHECKING:
     from random import Random
@@ -251,7 +251,18 @@ def leave_scope() -> None:
     _current.set(None)
 
 
-def task_factory(
+def host_agents(loop: asyncio.AbstractEventLoop) -> None:
+    """Make each task of an agent on a loop a branch of its own; what unwinds one that nobody awaits is no news."""
+    loop.set_task_factory(_make_task)
+    loop.set_exception_handler(_tell)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if not isinstance(context.get("exception"), Suspended | ClaimLost):
+        loop.default_exception_handler(context)
+
+
+def _make_task(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any], **options: Any
 ) -> asyncio.Task[Any]:
     """Make a task; one that an agent makes is a branch of its own, numbered now. All others are left alone."""

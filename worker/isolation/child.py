@@ -35,7 +35,7 @@ from worker.effects.motion import Motion
 from worker.effects.parking import Parking
 from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder
-from worker.effects.scopes import Suspended, task_factory
+from worker.effects.scopes import Suspended, host_agents
 from worker.failure import described
 from worker.given import Given
 from worker.isolation.channel import Channel
@@ -157,7 +157,7 @@ class _Execution:
         """Await an agent; what interrupts it is told as its cause."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        loop.set_task_factory(task_factory)
+        host_agents(loop)
         self._interrupt = lambda: loop.call_soon_threadsafe(task.cancel) and None
         # It may swallow what unwinds it, or await a task that has.
         self._motion.unwind = lambda: loop.call_soon_threadsafe(loop.call_later, _UNWIND_SECONDS, task.cancel) and None

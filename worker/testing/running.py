@@ -35,7 +35,7 @@ from worker.effects.motion import Motion
 from worker.effects.progress import Progress
 from worker.effects.recorded import in_scope, in_scope_async, run_recorded
 from worker.effects.recorder import Recorder as EffectRecorder
-from worker.effects.scopes import Scope, task_factory
+from worker.effects.scopes import Scope, host_agents
 from worker.effects.scripted import NoWaiting, ScriptedPeople
 from worker.effects.window import FitWindow, surplus
 from worker.llm.base import BaseLLMProvider, LLMRequest, LLMResponse
@@ -341,7 +341,7 @@ def _run(agent: BaseAgent, value: Any, context: Context | AsyncContext, scope: S
     if not isinstance(context, AsyncContext):
         return in_scope(scope, agent.execute, value, context)
     with asyncio.Runner() as runner:
-        runner.get_loop().set_task_factory(task_factory)
+        host_agents(runner.get_loop())
         return runner.run(in_scope_async(scope, agent.execute, value, context))
 
 
