@@ -136,6 +136,13 @@ class Sleeper(BaseAgent):
         await asyncio.sleep(60)
 
 
+class LateSleeper(Sleeper):
+    """Is told to stop while it is still being made."""
+
+    def __init__(self) -> None:
+        threading.Event().wait(0.5)
+
+
 class Hog(BaseAgent):
     isolation = "process"
     limits = Limits(memory_mb=96)
@@ -454,11 +461,11 @@ def test_what_an_agent_has_started_and_left_behind_ends_with_it(world: World) ->
     assert world.until(lambda: is_gone(int(started)))
 
 
-@pytest.mark.parametrize("agent", ["asker", "sleeper"])
+@pytest.mark.parametrize(("agent", "soft"), [("asker", 0.3), ("sleeper", 0.3), ("late_sleeper", 0.01)])
 def test_the_soft_limit_stops_a_sync_agent_at_its_next_effect_and_an_async_one_at_its_await(
-    agent: str, world: World
+    agent: str, soft: float, world: World
 ) -> None:
-    _, row = world.execute(agent, timeouts={"soft": 0.3, "hard": 30})
+    _, row = world.execute(agent, timeouts={"soft": soft, "hard": 30})
     assert row["error"]["code"] == "agent_timeout"
     assert "soft" in row["error"]["message"]
 
