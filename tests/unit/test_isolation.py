@@ -287,7 +287,16 @@ class World:
 
 
 @pytest.fixture
-def world(sqlite: Database, agents: LoadedAgents, folder: Path, server: ForkServer, tmp_path: Path) -> Iterator[World]:
+def world(
+    sqlite: Database,
+    agents: LoadedAgents,
+    folder: Path,
+    server: ForkServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[World]:
+    # How a process has ended tells the fork server, which may take its time.
+    monkeypatch.setattr(alone, "_LAST_SECONDS", 60.0)
     store = Store(sqlite)
     runtime = Runtime(
         store=store,
