@@ -767,8 +767,11 @@ def watched(purse: Purse) -> Generator[list[int]]:
     seen, done = list[int](), threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.01):
+        while True:
+            over = done.wait(0.01)
             seen.append(sum(purse.amounts(TENANT)))
+            if over:
+                return
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -56,10 +56,10 @@ def idle_since(store: Store, seconds: float) -> None:
 def test_one_of_many_sweeps_in_each_interval(store: Store) -> None:
     for _ in range(3):
         with store.database.connect() as connection:
-            connection.execute(sweep.update().values(ran_at=ago(store.database, 10)))
-        [turn] = filter(None, race(*[lambda: store.repairs.take_turn(5.0, lease_seconds=60)] * 8))
+            connection.execute(sweep.update().values(ran_at=ago(store.database, 100)))
+        [turn] = filter(None, race(*[lambda: store.repairs.take_turn(60.0, lease_seconds=60)] * 8))
         store.repairs.end_turn(turn)
-    assert store.repairs.take_turn(5.0, lease_seconds=60) is None
+    assert store.repairs.take_turn(60.0, lease_seconds=60) is None
 
 
 def test_nobody_sweeps_beside_one_that_takes_longer_than_an_interval(store: Store) -> None:

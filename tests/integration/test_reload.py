@@ -80,8 +80,10 @@ def test_plugins_change_come_break_and_go_without_a_restart(broker: str, tmp_pat
         installation.until(lambda: "removed=['newcomer']" in installation.logs(), "the worker says so")
         waiting = installation.orchestrator.submit("newcomer | greeter", {})
         installation.until(lambda: installation.kernel.publisher.depth(queue) == 1, "its message waits at the broker")
-        write(agents, "newcomer", 3)
+        # What waits may run as soon as the newcomer is there, with the greeter of that moment.
         write(agents, "greeter", 3)
+        until_version("greeter", 3)
+        write(agents, "newcomer", 3)
         assert version(waiting) == 3
         assert worker.poll() is None
         assert installation.query("SELECT sum(failures), sum(crashes) FROM agent_run") == [(0, 0)]

@@ -136,6 +136,13 @@ class Sleeper(BaseAgent):
         await asyncio.sleep(60)
 
 
+class LateSleeper(Sleeper):
+    """Is told to stop while it is still being made."""
+
+    def __init__(self) -> None:
+        threading.Event().wait(0.5)
+
+
 class Hog(BaseAgent):
     isolation = "process"
     limits = Limits(memory_mb=96)
@@ -280,7 +287,16 @@ class World:
 
 
 @pytest.fixture
-def world(sqlite: Database, agents: LoadedAgents, folder: Path, server: ForkServer, tmp_path: Path) -> Iterator[World]:
+def world(
+    sqlite: Database,
+    agents: LoadedAgents,
+    folder: Path,
+    server: ForkServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[World]:
+    # How a process has ended tells the fork server, which may take its time.
+    monkeypatch.setattr(alone, "_LAST_SECONDS", 60.0)
     store = Store(sqlite)
     runtime = Runtime(
         store=store,
@@ -439,8 +455,22 @@ def test_branches_that_all_wait_suspend_an_isolated_async_agent_as_a_whole(world
 # Limits ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_hard_limit_kills_what_never_looks_up_and_all_that_it_has_started(world: World) -> None:
-    verdict, row = world.execute("starter", timeouts={"hard": 1.5})
+def test_the_hard_limit_kills_what_never_looks_up_and_all_that_it_has_started(
+    world: World, thread: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passing: list[Callable[[], None]] = []
+
+    def after(_seconds: float, action: Callable[[], None]) -> Callable[[], None]:
+        passing.append(action)
+        return lambda: passing.remove(action)
+
+    # It passes when something is started, however long that takes.
+    monkeypatch.setattr(world.runtime.deadlines, "after", after)
+    running = thread.submit(world.execute, "starter", timeouts={"hard": 1.5})
+    world.until(world.lines)
+    [passes] = passing
+    passes()
+    verdict, row = running.result(60)
     assert isinstance(verdict, Failed)
     assert (row["error"]["code"], row["crashes"]) == ("agent_timeout", 0)
     [started] = world.lines()
@@ -454,11 +484,11 @@ def test_what_an_agent_has_started_and_left_behind_ends_with_it(world: World) ->
     assert world.until(lambda: is_gone(int(started)))
 
 
-@pytest.mark.parametrize("agent", ["asker", "sleeper"])
+@pytest.mark.parametrize(("agent", "soft"), [("asker", 0.3), ("sleeper", 0.3), ("late_sleeper", 0.01)])
 def test_the_soft_limit_stops_a_sync_agent_at_its_next_effect_and_an_async_one_at_its_await(
-    agent: str, world: World
+    agent: str, soft: float, world: World
 ) -> None:
-    _, row = world.execute(agent, timeouts={"soft": 0.3, "hard": 30})
+    _, row = world.execute(agent, timeouts={"soft": soft, "hard": 30})
     assert row["error"]["code"] == "agent_timeout"
     assert "soft" in row["error"]["message"]
 
@@ -481,8 +511,9 @@ def test_a_cancel_stops_it_at_its_next_effect_and_kills_what_makes_none(
     monkeypatch.setattr(alone, "GRACE_SECONDS", 0.3 if agent == "spinner" else 60.0)
     running = thread.submit(world.execute, agent)
     world.until(world.lines)
-    world.runtime.store.runs.cancel(world.run_id)
+    # Before the cancel: one that asks for something finds that out by itself, and has ended then.
     [execution] = world.runtime.executions.all()
+    world.runtime.store.runs.cancel(world.run_id)
     world.runtime.stop(execution, ClaimLost("cancelled"))
     verdict, row = running.result(60)
     assert verdict == Ignored()

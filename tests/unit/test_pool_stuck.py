@@ -70,18 +70,23 @@ def test_more_than_a_tenth_of_the_slots_and_more_than_one_are_too_many(
     assert settled(lambda: made.reports == 1)
 
 
-def test_a_thread_that_soon_notices_that_its_job_was_given_up_is_not_stuck(stuck: Callable[[int], Stuck]) -> None:
+def test_a_thread_that_soon_notices_that_its_job_was_given_up_is_not_stuck(
+    stuck: Callable[[int], Stuck], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = stuck(2)
-    made.pool.stuck_after_seconds = 2
-    made.give_up(2)
-    made.go.set()
-    late = Stuck(2)
-    late.pool.stuck_after_seconds = 2
-    late.give_up(2)
-    assert settled(lambda: late.reports == 1), "by now the first two would have been reported too"
+    judge, judged = made.pool._judge, threading.Semaphore(0)  # pyright: ignore[reportPrivateUsage]
+
+    def noted(job: Job) -> None:
+        judge(job)
+        judged.release()
+
+    monkeypatch.setattr(made.pool, "_judge", noted)
+    with made.pool._deadlines._changed:  # pyright: ignore[reportPrivateUsage] - nobody is judged meanwhile
+        made.give_up(2)
+        made.go.set()
+        assert settled(lambda: not made.pool._left_behind)  # pyright: ignore[reportPrivateUsage]
+    assert all(judged.acquire(timeout=60) for _ in range(2))
     assert (made.pool.stuck, made.reports) == (0, 0)
-    late.go.set()
-    late.pool.stop()
 
 
 def test_a_slot_is_free_while_its_thread_is_stuck(stuck: Callable[[int], Stuck]) -> None:

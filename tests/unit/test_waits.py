@@ -111,9 +111,9 @@ def test_a_long_sleep_suspends_and_goes_on_at_its_time_without_repeating_what_wa
         ctx.step(calls.append, "after")
         return "awake"
 
-    assert left(replays.suspended(agent)) == pytest.approx(HOUR, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(HOUR, abs=60)
     people.later = timedelta(minutes=40)
-    assert left(replays.suspended(agent)) == pytest.approx(HOUR / 3, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(HOUR / 3, abs=60)
     people.later = timedelta(minutes=61)
     assert replays.run(agent) == "awake"
     assert calls == ["before", "after"]
@@ -139,7 +139,7 @@ def test_sleeping_until_a_time_goes_by_the_time_of_the_database(replays: Replays
         ctx.sleep_until(at)
 
     people.later = timedelta(minutes=-30)
-    assert left(replays.suspended(agent)) == pytest.approx(1.5 * HOUR, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(1.5 * HOUR, abs=60)
     people.later = timedelta(hours=1)
     replays.run(agent)
 
@@ -157,7 +157,7 @@ def test_what_is_no_duration_is_refused(replays: Replays, wrong: float | timedel
 
 def test_a_time_beyond_what_databases_count_is_slept_toward(replays: Replays) -> None:
     wait = replays.suspended(lambda ctx: ctx.sleep_until(datetime.max.replace(tzinfo=UTC)))
-    assert left(wait) == pytest.approx(100 * 365.25 * 24 * HOUR, abs=5)
+    assert left(wait) == pytest.approx(100 * 365.25 * 24 * HOUR, abs=60)
 
 
 def test_a_time_without_a_zone_is_refused(replays: Replays) -> None:
@@ -214,7 +214,7 @@ def test_nobodys_answer_gives_the_default(replays: Replays, people: People) -> N
     def agent(ctx: Context) -> Any:
         return ctx.ask("Send it?", expires=HOUR, default=None)
 
-    assert left(replays.suspended(agent)) == pytest.approx(HOUR, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(HOUR, abs=60)
     people.let_expire()
     assert replays.run(agent) is None
 
@@ -399,7 +399,7 @@ def test_whatever_an_agent_makes_of_its_unwinding_it_is_suspended(
     replays: Replays, people: People, agent: Callable[[Any], Any]
 ) -> None:
     AFTER.clear()
-    assert left(replays.suspended(agent)) == pytest.approx(HOUR, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(HOUR, abs=60)
     assert AFTER == [], "no effect follows"
     assert {entry.state for entry in replays.entries} == {"begun"}
     people.later = timedelta(hours=3)
@@ -453,13 +453,13 @@ def test_of_several_waits_the_first_one_wakes_and_all_are_named(replays: Replays
         return await ctx.gather(ctx.ask("Send it?"), ctx.sleep(HOUR), ctx.sleep(2 * HOUR))
 
     wait = replays.suspended(agent)
-    assert left(wait) == pytest.approx(HOUR, abs=5)
+    assert left(wait) == pytest.approx(HOUR, abs=60)
     assert "Send it?" in wait.waiting_for
     assert wait.waiting_for.count("sleeps until") == 2
     people.answer("yes", Slot("0", 0))
-    assert left(replays.suspended(agent)) == pytest.approx(HOUR, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(HOUR, abs=60)
     people.later = timedelta(hours=1.5)
-    assert left(replays.suspended(agent)) == pytest.approx(HOUR / 2, abs=5)
+    assert left(replays.suspended(agent)) == pytest.approx(HOUR / 2, abs=60)
     people.later = timedelta(hours=2.5)
     assert replays.run(agent) == ["yes", None, None]
 

@@ -73,6 +73,8 @@ class _Execution:
         self._account = Account(model=order["model"], system=order["system"])
         self._motion = Motion(self._account)
         self._interrupt: Callable[[], None] = lambda: None
+        #: Whether it was told to stop at once, perhaps before there was anything to interrupt.
+        self._at_once = False
         self._link = Link(channel, self._stop)
         self._host = RemoteHost(self._link)
         self._journal = RemoteJournal(self._link)
@@ -159,6 +161,8 @@ class _Execution:
         assert task is not None
         host_agents(loop)
         self._interrupt = lambda: loop.call_soon_threadsafe(task.cancel) and None
+        if self._at_once:
+            self._interrupt()
         # It may swallow what unwinds it, or await a task that has.
         self._motion.unwind = lambda: loop.call_soon_threadsafe(loop.call_later, _UNWIND_SECONDS, task.cancel) and None
         try:
@@ -174,6 +178,7 @@ class _Execution:
         """Stop at the next effect, `at_once` an async agent at its await."""
         self._account.stopped = error if isinstance(error, AgentError | ClaimLost) else ClaimLost(error.message)
         if at_once:
+            self._at_once = True
             self._interrupt()
 
     def _let_go(self, suspended: Suspended) -> dict[str, Any]:
