@@ -4,6 +4,8 @@ PYTHON ?= python3
 FILE ?= README.md
 ARGS ?=
 MINUTES ?= 30
+# Tests wait for processes more than they compute. More than eight at a time would want more connections than Postgres has.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
 SEED := $(or $(SEED),$(shell date +%s))
 CHAOS := $(CURDIR)/.services/chaos.jsonl
 
@@ -25,13 +27,13 @@ venv: $(FULL) ## Install everything for development into .venv
 demo: $(if $(wildcard $(FULL)),$(FULL),$(DEMO)) ## Run the demo workflow in one process, without any server: FILE=README.md
 	@$(BIN)/nightfleet run config/demo.yaml --embedded --text "@$(FILE)"
 
-test: check services ## Check the code and run all tests: ARGS="-x"
+test: check services ## Check the code and run all tests: JOBS=4 ARGS="-x"
 	@# Where Python is told to write no bytecode, each of thousands of processes would compile all of this again.
 	@$(BIN)/python -m compileall -q orchestrator worker
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 coverage: $(FULL) services ## Run all tests and measure what they reach, in the processes of workers too; twice as slow
-	$(BIN)/python -m pytest --cov -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --cov -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: $(FULL) services ## Half an hour of steady load on each broker while workers come and go: MINUTES=30
 	NIGHTFLEET_TEST_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/chaos/test_soak.py

@@ -75,6 +75,10 @@ class Shop:
         lines = [line.split() for line in self.ledger.read_text().splitlines()]
         return [words[1] for words in lines if words[0] == event]
 
+    def waiting(self, queue: str) -> int:
+        """Tell how many tasks wait in a queue that nobody consumes."""
+        return int(self.client.llen(f"{self.environment['SHOP_PREFIX']}{queue}"))  # pyright: ignore[reportArgumentType]
+
     def control(self) -> Any:
         from celery import Celery
 
@@ -243,7 +247,7 @@ def test_a_revocation_by_the_apps_own_people_is_respected(serving: Fleet, shop: 
 def test_cancelling_a_run_revokes_what_it_waits_for(serving: Fleet, shop: Shop, tmp_path: Path) -> None:
     task = TaskDefinition(id="held", celery=celery("held", queue="never"))
     handle = serving.orchestrator.submit(task, {"until": str(tmp_path / "go")})
-    serving.until(lambda: handle.state == "running", "it waits")
+    serving.until(lambda: shop.waiting("never") == 1, "it was sent, and waits")
     handle.cancel()
     serving.until(lambda: f"{handle.snapshot().agent_runs[0].id}.celery-1" in shop.revoked(), "it is revoked")
 

@@ -46,8 +46,9 @@ from worker.timelimits import timeouts_of
 SUSPECTS_AT_ONCE = 16
 #: How long an agent whose outcome nobody wants may take to notice, at its next effect, before its process is killed.
 GRACE_SECONDS = 5.0
-#: How long a process may take to end after it has let go of its pipe.
-_LAST_SECONDS = 2.0
+#: How long a process may take to end after it has let go of its pipe, and its end to be told: on a busy machine who tells it
+#: may be late, and an agent is not to be charged with a death that was not its own.
+_LAST_SECONDS = 10.0
 #: What all children together may have under way at a time: model calls, which take long, and what takes none.
 _CALLS, _ASKS = 256, 64
 
