@@ -46,6 +46,7 @@ def test_a_kill_in_the_middle_of_parallel_branches_repeats_the_effects_in_flight
     run = fast.orchestrator.submit(sequential("in_branches"), {"until": str(until)})
     # Eleven: three even branches of three, and two steps of each odd one.
     fast.until(lambda: fast.query("SELECT count(*) FROM journal")[0][0] == 11, "all but the held ones are recorded")
+    fast.until(lambda: {"1.1", "3.1"} <= effects(fast).keys(), "the held ones have begun")
     killed(fast, first)
     until.touch()
     fast.start_worker()
