@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -29,9 +30,18 @@ from orchestrator import (
     parallel,
     sequential,
 )
+from orchestrator.clock import system_clock
 
 TESTS = Path(__file__).resolve().parents[1]
 ONCE = RetryPolicy(retries=0)
+
+
+def until(condition: Callable[[], Any], what: str) -> None:
+    """Wait for a condition of the application's worker."""
+    deadline, pause = system_clock.monotonic() + 120, threading.Event()
+    while not condition():
+        assert system_clock.monotonic() < deadline, f"not within 120 s: {what}"
+        pause.wait(0.05)
 
 
 class Shop:
@@ -61,6 +71,8 @@ class Shop:
             stderr=subprocess.STDOUT,
         )
         try:
+            # What is told to all workers, a revocation for one, is lost to who does not listen yet.
+            until(lambda: self.control().ping(timeout=1, limit=1), "the application's worker listens")
             yield
         finally:
             process.send_signal(signal.SIGKILL)
