@@ -75,7 +75,11 @@ def code_of(run: RunHandle) -> str:
 def test_a_called_agent_is_an_agent_run_of_the_same_run_and_its_output_is_what_the_call_gives(
     nf: Orchestrator, tmp_path: Path
 ) -> None:
-    run = nf.submit("caller", {"input": {"n": 21}})
+    go = tmp_path / "go"
+    run = nf.submit("caller", {"input": {"n": 21, "until": str(go)}})
+    # An outcome that is there before its caller is suspended is taken up without that.
+    until(lambda: states_of(run) == {"caller": "suspended", "caller-1": "running"}, "the caller is suspended")
+    go.touch()
     assert run.result(60) == {"found": {"n": 42}}
     parts = parts_of(run.snapshot())
     assert list(parts) == ["caller", "caller-1"]

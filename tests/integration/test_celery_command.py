@@ -39,6 +39,8 @@ def ask(installation: Fleet, kind: str, *arguments: str) -> subprocess.Completed
 def installation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Fleet]:
     with fleet(tmp_path_factory.mktemp(request.param), request.param, concurrency=3) as made:
         made.start_worker()
+        # What is asked before would reach nobody, and the command waits for an answer to that.
+        made.until(made.listens, "the worker hears what it is asked")
         yield made
 
 
