@@ -31,6 +31,8 @@ from orchestrator.service import Service
 
 PROOF_AGENTS = Path(__file__).parent / "proof_agents"
 BROKERS = ("rabbitmq", "redis")
+#: How many characters of each log stand in a failure.
+_SHOWN = 3000
 
 #: What is told of the database where something did not come about in time.
 STATE = {
@@ -157,7 +159,7 @@ class Fleet:
             lambda: any(row.pid == worker.pid for row in self.live_workers()) or worker.poll() is not None,
             "the worker is in the fleet",
         )
-        assert worker.poll() is None or "NIGHTFLEET_FAILPOINTS" in environment, self.logs()
+        assert worker.poll() is None or "NIGHTFLEET_FAILPOINTS" in environment, self.logs(_SHOWN)
         return worker
 
     def live_workers(self) -> list[Any]:
@@ -171,9 +173,10 @@ class Fleet:
         worker.terminate()
         return worker.wait(timeout)
 
-    def logs(self) -> str:
+    def logs(self, most: int = sys.maxsize) -> str:
+        """Give what its processes have said, of each log at most so many characters from its end."""
         return "\n".join(
-            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(self.folder.glob("*.log"))
+            f"--- {path.name}\n{path.read_text(errors='replace')[-most:]}" for path in sorted(self.folder.glob("*.log"))
         )
 
     # Looking ------------------------------------------------------------------------------------------------------------
@@ -208,7 +211,7 @@ class Fleet:
         pause = threading.Event()
         while not (found := condition()):
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {timeout:g} s: {what}\n{self.state()}\n{self.logs()}")
+                raise AssertionError(f"not within {timeout:g} s: {what}\n{self.state()}\n{self.logs(_SHOWN)}")
             pause.wait(0.05)
         return found
 
