@@ -170,14 +170,18 @@ def test_one_that_starts_after_a_message_was_sent_gets_it(tmp_path: Path) -> Non
     hearers = tuple(TaskDefinition(id=f"hearer_{number}", agent="hearer") for number in range(3))
     workflow = WorkflowDefinition(name="news", tasks=(TaskDefinition(id="announcer", agent="announcer"), *hearers))
     with talking_fleet(tmp_path, concurrency=1) as installation:
-        installation.start_worker()
+        installation.start_worker(NIGHTFLEET_QUEUES="announcer")
         run = installation.orchestrator.submit(workflow, {"say": "news", "ledger": str(ledger)})
+        installation.until(
+            lambda: "succeeded" in {part.state for part in run.snapshot().agent_runs}, "the announcer has sent"
+        )
+        installation.start_worker()
         found = outputs(run)
         assert set(found["announcer"]) == {"hearer_0", "hearer_1", "hearer_2"}
         for number in range(3):
             assert found[f"hearer_{number}"] == {"from": "announcer", "body": "news", "type": "message"}
         began = ledger.read_text().splitlines()
-        assert len(began) == 3, "nobody had to be woken: there was one slot, and the first one in it has sent"
+        assert len(began) == 3, "nobody had to be woken: it was sent before they began"
 
 
 def test_those_who_wait_for_each_other_are_told_so(tmp_path: Path) -> None:

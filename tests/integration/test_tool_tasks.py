@@ -16,7 +16,7 @@ from orchestrator.planning.files import workflow_from_data
 
 AGENTS = Path(__file__).parents[1] / "task_tools"
 #: A killed worker is taken over soon, and no test depends on how soon.
-SOON: dict[str, Any] = {"heartbeat": 0.3, "lease_ttl": 2}
+SOON: dict[str, Any] = {"heartbeat": 0.3, "lease_ttl": 8}
 
 
 @pytest.fixture(scope="module", params=BROKERS)

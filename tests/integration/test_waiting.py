@@ -139,7 +139,7 @@ def test_killing_and_draining_workers_costs_a_suspended_agent_nothing(installati
 def test_a_timer_does_not_wait_for_the_next_sweep(tmp_path: Path) -> None:
     with waiting_fleet(tmp_path, sweep_interval=300) as installation:
         installation.start_worker()
-        run = submitted(installation, "sleeper", seconds=0.5)
+        run = submitted(installation, "sleeper", seconds=5)
         assert run.wait(120).state == "succeeded"
         assert run.snapshot().agent_runs[0].epoch == 2
 

@@ -122,6 +122,8 @@ def test_recovered_work_goes_before_later_stages_and_those_before_new_runs(broke
         installation.until(
             lambda: installation.query("SELECT count(*) FROM agent_run WHERE dispatch > 1") == [(2,)], "published again"
         )
+        # The rows say so before the broker has them: seven that were submitted, and two of them again.
+        installation.until(lambda: installation.broker_depths() == 9, "the broker has them")
         until.touch()
         installation.finish()
         order = [run for kind, run, *_ in installation.ledger() if kind == "run"]
