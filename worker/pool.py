@@ -314,8 +314,9 @@ class EventLoop:
         self._thread: threading.Thread | None = None
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine on the loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._running())
+        """Run a coroutine on the loop; it ends with the loop at the latest, cancelled."""
+        with self._lock:  # what a loop is given behind its end is never begun, and would be waited for without end
+            return asyncio.run_coroutine_threadsafe(coroutine, self._running())
 
     async def run_blocking(self, function: Callable[..., T], *args: Any) -> T:
         """Run a blocking function in a thread, from the loop."""
@@ -337,22 +338,21 @@ class EventLoop:
         with self._lock:
             loop, thread, executor = self._loop, self._thread, self._executor
             self._loop = self._thread = self._executor = None
-        if loop is None or thread is None:
-            return
-        loop.call_soon_threadsafe(loop.stop)
+            if loop is None or thread is None:
+                return
+            loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
         if executor is not None:
             executor.shutdown(wait=False, cancel_futures=True)
 
     def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                host_agents(self._loop)
-                self._executor = ThreadPoolExecutor(self._blocking_threads, thread_name_prefix=_BLOCKING)
-                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="nightfleet-loop", daemon=True)
-                self._thread.start()
-            return self._loop
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            host_agents(self._loop)
+            self._executor = ThreadPoolExecutor(self._blocking_threads, thread_name_prefix=_BLOCKING)
+            self._thread = threading.Thread(target=_serve, args=(self._loop,), name="nightfleet-loop", daemon=True)
+            self._thread.start()
+        return self._loop
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

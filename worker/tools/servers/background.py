@@ -23,11 +23,16 @@ class Background:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Give what a coroutine gives, or raise what it raises; `ToolError` where it is closed meanwhile."""
+        """Give what a coroutine gives, or raise what it raises; `ToolError` where it is closed before that, or was."""
+        with self._lock:  # what a loop is given behind its end is never begun, and would be waited for without end
+            if self._closed:
+                raise ToolError("the call was not begun, since its process ends")
+            given = asyncio.run_coroutine_threadsafe(work(), self._started())
         try:
-            return asyncio.run_coroutine_threadsafe(work(), self._started()).result()
+            return given.result()
         except CancelledError:
             raise ToolError(
                 "the call was given up, since its process ends; whether it has done its work is not known"
@@ -36,19 +41,20 @@ class Background:
     def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a last coroutine, cancel what still goes on, and end the thread, if there is one; waits for 15 seconds at most."""
         with self._lock:
-            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is None or thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(_finished(last), loop)
-        thread.join(_LAST_SECONDS)
+            if self._closed:
+                return
+            self._closed = True
+            if self._loop is None or self._thread is None:
+                return
+            asyncio.run_coroutine_threadsafe(_finished(last), self._loop)
+        self._thread.join(_LAST_SECONDS)
 
     def _started(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
-                self._thread.start()
-            return self._loop
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
+            self._thread.start()
+        return self._loop
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
