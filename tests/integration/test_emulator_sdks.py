@@ -416,11 +416,11 @@ def test_a_stall_in_mid_stream_is_a_timeout_after_what_came(emulator: Emulator) 
     emulator.script([Fault(kind="stall", after=1)] * 2)
     got: list[str] = []
     with gpt(emulator) as client, pytest.raises(openai.APITimeoutError):
-        got.extend(pieces_of(client.chat.completions.create(model="m", messages=ASKED, stream=True, timeout=2)))
+        got.extend(pieces_of(client.chat.completions.create(model="m", messages=ASKED, stream=True, timeout=5)))
     with (
         claude(emulator) as client,
         pytest.raises(httpx2.ReadTimeout),
-        client.messages.stream(model="m", max_tokens=99, messages=ASKED, timeout=2) as stream,
+        client.messages.stream(model="m", max_tokens=99, messages=ASKED, timeout=5) as stream,
     ):
         got.extend(stream.text_stream)
     assert got == ["", "[emulator] ", "[emulator] "]
