@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import secrets
+import socket
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -70,6 +71,14 @@ def redis_tls_url() -> str:
 @pytest.fixture(scope="session")
 def pgbouncer_url() -> str:
     return _service("PGBOUNCER")
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    """A port at which nobody listens, and that nobody else can be given meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 @contextmanager

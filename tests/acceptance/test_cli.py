@@ -463,11 +463,9 @@ class Nowhere:
 
 
 @pytest.fixture
-def nowhere() -> Iterator[Nowhere]:
+def nowhere(refusing_port: int) -> Iterator[Nowhere]:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            refusing = closed.getsockname()[1]
-        yield Nowhere(refusing, silent.getsockname()[1])
+        yield Nowhere(refusing_port, silent.getsockname()[1])
 
 
 ADDRESSES: dict[str, Callable[[int], dict[str, str]]] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,11 +50,6 @@ def doctor(folder: Path, *arguments: str, **environment: str) -> Seen:
         check=False,
     )
     return Seen(done.returncode, done.stdout, done.stderr)
-
-
-def nowhere() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        return closed.getsockname()[1]
 
 
 # Embedded -------------------------------------------------------------------------------------------------------------
@@ -225,11 +219,12 @@ def test_no_schema_and_another_schema(installation: Fleet) -> None:
 
 
 @pytest.mark.parametrize("away", ["DATABASE", "BROKER", "both"])
-def test_a_server_that_is_away_is_exit_code_3_and_the_rest_of_the_page_comes(installation: Fleet, away: str) -> None:
-    port = nowhere()
+def test_a_server_that_is_away_is_exit_code_3_and_the_rest_of_the_page_comes(
+    installation: Fleet, away: str, refusing_port: int
+) -> None:
     addresses = {
-        "NIGHTFLEET_DATABASE_URL": f"postgresql://u:hunter2@127.0.0.1:{port}/x",
-        "NIGHTFLEET_BROKER_URL": f"amqp://u:hunter2@127.0.0.1:{port}/0",
+        "NIGHTFLEET_DATABASE_URL": f"postgresql://u:hunter2@127.0.0.1:{refusing_port}/x",
+        "NIGHTFLEET_BROKER_URL": f"amqp://u:hunter2@127.0.0.1:{refusing_port}/0",
     }
     given = {key: value for key, value in addresses.items() if away == "both" or away in key}
     seen = look(installation, **given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -160,14 +159,8 @@ def failing(url: str) -> str:
     return caught.value.message
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def test_a_database_that_is_not_there_is_an_error_with_its_masked_address_and_what_to_do() -> None:
-    message = failing(f"postgresql://someone:{SECRET_IN_URL}@127.0.0.1:{closed_port()}/jobs?application_name=x")
+def test_a_database_that_is_not_there_is_an_error_with_its_masked_address_and_what_to_do(refusing_port: int) -> None:
+    message = failing(f"postgresql://someone:{SECRET_IN_URL}@127.0.0.1:{refusing_port}/jobs?application_name=x")
     assert message.startswith("cannot reach the database postgresql://someone:***@127.0.0.1:")
     assert "/jobs: connection" in message
     assert "start it or correct NIGHTFLEET_DATABASE_URL" in message
@@ -186,8 +179,8 @@ def test_a_missing_database_is_told(postgres_url: str) -> None:
     assert 'database "nowhere" does not exist' in failing(postgres_url.rpartition("/")[0] + "/nowhere")
 
 
-def test_sqlalchemys_own_connections_tell_an_outage_in_the_same_words() -> None:
-    url = f"postgresql://someone:{SECRET_IN_URL}@127.0.0.1:{closed_port()}/jobs"
+def test_sqlalchemys_own_connections_tell_an_outage_in_the_same_words(refusing_port: int) -> None:
+    url = f"postgresql://someone:{SECRET_IN_URL}@127.0.0.1:{refusing_port}/jobs"
     with connected(url) as database, pytest.raises(DatabaseUnavailable, match="cannot reach the database") as caught:
         schema.check(database)
     assert SECRET not in str(caught.value)

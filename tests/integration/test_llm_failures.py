@@ -6,7 +6,6 @@ Everything is asked in all four ways. Each call is one request, and nobody sleep
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -251,13 +250,13 @@ def test_a_connection_that_breaks_after_the_request_may_be_billed(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_connection_that_never_came_about_is_not_billed(server: ModelServer, api: str, mode: str, scheme: str):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
-        port = taken.getsockname()[1] if scheme == "http" else server.url.rpartition(":")[2]
-        asker = Asker(api, f"{scheme}://127.0.0.1:{port}")
-        error = failure_of(asker, mode)
-        asker.close()
+def test_a_connection_that_never_came_about_is_not_billed(
+    server: ModelServer, api: str, mode: str, scheme: str, refusing_port: int
+):
+    port = refusing_port if scheme == "http" else server.url.rpartition(":")[2]
+    asker = Asker(api, f"{scheme}://127.0.0.1:{port}")
+    error = failure_of(asker, mode)
+    asker.close()
     assert (type(error), error.reason, error.billed) == (ModelUnavailable, "connection", "no")
     assert "127.0.0.1" in error.message
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -152,12 +151,10 @@ def test_a_silent_server_is_unavailable_after_the_timeout_of_the_request(provide
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_a_server_that_is_not_there_is_unavailable_and_named(api: str):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
-        provider = make_provider(api, f"http://127.0.0.1:{taken.getsockname()[1]}")
-        error = failure_of(provider)
-        provider.close()
+def test_a_server_that_is_not_there_is_unavailable_and_named(api: str, refusing_port: int):
+    provider = make_provider(api, f"http://127.0.0.1:{refusing_port}")
+    error = failure_of(provider)
+    provider.close()
     assert type(error) is ModelUnavailable
     assert "127.0.0.1" in error.message
     assert "refused" in error.message

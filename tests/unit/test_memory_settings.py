@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from pathlib import Path
 
@@ -37,13 +36,11 @@ def test_memories_are_in_the_database_and_vectors_are_made_offline_unless_the_se
     assert (other.model, other.session_messages) == ("openai:x", 5)
 
 
-def test_a_qdrant_that_is_away_is_a_service_that_is_missing(store: Store) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        memory = memory_of(settings_of(qdrant_url=url, qdrant_api_key="a-secret-key"), store)
-        with pytest.raises(MemoryUnavailable, match="NIGHTFLEET_QDRANT_URL") as raised:
-            memory.store.list(SCOPE)
+def test_a_qdrant_that_is_away_is_a_service_that_is_missing(store: Store, refusing_port: int) -> None:
+    url = f"http://127.0.0.1:{refusing_port}"
+    memory = memory_of(settings_of(qdrant_url=url, qdrant_api_key="a-secret-key"), store)
+    with pytest.raises(MemoryUnavailable, match="NIGHTFLEET_QDRANT_URL") as raised:
+        memory.store.list(SCOPE)
     assert raised.value.retryable
     assert "a-secret-key" not in str(raised.value)
     assert raised.value.__cause__ is None
