@@ -165,7 +165,7 @@ def test_a_condition_that_cannot_be_decided_has_the_run_undone(nf: Orchestrator,
 def test_a_worker_that_is_killed_while_it_undoes_repeats_nothing_that_is_recorded(
     tmp_path: Path, agents: str, bookings: Path
 ) -> None:
-    with fleet(tmp_path, "redis", agents_path=agents, lease_ttl=5, heartbeat=0.5) as installation:
+    with fleet(tmp_path, "redis", agents_path=agents, lease_ttl=8, heartbeat=0.5) as installation:
         first = installation.start_worker(BOOKINGS=str(bookings))
         run = installation.orchestrator.submit(sequential(book("flight"), book("hotel", "killed"), "sold"))
         installation.until(lambda: first.poll() is not None, "the worker has died")

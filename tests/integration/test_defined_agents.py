@@ -52,7 +52,7 @@ def test_one_whose_worker_is_killed_repeats_the_effect_in_flight_at_most(tmp_pat
     notes.touch()
     with (
         Emulator(setup=Setup(latency=Latency(low=0.1))) as emulator,
-        fleet(tmp_path, agents_path=agents, redis_url=broker_url("redis"), heartbeat=0.5, lease_ttl=5) as made,
+        fleet(tmp_path, agents_path=agents, redis_url=broker_url("redis"), heartbeat=0.5, lease_ttl=8) as made,
     ):
         made.environment |= emulator.env | {NOTES: str(notes)}
         for number in range(CALLS):

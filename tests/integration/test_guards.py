@@ -28,7 +28,7 @@ def installation(folder: Path) -> Generator[tuple[Fleet, Emulator, Path]]:
     notes.touch()
     with (
         Emulator() as emulator,
-        fleet(folder, agents_path=AGENTS, redis_url=broker_url("redis"), heartbeat=0.5, lease_ttl=5) as made,
+        fleet(folder, agents_path=AGENTS, redis_url=broker_url("redis"), heartbeat=0.5, lease_ttl=8) as made,
     ):
         made.environment |= emulator.env | {NOTES: str(notes)}
         wish = ToolCall(name="send", arguments={"to": "zoe@example.net"}, id="call-1")

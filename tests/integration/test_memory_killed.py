@@ -41,7 +41,7 @@ class AsyncKeeper(BaseAgent):
 class Alone(Keeper):
     isolation = "process"
 """
-QUICK: dict[str, Any] = {"heartbeat": 0.5, "lease_ttl": 5, "idle_grace": 1}
+QUICK: dict[str, Any] = {"heartbeat": 0.5, "lease_ttl": 8, "idle_grace": 1}
 COUNT = 4
 
 

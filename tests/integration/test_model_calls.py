@@ -76,7 +76,7 @@ def test_the_ledger_is_the_providers_bill_whoever_asks_and_however(tmp_path: Pat
 
 
 def test_a_worker_that_is_killed_among_twenty_calls_costs_the_one_in_flight_again_at_most(tmp_path: Path) -> None:
-    with installation(tmp_path, Setup(latency=Latency(low=0.15)), lease_ttl=5) as (made, emulator):
+    with installation(tmp_path, Setup(latency=Latency(low=0.15)), lease_ttl=8) as (made, emulator):
         worker = made.start_worker()
         # Without a budget: a call is in the ledger from before it is made all the same.
         run = made.orchestrator.submit("chain", chain("harbour", 20))

@@ -288,7 +288,7 @@ def drained(installation: Fleet, worker: subprocess.Popen[bytes]) -> None:
 def test_a_worker_that_takes_over_waits_for_the_task_that_the_other_one_has_sent(
     shop: Shop, tmp_path: Path, ended: Callable[[Fleet, subprocess.Popen[bytes]], None]
 ) -> None:
-    with fleet(tmp_path, "redis", heartbeat=0.3, lease_ttl=5, drain_timeout=0.3) as installation:
+    with fleet(tmp_path, "redis", heartbeat=0.3, lease_ttl=8, drain_timeout=0.3) as installation:
         first = start_worker(installation, shop)
         task = TaskDefinition(id="held", celery=celery("held"))
         handle = installation.orchestrator.submit(task, {"until": str(tmp_path / "go")})

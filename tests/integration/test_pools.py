@@ -199,7 +199,7 @@ def test_workers_that_are_told_follow_before_their_next_heartbeat(tmp_path: Path
 def test_a_worker_that_is_killed_is_seen_within_the_lease_and_its_share_is_taken_over(
     broker: str, tmp_path: Path
 ) -> None:
-    with fleet(tmp_path, broker, concurrency=4, heartbeat=0.3, lease_ttl=5, sweep_interval=0.5) as installation:
+    with fleet(tmp_path, broker, concurrency=4, heartbeat=0.3, lease_ttl=8, sweep_interval=0.5) as installation:
         wish(installation, slots=2, worker_slots=1)
         first, second = installation.start_worker(), installation.start_worker()
         nf = installation.orchestrator

@@ -54,9 +54,7 @@ def test_plugins_change_come_break_and_go_without_a_restart(broker: str, tmp_pat
         worker = installation.start_worker(NIGHTFLEET_TEST_RELOAD="1")
 
         def until_version(agent: str, wanted: int) -> None:
-            installation.until(
-                lambda: version(installation.orchestrator.submit(agent, {})) == wanted, "it is in use", 10
-            )
+            installation.until(lambda: version(installation.orchestrator.submit(agent, {})) == wanted, "it is in use")
 
         in_flight = installation.orchestrator.submit("greeter", {"until": str(until)})
         installation.until(lambda: installation.query("SELECT 1 FROM run_event WHERE message = 'begun'"), "it runs")

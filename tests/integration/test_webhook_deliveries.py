@@ -219,7 +219,7 @@ def test_an_endpoint_that_hangs_or_drips_is_left_in_time_and_holds_up_no_other(
     put(steps.store, "hangs", url=web.url("/hang"), timeout=1, events=("run.*",))
     put(steps.store, "drips", url=web.url("/drip"), timeout=1, events=("run.*",))
     ended(steps, 10)
-    put(steps.store, "quick", url=web.url("/quick"), timeout=1)
+    put(steps.store, "quick", url=web.url("/quick"), timeout=30)
     ended(steps, 10)
     stopping = threading.Event()
     thread = threading.Thread(target=deliverer.run, args=(stopping,))
