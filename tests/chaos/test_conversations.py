@@ -162,9 +162,12 @@ def storage(installation: Fleet, done: RunResult) -> str:
     assert biggest <= CHARACTERS
     assert rows == len(messages) + len({text for text in texts if len(text) >= LONG})
 
+    # An answer that is not long, as one of them may be by chance, stands in its row.
+    short = [len(text) if len(text) < LONG else 0 for text in texts[1::2]]
     sizes = [size for (size,) in installation.query(JOURNAL)]
+    bare = [size - own for size, own in zip(sizes, short, strict=True)]
     few = len(sizes) // 10
-    assert max(sizes[-few:]) <= max(sizes[:few]) + MORE_DIGITS, "a row grows with the number of calls"
+    assert max(bare[-few:]) <= max(bare[:few]) + MORE_DIGITS, "a row grows with the number of calls"
     unique = sum(len(text.encode()) for text in set(texts))
     share = (in_content + sum(sizes)) / unique
     assert share <= MOST_STORED
