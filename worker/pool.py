@@ -346,6 +346,7 @@ class EventLoop:
             executor.shutdown(wait=False, cancel_futures=True)
 
     def _running(self) -> asyncio.AbstractEventLoop:
+        """Give the loop, which runs from now on; the lock is held."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             host_agents(self._loop)

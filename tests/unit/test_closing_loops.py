@@ -71,9 +71,10 @@ def test_work_that_is_given_while_a_loop_closes_is_cancelled_with_it(
     assert not closing.is_alive()
 
 
-def test_a_background_that_was_closed_begins_nothing() -> None:
+def test_a_background_that_was_closed_begins_nothing_and_the_call_may_be_made_again() -> None:
     closed = Background("nightfleet-test")
     closed.close(nothing)
-    with pytest.raises(ToolError, match="was not begun"):
+    with pytest.raises(ToolError, match="was not begun") as refused:
         closed.run(forever)
+    assert refused.value.retryable
     closed.close(nothing)

@@ -29,7 +29,7 @@ class Background:
         """Give what a coroutine gives, or raise what it raises; `ToolError` where it is closed before that, or was."""
         with self._lock:  # what a loop is given behind its end is never begun, and would be waited for without end
             if self._closed:
-                raise ToolError("the call was not begun, since its process ends")
+                raise ToolError("the call was not begun, since a worker of its process ends", retryable=True)
             given = asyncio.run_coroutine_threadsafe(work(), self._started())
         try:
             return given.result()
@@ -50,6 +50,7 @@ class Background:
         self._thread.join(_LAST_SECONDS)
 
     def _started(self) -> asyncio.AbstractEventLoop:
+        """Give the loop, which runs from now on; the lock is held."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
