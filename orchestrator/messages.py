@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
-from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,6 +12,7 @@ from orchestrator.broker.hints import Hints
 from orchestrator.bus.addresses import Recipient, resolve
 from orchestrator.bus.reading import packed
 from orchestrator.bus.rows import letter_id
+from orchestrator.cached_property import cached_property
 from orchestrator.clock import ids
 from orchestrator.contracts.jsonvalue import dump, storable
 from orchestrator.contracts.mail import HIGHEST, LIMIT, LOWEST, NORMAL, OUTSIDE, Letter, MailRecord, Sent

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.assigning import Assigner
 from orchestrator.binding import Binder
+from orchestrator.cached_property import cached_property
 from orchestrator.clock import Clock, ids, system_clock
 from orchestrator.contracts.budget import NOBODY, Charge
 from orchestrator.contracts.dispatch import queue_of

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ from kombu.entity import Queue
 from orchestrator.broker.memory import memory_transport
 from orchestrator.broker.message import TaskMessage, task_message
 from orchestrator.broker.publisher import OnLost, Publisher, RabbitPublisher, RedisPublisher
+from orchestrator.cached_property import cached_property
 from orchestrator.contracts.dispatch import Priority, agent_run_id_of
 from orchestrator.errors import SettingsInvalid, UsageError
 from orchestrator.settings import Settings, mask

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import islice
 from typing import Any
 
 from orchestrator.bus.groups import closed_groups
+from orchestrator.cached_property import cached_property
 from orchestrator.contracts.lineage import parent_task
 from orchestrator.contracts.mail import OUTSIDE, ROOM_CURE
 from orchestrator.contracts.run import AgentRunState

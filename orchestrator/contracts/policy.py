@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
+from orchestrator.cached_property import cached_property
 from orchestrator.clock import jitter
 
 
 class Value(BaseModel):
     """A frozen value that rejects unknown fields, so that a typo is an error and not a default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
 
 
 def _to_timedelta(value: Any) -> Any:

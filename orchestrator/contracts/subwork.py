@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
 from typing import Any, NamedTuple, Self
 
+from orchestrator.cached_property import cached_property
 from orchestrator.contracts.composite import STEP
 from orchestrator.contracts.policy import RetryPolicy, Timeouts, Value
 from orchestrator.contracts.workflow import Name, TaskDefinition

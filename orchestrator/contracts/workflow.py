@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
+from orchestrator.cached_property import cached_property
 from orchestrator.contracts import composite
 from orchestrator.contracts.composite import Consensus, Handoff, LeaderFollower, Loop, Map, Router
 from orchestrator.contracts.inputs import Inputs

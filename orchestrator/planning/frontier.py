@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
+from orchestrator.cached_property import cached_property
 from orchestrator.clock import agent_run_id
 from orchestrator.contracts.workflow import OUTPUT, TaskDefinition, WorkflowDefinition
 from orchestrator.planning.branches import gate_of, passed_to, seen_by

@@ -10,9 +10,9 @@ import contextlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from orchestrator.cached_property import cached_property
 from orchestrator.errors import DatabaseUnavailable, NightfleetError
 from orchestrator.settings import Settings, mask
 from orchestrator.store.connect import Connector, parse_url

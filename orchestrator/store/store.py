@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
+from orchestrator.cached_property import cached_property
 from orchestrator.planning import condition
 from orchestrator.settings import Settings
 from orchestrator.store.agent_runs import AgentRuns

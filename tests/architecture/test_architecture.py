@@ -78,9 +78,9 @@ def importers(*packages: str) -> set[str]:
 KERNEL = tuple(
     f"orchestrator.{name}"
     for name in (
-        "binding", "contracts", "errors", "clock", "process_lock", "failpoints", "settings", "broker", "store", "journal", "bus",
-        "registry", "context", "observability", "advance", "recovery", "retention", "planning", "kernel", "imports", "realmodels",
-        "signals", "shipped", "httpserver", "webhooks.document", "webhooks.schedule", "webhooks.signing",
+        "binding", "contracts", "errors", "clock", "process_lock", "cached_property", "failpoints", "settings", "broker", "store",
+        "journal", "bus", "registry", "context", "observability", "advance", "recovery", "retention", "planning", "kernel",
+        "imports", "realmodels", "signals", "shipped", "httpserver", "webhooks.document", "webhooks.schedule", "webhooks.signing",
     )
 )  # fmt: skip
 

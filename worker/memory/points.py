@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
+from orchestrator.cached_property import cached_property
 from orchestrator.contracts.memory import MemoryItem, MemoryScope
 
 #: How many points one request brings or takes.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 
+from orchestrator.cached_property import cached_property
 from orchestrator.errors import NightfleetError, PluginInvalid
 from orchestrator.planning.hints import did_you_mean
 from worker.tools.calculator import Calculator
