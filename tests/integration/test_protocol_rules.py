@@ -236,9 +236,9 @@ def test_a_worker_says_that_it_is_idle_while_it_has_a_free_slot_and_a_connection
         def beats() -> int:
             return int(installation.query("SELECT beat_seq FROM worker")[0][0])
 
-        def still(what: bool, more: int = 2) -> bool:
+        def still(what: bool) -> bool:
             """Tell whether that is so after some more beats."""
-            after = beats() + more
+            after = beats() + 2
             installation.until(lambda: beats() >= after, "it beats")
             return idle() is what
 
@@ -246,8 +246,8 @@ def test_a_worker_says_that_it_is_idle_while_it_has_a_free_slot_and_a_connection
         installation.until(idle, "a new worker is idle")
         run = installation.orchestrator.submit("blocker", {"until": str(until)})
         installation.until(lambda: installation.executions("begin"), "its slot is taken")
-        # What it said before counts for two beats from when the process that beats for it has read it, a moment later.
-        assert still(False, more=5)
+        installation.until(lambda: not idle(), "it says so")
+        assert still(False)
         until.touch()
         assert run.wait(60).state == "succeeded"
         installation.until(idle, "its slot is free")

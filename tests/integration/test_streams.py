@@ -67,8 +67,8 @@ class Quiet(BaseAgent):
         return {"text": ctx.llm(data["text"])}
 '''
 TEXT = "Ships carry salt, " + "tea and letters, " * 12 + "and rivers carry ships."
-#: Slow enough for an answer to be stored in several parts.
-SLOW = Setup(latency=Latency(tokens_per_second=150))
+#: Slow enough for an answer to be stored in several parts, also by a process that is not scheduled for a while.
+SLOW = Setup(latency=Latency(tokens_per_second=40))
 
 
 @pytest.fixture
