@@ -163,7 +163,7 @@ def storage(installation: Fleet, done: RunResult) -> str:
     assert rows == len(messages) + len({text for text in texts if len(text) >= LONG})
 
     sizes = [size for (size,) in installation.query(JOURNAL)]
-    # One answer is like the other but for one that is not long, as some may be by chance: it stands in its row.
+    # Of one kind: an answer that is not long, as some are by chance, stands in its row; others are referred to.
     alike = [size for size, answer in zip(sizes, texts[1::2], strict=True) if len(answer) >= LONG]
     few = len(sizes) // 10
     assert max(alike[-few:]) <= max(alike[:few]) + MORE_DIGITS, "a row grows with the number of calls"

@@ -156,6 +156,27 @@ def test_a_worker_that_says_nothing_for_too_long_loses_its_lease_until_it_says_s
     assert beating.beat() == time.now
 
 
+def test_what_a_worker_says_of_being_idle_counts_for_two_beats_and_until_it_says_otherwise(
+    here: tuple[Heart, Time], postgres: Database
+) -> None:
+    beating, time = here
+
+    def idle() -> bool:
+        assert beating.beat() == time.now
+        return row(postgres)[3] is not None
+
+    beating.hear(IDLE)
+    assert idle()
+    time.now += 9.5
+    assert idle()
+    time.now += 0.5
+    assert not idle()
+    beating.hear(IDLE)
+    assert idle()
+    beating.hear(BUSY)
+    assert not idle()
+
+
 def test_it_gives_no_sign_of_life_for_a_worker_that_was_declared_dead(
     here: tuple[Heart, Time], postgres: Database
 ) -> None:

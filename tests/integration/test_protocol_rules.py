@@ -238,7 +238,7 @@ def test_a_worker_says_that_it_is_idle_while_it_has_a_free_slot_and_a_connection
 
         def still(what: bool) -> bool:
             """Tell whether that is so after some more beats."""
-            after = beats() + 2
+            after = beats() + 5
             installation.until(lambda: beats() >= after, "it beats")
             return idle() is what
 
